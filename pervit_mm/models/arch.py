@@ -1,0 +1,117 @@
+"""Sizes of PerViT, and the checks on a user's own."""
+from typing import Any, Dict, Sequence, Tuple, Union
+
+#: Sizes of the paper, and ``nano`` for small machines and small images (stride 4).
+ARCH_ZOO: Dict[str, Dict[str, Any]] = {
+    **dict.fromkeys(
+        ['n', 'nano'],
+        dict(embed_dims=(48, 64, 80, 96), depths=(1, 1, 3, 1), num_heads=4, stem_channels=(24, ))),
+    **dict.fromkeys(
+        ['t', 'tiny'],
+        dict(embed_dims=(128, 192, 224, 280), depths=(2, 2, 6, 2), num_heads=4, stem_channels=(48, 64, 96))),
+    **dict.fromkeys(
+        ['s', 'small'],
+        dict(embed_dims=(272, 320, 368, 464), depths=(2, 2, 6, 2), num_heads=8, stem_channels=(64, 128, 192))),
+    **dict.fromkeys(
+        ['m', 'medium'],
+        dict(embed_dims=(312, 468, 540, 684), depths=(2, 2, 6, 2), num_heads=12, stem_channels=(64, 192, 256))),
+}
+ESSENTIAL_KEYS = {'embed_dims', 'depths', 'num_heads', 'stem_channels'}
+OPTIONAL_KEYS = {'mlp_ratio', 'position_channels'}
+
+
+def _positive_ints(key: str, value: Any) -> Tuple[int, ...]:
+    """Check a sequence of widths or depths; empty is fine."""
+    if not isinstance(value, (tuple, list)) or not all(type(v) is int and v > 0 for v in value):
+        raise ValueError(f'arch[{key!r}] must be a sequence of positive integers, got {value!r}')
+    return tuple(value)
+
+
+def resolve_arch(arch: Union[str, dict]) -> Dict[str, Any]:
+    """Turn the name of a size, or a dict, into a checked dict.
+
+    Args:
+        arch (str | dict): A name of :data:`ARCH_ZOO`, or a dict with
+
+            - **embed_dims** (Sequence[int]): Width of each stage, a multiple of ``num_heads``.
+            - **depths** (Sequence[int]): Blocks in each stage.
+            - **num_heads** (int): Heads, the same in every block.
+            - **stem_channels** (Sequence[int]): Output channels of the stem's stride-2 convolutions but the
+              last, whose channels are ``embed_dims[0]``. k entries give an output stride of 2^(k+1).
+            - **mlp_ratio** (float): Hidden width of the FFN over its input's. Defaults to 4.
+            - **position_channels** (int): Channels D of the projected distances. Defaults to 4 per head.
+
+    Returns:
+        dict: The same with all keys.
+
+    Raises:
+        TypeError: If ``arch`` is neither.
+        ValueError: If a name or key is unknown, a key is missing, or a value can't be.
+    """
+    if isinstance(arch, str):
+        if arch.lower() not in ARCH_ZOO:
+            raise ValueError(f'arch must be one of {sorted(ARCH_ZOO)} or a dict, got {arch!r}')
+        arch = ARCH_ZOO[arch.lower()]
+    elif not isinstance(arch, dict):
+        raise TypeError(f'arch must be a str or a dict, got {type(arch).__name__}')
+    unknown = sorted(map(str, set(arch) - ESSENTIAL_KEYS - OPTIONAL_KEYS))
+    missing = sorted(ESSENTIAL_KEYS - set(arch))
+    if unknown or missing:
+        raise ValueError(f'arch has unknown keys {unknown} and misses {missing}; it needs '
+                         f'{sorted(ESSENTIAL_KEYS)} and may have {sorted(OPTIONAL_KEYS)}')
+    widths, depths, stem = (
+        _positive_ints(key, arch[key]) for key in ('embed_dims', 'depths', 'stem_channels'))
+    heads = arch['num_heads']
+    if type(heads) is not int or heads < 1:
+        raise ValueError(f"arch['num_heads'] must be a positive integer, got {heads!r}")
+    if not widths or len(widths) != len(depths):
+        raise ValueError("arch['embed_dims'] and arch['depths'] must have one entry for each stage, got "
+                         f'{widths} and {depths}')
+    for width in widths:
+        if width % heads:
+            raise ValueError(f"every width in arch['embed_dims'] must be a multiple of num_heads={heads}, got "
+                             f'{width}; the nearest are {width // heads * heads} and {(width // heads + 1) * heads}')
+    mlp_ratio = arch.get('mlp_ratio', 4)
+    if not isinstance(mlp_ratio, (int, float)) or mlp_ratio * min(widths) < 1:
+        raise ValueError(f"arch['mlp_ratio'] must be a positive number, got {mlp_ratio!r}")
+    channels = arch.get('position_channels', 4 * heads)
+    if type(channels) is not int or channels < 1:
+        raise ValueError(f"arch['position_channels'] must be a positive integer, got {channels!r}")
+    return dict(embed_dims=widths, depths=depths, num_heads=heads, stem_channels=stem,
+                mlp_ratio=mlp_ratio, position_channels=channels)
+
+
+def resolve_indices(name: str, indices: Union[int, Sequence[int]], length: int) -> Tuple[int, ...]:
+    """Turn block indices, negative ones counted from the end, into an ascending tuple.
+
+    Args:
+        name (str): Argument name, for the message.
+        indices (int | Sequence[int]): One or several indices; never changed.
+        length (int): Blocks there are.
+
+    Returns:
+        tuple[int, ...]: Each in ``[0, length)``.
+
+    Raises:
+        TypeError: If an index is not an integer.
+        ValueError: If an index is out of range, doubled, or out of order.
+    """
+    given = (indices, ) if type(indices) is int else indices
+    if not isinstance(given, (tuple, list)) or not all(type(i) is int for i in given):
+        raise TypeError(f'{name} must be an int or a sequence of int, got {indices!r}')
+    for index in given:
+        if not -length <= index < length:
+            raise ValueError(f'{name} must be in [{-length}, {length - 1}] for {length} blocks, got {index}')
+    resolved = tuple(index % length for index in given)
+    if list(resolved) != sorted(set(resolved)):
+        raise ValueError(f'{name} must be ascending without repetition, got {indices!r}, which is {resolved}')
+    return resolved
+
+
+def to_pair(name: str, value: Union[int, Sequence[int]]) -> Tuple[int, int]:
+    """Turn an int or a pair (h, w) into a pair of positive ints; ValueError with ``name`` otherwise."""
+    pair = (value, value) if type(value) is int else value
+    if (not isinstance(pair, (tuple, list)) or len(pair) != 2
+            or not all(type(v) is int and v > 0 for v in pair)):
+        raise ValueError(f'{name} must be a positive int or a pair (h, w) of them, got {value!r}')
+    return tuple(pair)

@@ -1,0 +1,92 @@
+"""Multi-head peripheral attention: content times position."""
+from typing import Dict, Optional, Tuple
+
+import torch.nn as nn
+from torch import Tensor
+
+from ..ops import attend_in_windows, peripheral_attention, plain_attention, position_attention
+
+
+class PeripheralAttention(nn.Module):
+    """Multi-head peripheral attention, MPA (paper: multi-head peripheral attention).
+
+    out = normalize_rows(Φc ⊙ Φp)·v, computed as softmax(q·kᵀ/√d + log Φp)·v. The module holds the block's position
+    module but never asks it: log Φp comes in beside the tokens, so the attention does not see distances and Φp does
+    not see the image.
+
+    Args:
+        embed_dims (int): Width C of the tokens.
+        num_heads (int): Heads nH; d = C / nH.
+        position (nn.Module, optional): Makes log Φp. None stands for Φp = 1. Defaults to None.
+        content (bool): Whether content takes part. False attends by position alone, and there are no queries and
+            keys. Defaults to True.
+        qkv_bias (bool): Whether the projection to q, k, v has a bias. Defaults to False.
+        proj_drop (float): Dropout rate of the output. Defaults to 0.
+
+    Raises:
+        ValueError: If neither content nor position takes part.
+    """
+
+    def __init__(self, embed_dims: int, num_heads: int, position: Optional[nn.Module] = None,
+                 content: bool = True, qkv_bias: bool = False, proj_drop: float = 0.) -> None:
+        super().__init__()
+        if not content and position is None:
+            raise ValueError('content=False attends by position alone and needs a position_cfg, got None')
+        self.num_heads = num_heads
+        self.content = content
+        if content:
+            self.qkv = nn.Linear(embed_dims, 3 * embed_dims, bias=qkv_bias)
+        else:
+            self.v = nn.Linear(embed_dims, embed_dims, bias=qkv_bias)
+        self.position = position
+        self.proj = nn.Linear(embed_dims, embed_dims)
+        self.proj_drop = nn.Dropout(proj_drop)
+
+    def _heads(self, x: Tensor) -> Tuple[Optional[Tensor], Optional[Tensor], Tensor]:
+        """Tokens ``(B, N, C)`` to q, k, v ``(B, nH, N, d)``; q and k are None without content."""
+        b, n, c = x.shape
+        if not self.content:
+            return None, None, self.v(x).reshape(b, n, self.num_heads, -1).transpose(1, 2)
+        qkv = self.qkv(x).reshape(b, n, 3, self.num_heads, c // self.num_heads)
+        return qkv.permute(2, 0, 3, 1, 4).unbind(0)
+
+    def _attend(self, x: Tensor, log_position: Optional[Tensor]) -> Tensor:
+        """Attention among all tokens of ``(B, N, C)``, before the output projection."""
+        q, k, v = self._heads(x)
+        if self.content:
+            out = peripheral_attention(q, k, v, log_position)
+        else:
+            out = position_attention(v, log_position)
+        return out.transpose(1, 2).flatten(2)
+
+    def forward(self, x: Tensor, hw_shape: Tuple[int, int], log_position: Optional[Tensor] = None,
+                window_size: Optional[Tuple[int, int]] = None) -> Tensor:
+        """Attend.
+
+        Args:
+            x (Tensor): Tokens ``(B, N, C)``.
+            hw_shape (tuple[int, int]): Grid (H, W) in tokens, N = H * W.
+            log_position (Tensor, optional): log Φp of the grid ``(nH, N, N)``, or of the window.
+            window_size (tuple[int, int], optional): Window (h, w) in tokens; None attends globally.
+
+        Returns:
+            Tensor: ``(B, N, C)``.
+        """
+        if window_size is None:
+            out = self._attend(x, log_position)
+        else:
+            out = attend_in_windows(x, hw_shape, window_size, log_position, self._attend)
+        return self.proj_drop(self.proj(out))
+
+    def forward_with_maps(self, x: Tensor, log_position: Optional[Tensor] = None) -> Tuple[Tensor, Dict[str, Tensor]]:
+        """Attend globally on the plain path, for analysis.
+
+        Args:
+            x (Tensor): Tokens ``(B, N, C)``.
+            log_position (Tensor, optional): log Φp ``(nH, N, N)``.
+
+        Returns:
+            tuple[Tensor, dict]: The output ``(B, N, C)`` and the maps Φc, Φp, Φa of :func:`pervit_mm.ops.plain_attention`.
+        """
+        out, maps = plain_attention(*self._heads(x), log_position)
+        return self.proj_drop(self.proj(out.transpose(1, 2).flatten(2))), maps

@@ -1,0 +1,186 @@
+"""What stands around the attention: stems, conditional position encoding, the PerViT block."""
+from typing import Optional, Sequence, Tuple
+
+import torch.nn as nn
+import torch.nn.functional as F
+from mmcv.cnn import build_activation_layer, build_norm_layer
+from mmcv.cnn.bricks import DropPath
+from torch import Tensor
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from .attention import PeripheralAttention
+
+
+class ConvStem(nn.Module):
+    """3 x 3 convolutions of stride 2, each with norm and activation, then a 1 x 1 convolution.
+
+    A side of n pixels gives ceil(n / out_stride) tokens.
+
+    Args:
+        in_channels (int): Channels of the image.
+        channels (Sequence[int]): Output channels of the stride-2 convolutions; the last is the width of the tokens.
+        norm_cfg (dict): Norm behind each convolution. Defaults to ``dict(type='BN')``.
+        act_cfg (dict): Activation behind each norm. Defaults to ``dict(type='ReLU', inplace=True)``.
+    """
+
+    def __init__(self, in_channels: int, channels: Sequence[int], norm_cfg: Optional[dict] = None,
+                 act_cfg: Optional[dict] = None) -> None:
+        super().__init__()
+        norm_cfg = norm_cfg or dict(type='BN')
+        act_cfg = act_cfg or dict(type='ReLU', inplace=True)
+        self.out_stride = 2**len(channels)
+        self.layers = nn.ModuleList()
+        for width_in, width in zip((in_channels, *channels[:-1]), channels):
+            layer = nn.Sequential()
+            layer.add_module('conv', nn.Conv2d(width_in, width, 3, stride=2, padding=1))
+            layer.add_module('norm', build_norm_layer(norm_cfg, width)[1])
+            layer.add_module('act', build_activation_layer(act_cfg))
+            self.layers.append(layer)
+        self.proj = nn.Conv2d(channels[-1], channels[-1], 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Image ``(B, in_channels, H, W)`` to map ``(B, C, H / out_stride, W / out_stride)``."""
+        for layer in self.layers:
+            x = layer(x)
+        return self.proj(x)
+
+    def fuse_norm(self) -> None:
+        """Fold BatchNorm into the convolution ahead of it, for inference; other norms stay."""
+        for layer in self.layers:
+            if isinstance(layer.norm, nn.modules.batchnorm._BatchNorm):
+                layer.conv = fuse_conv_bn_eval(layer.conv.eval(), layer.norm.eval())
+                layer.norm = nn.Identity()
+
+
+class PatchifyStem(nn.Module):
+    """One convolution with kernel = stride, as in ViT (ablation).
+
+    Sides that the stride does not divide are padded with zeros at the right and bottom, so that a side of n pixels
+    gives ceil(n / out_stride) tokens, as the convolutional stem does.
+
+    Args:
+        in_channels (int): Channels of the image.
+        embed_dims (int): Width of the tokens.
+        out_stride (int): Side of a patch in pixels.
+    """
+
+    def __init__(self, in_channels: int, embed_dims: int, out_stride: int) -> None:
+        super().__init__()
+        self.out_stride = out_stride
+        self.proj = nn.Conv2d(in_channels, embed_dims, out_stride, stride=out_stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Image ``(B, in_channels, H, W)`` to map ``(B, C, H / out_stride, W / out_stride)``."""
+        bottom, right = -x.shape[2] % self.out_stride, -x.shape[3] % self.out_stride
+        if bottom or right:
+            x = F.pad(x, (0, right, 0, bottom))
+        return self.proj(x)
+
+    def fuse_norm(self) -> None:
+        """Nothing to fold."""
+
+
+class ConditionalPositionEncoding(nn.Module):
+    """3 x 3 depthwise convolution over the map of tokens; no residual around it (paper: overall architecture).
+
+    Args:
+        embed_dims (int): Width C of the tokens.
+    """
+
+    def __init__(self, embed_dims: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(embed_dims, embed_dims, 3, padding=1, groups=embed_dims)
+
+    def forward(self, x: Tensor, hw_shape: Tuple[int, int]) -> Tensor:
+        """Tokens ``(B, N, C)`` of a grid (H, W) to the same shape."""
+        b, n, c = x.shape
+        # Tokens seen as a map are channels-last already: no copy on the way in or out.
+        x = x.reshape(b, *hw_shape, c).permute(0, 3, 1, 2)
+        return self.conv(x).permute(0, 2, 3, 1).reshape(b, n, c)
+
+
+class FeedForward(nn.Module):
+    """Linear C → hidden, activation, Linear hidden → C_next.
+
+    MMCV's FFN keeps the width and adds the identity itself; here the width may change on the way.
+
+    Args:
+        embed_dims (int): Input width C.
+        feedforward_channels (int): Hidden width.
+        out_dims (int): Output width.
+        act_cfg (dict): Activation.
+        drop_rate (float): Dropout rate behind both layers. Defaults to 0.
+    """
+
+    def __init__(self, embed_dims: int, feedforward_channels: int, out_dims: int, act_cfg: dict,
+                 drop_rate: float = 0.) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(embed_dims, feedforward_channels)
+        self.act = build_activation_layer(act_cfg)
+        self.fc2 = nn.Linear(feedforward_channels, out_dims)
+        self.drop = nn.Dropout(drop_rate)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Tokens ``(B, N, C)`` to ``(B, N, out_dims)``."""
+        return self.drop(self.fc2(self.drop(self.act(self.fc1(x)))))
+
+
+class PerViTBlock(nn.Module):
+    """One block of PerViT.
+
+    ::
+
+        x ← x + DropPath( MPA( LN( CPE(x) ) ) )
+        x ← shortcut(x) + DropPath( FFN( LN(x) ) )
+
+    Args:
+        embed_dims (int): Width C of the block.
+        out_dims (int): Width of the next block; where it differs, the shortcut is a Linear.
+        num_heads (int): Heads of the attention.
+        position (nn.Module, optional): Makes log Φp, see :class:`PeripheralAttention`.
+        window_size (tuple[int, int], optional): Window (h, w) in tokens; None attends globally. Defaults to None.
+        mlp_ratio (float): Hidden width of the FFN over C. Defaults to 4.
+        cpe (bool): Whether the conditional position encoding stands ahead of the attention. Defaults to True.
+        content (bool): Whether content takes part in attention. Defaults to True.
+        qkv_bias (bool): Whether q, k, v have a bias. Defaults to False.
+        drop_rate (float): Dropout rate of attention output and FFN. Defaults to 0.
+        drop_path_rate (float): Stochastic depth rate of this block. Defaults to 0.
+        norm_cfg (dict): Defaults to ``dict(type='LN', eps=1e-6)``.
+        act_cfg (dict): Defaults to ``dict(type='GELU')``.
+    """
+
+    def __init__(self, embed_dims: int, out_dims: int, num_heads: int, position: Optional[nn.Module],
+                 window_size: Optional[Tuple[int, int]] = None, mlp_ratio: float = 4., cpe: bool = True,
+                 content: bool = True, qkv_bias: bool = False, drop_rate: float = 0.,
+                 drop_path_rate: float = 0., norm_cfg: Optional[dict] = None,
+                 act_cfg: Optional[dict] = None) -> None:
+        super().__init__()
+        norm_cfg = norm_cfg or dict(type='LN', eps=1e-6)
+        act_cfg = act_cfg or dict(type='GELU')
+        self.window_size = window_size
+        self.cpe = ConditionalPositionEncoding(embed_dims) if cpe else None
+        self.norm1 = build_norm_layer(norm_cfg, embed_dims)[1]
+        self.attn = PeripheralAttention(embed_dims, num_heads, position, content, qkv_bias, drop_rate)
+        self.norm2 = build_norm_layer(norm_cfg, embed_dims)[1]
+        self.ffn = FeedForward(embed_dims, int(mlp_ratio * embed_dims), out_dims, act_cfg, drop_rate)
+        self.shortcut = nn.Identity() if out_dims == embed_dims else nn.Linear(embed_dims, out_dims)
+        self.drop_path = DropPath(drop_path_rate) if drop_path_rate > 0 else nn.Identity()
+
+    def attention_input(self, x: Tensor, hw_shape: Tuple[int, int]) -> Tensor:
+        """What the attention sees of ``x`` (B, N, C): LN(CPE(x))."""
+        return self.norm1(x if self.cpe is None else self.cpe(x, hw_shape))
+
+    def forward(self, x: Tensor, hw_shape: Tuple[int, int], log_position: Optional[Tensor] = None) -> Tensor:
+        """Run the block.
+
+        Args:
+            x (Tensor): Tokens ``(B, N, C)``.
+            hw_shape (tuple[int, int]): Grid (H, W) in tokens, N = H * W.
+            log_position (Tensor, optional): log Φp of the grid ``(nH, N, N)``, or of the window if the block has one.
+
+        Returns:
+            Tensor: ``(B, N, out_dims)``.
+        """
+        y = self.attn(self.attention_input(x, hw_shape), hw_shape, log_position, self.window_size)
+        x = x + self.drop_path(y)
+        return self.shortcut(x) + self.drop_path(self.ffn(self.norm2(x)))

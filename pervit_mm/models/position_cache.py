@@ -1,0 +1,87 @@
+"""Φp kept between calls: it depends on grid and weights alone, so inference needs it once."""
+from typing import Dict, List, Optional, Tuple
+
+import torch
+import torch.nn as nn
+from torch import Tensor
+
+from .position import DistanceProjection, FrozenPosition
+
+
+class PositionCache:
+    """log Φp of each block for the last grid seen, valid as long as the position weights are what they were.
+
+    Only used while gradients are off and nothing is being traced or compiled. Validity is an exact comparison with a
+    detached copy of all position weights: version counters and data pointers miss EMA's swap and fused optimizers.
+    Copies and pickles start empty.
+
+    Args:
+        max_bytes (int): Terms beyond this many bytes in all are computed at each call instead. Defaults to 256 MiB.
+    """
+
+    def __init__(self, max_bytes: int = 256 * 2**20) -> None:
+        self.max_bytes = max_bytes
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._weights: Optional[Tensor] = None
+        self._terms: Dict[int, Tuple[Tuple[int, int], Tensor]] = {}
+
+    def __deepcopy__(self, memo: dict) -> 'PositionCache':
+        return type(self)(self.max_bytes)
+
+    def __reduce__(self):
+        return type(self), (self.max_bytes, )
+
+    @staticmethod
+    def usable() -> bool:
+        """Whether Φp may be kept at this moment."""
+        return not (torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing())
+
+    @torch.inference_mode(False)
+    @torch.no_grad()
+    def get(self, positions: List[Optional[nn.Module]], grids: List[Tuple[int, int]], num_heads: int,
+            projection: Optional[DistanceProjection]) -> List[Optional[Tensor]]:
+        """Terms of all blocks, made anew where the kept ones don't fit.
+
+        Built outside inference mode, so that what is kept may be used anywhere.
+
+        Args:
+            positions (list[nn.Module, optional]): Position module of each block.
+            grids (list[tuple[int, int]]): Grid (H, W) of each block.
+            num_heads (int): Heads of each block.
+            projection (DistanceProjection, optional): Shared by the blocks.
+
+        Returns:
+            list[Tensor, optional]: log Φp of each block, ``(nH, N, N)``; None for a block that has to ask its module,
+            as frozen ones and those beyond the byte cap do.
+        """
+        live = [i for i, m in enumerate(positions) if m is not None and not isinstance(m, FrozenPosition)]
+        terms: List[Optional[Tensor]] = [None] * len(positions)
+        if not live:
+            return terms
+        modules = [positions[i] for i in live]
+        self._check_weights(modules + ([] if projection is None else [projection]))
+        room = self.max_bytes
+        for index in live:
+            grid = grids[index]
+            room -= 4 * num_heads * (grid[0] * grid[1])**2
+            if room < 0:
+                self._terms.pop(index, None)
+                continue
+            kept_grid, kept = self._terms.get(index, (None, None))
+            terms[index] = kept if kept_grid == grid else positions[index](grid, projection)
+            self._terms[index] = (grid, terms[index])
+        return terms
+
+    def _check_weights(self, modules: List[nn.Module]) -> None:
+        """Drop all terms unless every weight equals the copy that they were made from."""
+        tensors = [t.detach().reshape(-1) for m in modules for t in (*m.parameters(), *m.buffers())]
+        weights = torch.cat(tensors)
+        kept = self._weights
+        # torch.equal is False for NaN, so broken weights are never taken for kept ones.
+        if (kept is None or kept.dtype != weights.dtype or kept.device != weights.device
+                or not torch.equal(kept, weights)):
+            self.clear()
+            self._weights = weights

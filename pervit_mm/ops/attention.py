@@ -1,0 +1,89 @@
+"""Attention as content times position: the fast path and the plain one.
+
+With Φc = exp(q·kᵀ/√d) and Φp in (0, 1), normalizing the rows of Φc ⊙ Φp equals softmax(q·kᵀ/√d + log Φp): the position
+term is an additive mask, and any kernel that takes one computes peripheral attention (paper: multi-head peripheral attention).
+"""
+from typing import Dict, Optional, Tuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def pad_head_width(q: Tensor, k: Tensor, v: Tensor, multiple: int = 8) -> Tuple[Tensor, Tensor, Tensor]:
+    """Pad the head width with zeros up to a multiple, which leaves attention as it was.
+
+    CUDA's kernel for masked attention in half precision wants head widths that are multiples of 8; few of PerViT's
+    are. Zeros add nothing to q·kᵀ, and the extra columns of the output are cut off by the caller.
+
+    Args:
+        q, k, v (Tensor): ``(B, nH, N, d)``.
+        multiple (int): Defaults to 8.
+
+    Returns:
+        tuple[Tensor, Tensor, Tensor]: The same with d rounded up.
+    """
+    extra = -q.shape[-1] % multiple
+    if not extra:
+        return q, k, v
+    return F.pad(q, (0, extra)), F.pad(k, (0, extra)), F.pad(v, (0, extra))
+
+
+def peripheral_attention(q: Tensor, k: Tensor, v: Tensor, log_position: Optional[Tensor]) -> Tensor:
+    """softmax(q·kᵀ/√d + log Φp)·v by torch's fused kernels.
+
+    Args:
+        q, k, v (Tensor): ``(B, nH, N, d)``.
+        log_position (Tensor, optional): log Φp, ``(nH, N, N)``. None stands for Φp = 1.
+
+    Returns:
+        Tensor: ``(B, nH, N, d)``.
+    """
+    d = q.shape[-1]
+    mask = None if log_position is None else log_position.to(q.dtype)[None]
+    if q.is_cuda and q.dtype in (torch.float16, torch.bfloat16) and mask is not None:
+        q, k, v = pad_head_width(q, k, v)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=d**-0.5)[..., :d]
+
+
+def position_attention(v: Tensor, log_position: Tensor) -> Tensor:
+    """normalize_rows(Φp)·v: attention by position alone.
+
+    Args:
+        v (Tensor): ``(B, nH, N, d)``.
+        log_position (Tensor): log Φp, ``(nH, N, N)``.
+
+    Returns:
+        Tensor: ``(B, nH, N, d)``.
+    """
+    return log_position.softmax(dim=-1).to(v.dtype) @ v
+
+
+def plain_attention(q: Optional[Tensor], k: Optional[Tensor], v: Tensor,
+                    log_position: Optional[Tensor]) -> Tuple[Tensor, Dict[str, Tensor]]:
+    """The same attention written out, with its maps, for analysis and for export to runtimes without fused kernels.
+
+    Args:
+        q, k (Tensor, optional): ``(B, nH, N, d)``, or both None for attention by position alone.
+        v (Tensor): ``(B, nH, N, d)``.
+        log_position (Tensor, optional): log Φp, ``(nH, N, N)``. None stands for Φp = 1.
+
+    Returns:
+        tuple[Tensor, dict]: The output ``(B, nH, N, d)``, and float32 maps ``content`` Φc ``(B, nH, N, N)``,
+        ``position`` Φp ``(nH, N, N)`` and ``attention`` Φa ``(B, nH, N, N)``, whose rows sum to one. Φc is given
+        relative to the largest score of its row, exp(s - max s), as its scale cancels in Φa and exp(s) may overflow.
+    """
+    b, heads, n, d = v.shape
+    if q is None or k is None:
+        scores = v.new_zeros(b, heads, n, n, dtype=torch.float32)
+    else:
+        scores = (q * d**-0.5) @ k.transpose(-2, -1)
+        scores = scores.float()
+    if log_position is None:
+        log_position = scores.new_zeros(heads, n, n)
+    attention = (scores + log_position).softmax(dim=-1)
+    maps = dict(
+        content=(scores - scores.amax(dim=-1, keepdim=True)).exp(),
+        position=log_position.float().exp(),
+        attention=attention)
+    return attention.to(v.dtype) @ v, maps

@@ -1,0 +1,80 @@
+"""Distances between the tokens of a grid, as one map over offsets."""
+from typing import Optional, Tuple
+
+import torch
+from torch import Tensor
+
+
+def grid_step(hw_shape: Tuple[int, int], pretrain_hw: Optional[Tuple[int, int]] = None) -> float:
+    """Distance between neighbouring tokens.
+
+    Both axes share one step, so a ring of equal distance is a ring on any grid. On a square n x n grid this is the
+    spacing of ``linspace(-1, 1, n)``, which the paper uses.
+
+    Args:
+        hw_shape (tuple[int, int]): Grid (H, W) in tokens.
+        pretrain_hw (tuple[int, int], optional): Grid whose step a 1 x 1 grid borrows, having no spacing of its own.
+            Defaults to None, which takes a step of 2.
+
+    Returns:
+        float: ``2 / (max(H, W) - 1)``.
+    """
+    side = max(hw_shape)
+    if side == 1 and pretrain_hw is not None:
+        side = max(pretrain_hw)
+    return 2.0 / max(side - 1, 1)
+
+
+def offset_distances(hw_shape: Tuple[int, int], step: float, margin: int = 0,
+                     device: Optional[torch.device] = None) -> Tensor:
+    """Euclidean distance for every offset k - q that a grid has.
+
+    Args:
+        hw_shape (tuple[int, int]): Grid (H, W) in tokens.
+        step (float): Distance between neighbouring tokens, see :func:`grid_step`.
+        margin (int): Tokens by which the key grid is extended on each side. Defaults to 0.
+        device (torch.device, optional): Where the map is made.
+
+    Returns:
+        Tensor: ``(2H - 1 + 2 * margin, 2W - 1 + 2 * margin)``, float32, offset zero in the centre.
+    """
+    h, w = hw_shape
+    rows = torch.arange(1 - h - margin, h + margin, device=device, dtype=torch.float32)
+    cols = torch.arange(1 - w - margin, w + margin, device=device, dtype=torch.float32)
+    return step * torch.sqrt(rows[:, None]**2 + cols[None, :]**2)
+
+
+def expand_offsets(offset_map: Tensor, hw_shape: Tuple[int, int], margin: int = 0) -> Tensor:
+    """View of an offset map as one window of keys for each query, without a copy.
+
+    Query (i, j) sees the offsets from ``-i - margin`` to ``H - 1 - i + margin``: a window that slides *against* the
+    query, so the query axes of the view run backwards. Callers flip the (much smaller) result instead.
+
+    Args:
+        offset_map (Tensor): ``(C, 2H - 1 + 2 * margin, 2W - 1 + 2 * margin)``.
+        hw_shape (tuple[int, int]): Grid (H, W) in tokens.
+        margin (int): Tokens by which the key grid is extended on each side. Defaults to 0.
+
+    Returns:
+        Tensor: View ``(C, H, W, H + 2 * margin, W + 2 * margin)``; entry ``[:, a, b]`` belongs to query
+        ``(H - 1 - a, W - 1 - b)``.
+    """
+    h, w = hw_shape
+    return offset_map.unfold(1, h + 2 * margin, 1).unfold(2, w + 2 * margin, 1)
+
+
+def pairwise_distances(hw_shape: Tuple[int, int], step: float,
+                       device: Optional[torch.device] = None) -> Tensor:
+    """Euclidean distance of every query-key pair: for analysis, never on the way of an image.
+
+    Args:
+        hw_shape (tuple[int, int]): Grid (H, W) in tokens, N = H * W.
+        step (float): Distance between neighbouring tokens, see :func:`grid_step`.
+        device (torch.device, optional): Where the matrix is made.
+
+    Returns:
+        Tensor: ``(N, N)`` float32, rows queries.
+    """
+    n = hw_shape[0] * hw_shape[1]
+    offsets = offset_distances(hw_shape, step, device=device)
+    return expand_offsets(offsets[None], hw_shape).flip(1, 2).reshape(n, n)

@@ -1,0 +1,109 @@
+"""Windows of tokens without padding.
+
+A map that the window does not divide leaves a strip at its right and bottom edge. Padding it to whole windows and
+masking the padded keys out gives those keys weight zero, and the padded queries are thrown away; leaving them out in the
+first place is the same, exactly, and costs less. So a map falls into at most four groups of equal windows: whole ones,
+the right strip, the bottom strip and the corner.
+"""
+from typing import Callable, List, Optional, Tuple
+
+import torch
+from torch import Tensor
+
+
+def split_axis(size: int, window: int) -> List[Tuple[int, int, int]]:
+    """Runs of equal windows along one axis.
+
+    Args:
+        size (int): Tokens along the axis.
+        window (int): Window side in tokens.
+
+    Returns:
+        list[tuple[int, int, int]]: ``(start, stop, side)`` of the whole windows, then of the remainder; either may be
+        missing.
+    """
+    whole = size // window * window
+    runs = [(0, whole, window)] if whole else []
+    if whole < size:
+        runs.append((whole, size, size - whole))
+    return runs
+
+
+def partition(x: Tensor, window: Tuple[int, int]) -> Tensor:
+    """Cut a map into windows.
+
+    Args:
+        x (Tensor): ``(B, H, W, C)``, H and W multiples of the window's sides.
+        window (tuple[int, int]): Sides (h, w) in tokens.
+
+    Returns:
+        Tensor: ``(B * H/h * W/w, h * w, C)``.
+    """
+    b, height, width, c = x.shape
+    h, w = window
+    x = x.reshape(b, height // h, h, width // w, w, c).transpose(2, 3)
+    return x.reshape(-1, h * w, c)
+
+
+def unpartition(x: Tensor, window: Tuple[int, int], hw_shape: Tuple[int, int]) -> Tensor:
+    """Inverse of :func:`partition`.
+
+    Args:
+        x (Tensor): ``(B * H/h * W/w, h * w, C)``.
+        window (tuple[int, int]): Sides (h, w) in tokens.
+        hw_shape (tuple[int, int]): Map (H, W) in tokens.
+
+    Returns:
+        Tensor: ``(B, H, W, C)``.
+    """
+    height, width = hw_shape
+    h, w = window
+    x = x.reshape(-1, height // h, width // w, h, w, x.shape[-1]).transpose(2, 3)
+    return x.reshape(-1, height, width, x.shape[-1])
+
+
+def crop_position(log_position: Tensor, window: Tuple[int, int], part: Tuple[int, int]) -> Tensor:
+    """Position term of the tokens that a border window really has.
+
+    Args:
+        log_position (Tensor): Of a whole window, ``(nH, h * w, h * w)``.
+        window (tuple[int, int]): Sides (h, w) of a whole window.
+        part (tuple[int, int]): Sides of the border window, at most (h, w).
+
+    Returns:
+        Tensor: ``(nH, part[0] * part[1], part[0] * part[1])``.
+    """
+    if part == window:
+        return log_position
+    h, w = part
+    full = log_position.reshape(-1, *window, *window)
+    return full[:, :h, :w, :h, :w].reshape(-1, h * w, h * w)
+
+
+def attend_in_windows(x: Tensor, hw_shape: Tuple[int, int], window: Tuple[int, int],
+                      log_position: Optional[Tensor],
+                      attend: Callable[[Tensor, Optional[Tensor]], Tensor]) -> Tensor:
+    """Apply an attention within non-overlapping windows.
+
+    Args:
+        x (Tensor): ``(B, N, C)``.
+        hw_shape (tuple[int, int]): Map (H, W) in tokens, N = H * W.
+        window (tuple[int, int]): Window sides (h, w) in tokens.
+        log_position (Tensor, optional): log Φp of a whole window, ``(nH, h * w, h * w)``.
+        attend (Callable): Takes tokens ``(B', N', C)`` and their log Φp, returns ``(B', N', C')``.
+
+    Returns:
+        Tensor: ``(B, N, C')``.
+    """
+    x = x.reshape(x.shape[0], *hw_shape, x.shape[-1])
+    strips = []
+    for top, bottom, h in split_axis(hw_shape[0], window[0]):
+        groups = []
+        for left, right, w in split_axis(hw_shape[1], window[1]):
+            part = (h, w)
+            position = None if log_position is None else crop_position(log_position, window, part)
+            out = attend(partition(x[:, top:bottom, left:right], part), position)
+            groups.append(unpartition(out, part, (bottom - top, right - left)))
+        strips.append(groups[0] if len(groups) == 1 else torch.cat(groups, dim=2))
+    out = strips[0] if len(strips) == 1 else torch.cat(strips, dim=1)
+    return out.flatten(1, 2)

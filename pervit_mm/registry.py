@@ -1,0 +1,23 @@
+"""Child registries under scope ``pervit_mm``.
+
+Everything of this package registers on MMEngine's *root* registries, which every toolbox scope falls back to, so
+``type='PerViT'`` is found from mmpretrain, mmdet and mmseg alike. The children below stay empty on purpose: they make
+``type='pervit_mm.PerViT'`` work as well, and since MMEngine imports ``<scope>.registry`` and then its ``locations``
+when it meets a scope it does not know yet, that form needs no ``custom_imports``.
+"""
+from mmengine.registry import HOOKS as ROOT_HOOKS
+from mmengine.registry import MODELS as ROOT_MODELS
+from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS as ROOT_OPTIM_WRAPPER_CONSTRUCTORS
+from mmengine.registry import WEIGHT_INITIALIZERS as ROOT_WEIGHT_INITIALIZERS
+from mmengine.registry import Registry
+
+_SCOPE = 'pervit_mm'
+
+MODELS = Registry('model', parent=ROOT_MODELS, scope=_SCOPE, locations=['pervit_mm.models'])
+HOOKS = Registry('hook', parent=ROOT_HOOKS, scope=_SCOPE, locations=['pervit_mm.engine'])
+WEIGHT_INITIALIZERS = Registry(
+    'weight initializer', parent=ROOT_WEIGHT_INITIALIZERS, scope=_SCOPE,
+    locations=['pervit_mm.engine'])
+OPTIM_WRAPPER_CONSTRUCTORS = Registry(
+    'optimizer wrapper constructor', parent=ROOT_OPTIM_WRAPPER_CONSTRUCTORS, scope=_SCOPE,
+    locations=['pervit_mm.engine'])

@@ -1,0 +1,81 @@
+"""Shared fixtures. Threads are pinned: two cores, and the same sums everywhere."""
+import json
+import logging
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import pervit_mm  # noqa: F401  (registers everything)
+
+DATA = Path(__file__).parent / 'data'
+#: A PerViT of every kind of part, small enough for seconds: two stages, a width change, stride 4.
+TINY_ARCH = dict(embed_dims=(16, 24), depths=(2, 1), num_heads=2, stem_channels=(8, ))
+
+
+@pytest.fixture(autouse=True, scope='session')
+def _quiet_and_pinned():
+    torch.set_num_threads(2)
+    # MMEngine prints a line for every parameter that init_weights fills.
+    logging.getLogger('mmengine').setLevel(logging.WARNING)
+    from mmengine.logging import MMLogger
+    MMLogger.get_instance('mmengine', log_level='WARNING')
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    torch.manual_seed(0)
+    np.random.seed(0)
+
+
+def golden_value(key, shape):
+    """Weights of the reference run: drawn from a generator seeded with the CRC-32 of their key (tests/data/README.md)."""
+    rng = np.random.default_rng(zlib.crc32(key.encode()))
+    if key.endswith('num_batches_tracked'):
+        return torch.tensor(1)
+    draw = rng.standard_normal(shape)
+    if key.endswith('running_var'):
+        draw = 0.5 + np.abs(draw)
+    elif key.endswith(('running_mean', 'bias')):
+        draw = 0.1 * draw
+    elif len(shape) == 1:
+        draw = 1 + 0.2 * draw
+    else:
+        gain = 1.0 if 'activation' in key or 'rpe_proj' in key else 0.7
+        draw = gain * draw / np.sqrt(np.prod(shape[1:]))
+    return torch.from_numpy(draw.astype(np.float32))
+
+
+def official_keys(size):
+    """``{key: shape}`` of an official checkpoint."""
+    return json.loads((DATA / f'pervit_{size}_keys.json').read_text())
+
+
+def official_state(size):
+    """State dict of an official checkpoint's layout, with the reference run's stand-in weights."""
+    return {key: golden_value(key, tuple(shape)) for key, shape in official_keys(size).items()}
+
+
+@pytest.fixture(scope='session')
+def golden():
+    """What the authors' code returned for ``official_state('tiny')``."""
+    return np.load(DATA / 'pervit_tiny_reference.npz')
+
+
+def randomize(model, scale=0.3):
+    """Give every parameter a value of its own, so that nothing is compared at zeros and ones."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, param in model.named_parameters():
+            noise = torch.randn(param.shape, generator=generator)
+            fan_in = max(1, param[0].numel()) if param.dim() > 1 else 1
+            param.copy_((1 if name.endswith('weight') and param.dim() == 1 else 0) + scale * noise if param.dim() ==
+                        1 else noise / fan_in**0.5)
+        for name, buffer in model.named_buffers():
+            if name.endswith('running_var'):
+                buffer.copy_(0.5 + torch.rand(buffer.shape, generator=generator))
+            elif name.endswith('running_mean'):
+                buffer.copy_(0.3 * torch.randn(buffer.shape, generator=generator))
+    return model

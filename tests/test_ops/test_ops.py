@@ -1,0 +1,95 @@
+"""Operations against their definitions."""
+import pytest
+import torch
+import torch.nn.functional as F
+
+import oracle
+from pervit_mm import ops
+
+GRIDS = [(5, 5), (3, 7), (6, 2), (1, 6), (4, 1), (1, 1)]
+
+
+@pytest.mark.parametrize('hw', GRIDS)
+def test_offset_map_holds_every_distance(hw):
+    expected = oracle.distances(hw, 0.3).flatten(1).float()
+    torch.testing.assert_close(ops.pairwise_distances(hw, 0.3), expected)
+
+
+@pytest.mark.parametrize('hw', GRIDS)
+def test_expand_offsets_with_margin(hw):
+    offsets = ops.offset_distances(hw, 0.5, margin=2)
+    windows = ops.expand_offsets(offsets[None], hw, margin=2).flip(1, 2).reshape(hw[0] * hw[1], hw[0] + 4, hw[1] + 4)
+    torch.testing.assert_close(windows, oracle.distances(hw, 0.5, 2).float())
+
+
+def test_grid_step():
+    assert ops.grid_step((14, 14)) == 2 / 13
+    assert ops.grid_step((7, 21)) == ops.grid_step((21, 7)) == 0.1
+    assert ops.grid_step((1, 1), pretrain_hw=(14, 14)) == 2 / 13  # no spacing of its own
+    assert ops.grid_step((1, 1)) == 2
+
+
+def test_fast_and_plain_attention_agree_with_the_definition():
+    q, k, v = torch.randn(3, 2, 3, 10, 5)
+    phi = torch.rand(3, 10, 10)
+    expected = oracle.attention(*(t.double() for t in (q, k, v, phi))).float()
+    fast = ops.peripheral_attention(q, k, v, phi.log())
+    plain, maps = ops.plain_attention(q, k, v, phi.log())
+    torch.testing.assert_close(fast, expected, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(plain, expected, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(maps['attention'] @ v, expected, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(maps['position'], phi)
+    product = maps['content'] * phi
+    torch.testing.assert_close(product / product.sum(-1, keepdim=True), maps['attention'])
+
+
+def test_attention_without_position_is_torchs():
+    q, k, v = torch.randn(3, 2, 3, 10, 8)
+    torch.testing.assert_close(
+        ops.peripheral_attention(q, k, v, None), F.scaled_dot_product_attention(q, k, v))
+    torch.testing.assert_close(ops.plain_attention(q, k, v, None)[0], F.scaled_dot_product_attention(q, k, v))
+
+
+def test_position_attention_normalizes_rows():
+    v, phi = torch.randn(2, 3, 6, 4), torch.rand(3, 6, 6)
+    expected = phi / phi.sum(-1, keepdim=True) @ v
+    torch.testing.assert_close(ops.position_attention(v, phi.log()), expected)
+    torch.testing.assert_close(ops.plain_attention(None, None, v, phi.log())[0], expected)
+
+
+def test_padded_head_width_changes_nothing():
+    q, k, v = torch.randn(3, 2, 2, 6, 5)
+    padded = ops.pad_head_width(q, k, v)
+    assert all(t.shape[-1] == 8 for t in padded)
+    out = F.scaled_dot_product_attention(*padded, scale=5**-0.5)[..., :5]
+    torch.testing.assert_close(out, ops.peripheral_attention(q, k, v, None))
+    assert ops.pad_head_width(q, k, v, 5)[0] is q
+
+
+@pytest.mark.parametrize('hw, window', [((6, 6), (3, 3)), ((7, 5), (3, 2)), ((2, 9), (4, 4)), ((1, 5), (1, 2))])
+def test_windows_equal_masked_attention_on_the_whole_map(hw, window):
+    heads, d = 2, 3
+    x = torch.randn(2, hw[0] * hw[1], heads * d)
+    phi = torch.rand(heads, window[0] * window[1], window[0] * window[1])
+
+    def split(t):
+        return t.unflatten(-1, (heads, d)).transpose(1, 2)
+
+    def attend(tokens, log_position):
+        q = split(tokens)
+        return ops.peripheral_attention(q, q, q, log_position).transpose(1, 2).flatten(2)
+
+    out = ops.attend_in_windows(x, hw, window, phi.log(), attend)
+    rows, cols = torch.arange(hw[0]) % window[0], torch.arange(hw[1]) % window[1]
+    place = (rows[:, None] * window[1] + cols).flatten()
+    mask = phi[:, place][:, :, place] * oracle.windowed_mask(hw, window)
+    q = split(x.double())
+    expected = oracle.attention(q, q, q, mask.double()).transpose(1, 2).flatten(2).float()
+    torch.testing.assert_close(out, expected, atol=1e-6, rtol=1e-5)
+
+
+def test_window_partition_round_trip():
+    x = torch.randn(2, 6, 8, 3)
+    torch.testing.assert_close(ops.unpartition(ops.partition(x, (3, 2)), (3, 2), (6, 8)), x, atol=0, rtol=0)
+    assert ops.split_axis(7, 3) == [(0, 6, 3), (6, 7, 1)]
+    assert ops.split_axis(6, 3) == [(0, 6, 3)] and ops.split_axis(2, 3) == [(0, 2, 2)]
