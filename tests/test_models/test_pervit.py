@@ -1,0 +1,251 @@
+"""The backbone: structure, outputs, options, errors."""
+import copy
+
+import pytest
+import torch
+import torch.nn as nn
+from mmengine.registry import MODELS, init_default_scope
+
+import oracle
+from conftest import TINY_ARCH, randomize
+from pervit_mm.models import PerViT
+
+SIZES = [(28, 28), (30, 17), (4, 33), (1, 1), (3, 4)]
+
+
+def build(**kwargs):
+    kwargs = {'img_size': 28, **kwargs}
+    return randomize(PerViT(TINY_ARCH, **kwargs))
+
+
+@pytest.mark.parametrize('size', SIZES)
+@pytest.mark.parametrize('training_bn', [False, True])
+def test_outputs_and_gradients_by_definition(size, training_bn):
+    """Square, non-square, 1 x k and down to one token, against the oracle."""
+    model = build(out_indices=(0, 2), out_type='raw').train(training_bn)
+    images = torch.randn(3, 3, *size)
+    state = {k: v.detach().double().requires_grad_(True) for k, v in model.named_parameters()}
+    state.update({k: v for k, v in model.named_buffers()})
+    if training_bn and size in ((1, 1), (3, 4)):
+        state = {k: v.clone() if not v.requires_grad else v for k, v in state.items()}
+    expected = oracle.backbone(state, images, 2, out_indices=[0, 2], pretrain_hw=(7, 7), training_bn=training_bn)
+    outs = model(images)
+    loss = reference = 0
+    for out, exp in zip(outs, expected):
+        torch.testing.assert_close(out.double(), exp, atol=3e-5, rtol=1e-4)
+        weight = torch.randn(out.shape)
+        loss = loss + (out * weight).sum()
+        reference = reference + (exp * weight).sum()
+    loss.backward()
+    reference.backward()
+    for name, param in model.named_parameters():
+        scale = state[name].grad.abs().max().item()
+        torch.testing.assert_close(
+            param.grad.double(), state[name].grad, atol=2e-3 * scale + 1e-4, rtol=1e-3, msg=lambda m: f'{name}: {m}')
+
+
+@pytest.mark.parametrize('size', [(28, 28), (44, 31), (13, 60), (9, 9)])
+@pytest.mark.parametrize('global_blocks', [(), (1, )])
+def test_windows_by_definition(size, global_blocks):
+    model = build(window_size=4, global_attn_indexes=global_blocks, out_type='raw').eval()
+    images = torch.randn(2, 3, *size)
+    state = dict(model.state_dict())
+    with torch.no_grad():
+        expected = oracle.backbone(state, images, 2, window=(4, 4), global_blocks=global_blocks, pretrain_hw=(7, 7))
+        torch.testing.assert_close(model(images)[0].double(), expected[0], atol=3e-5, rtol=1e-4)
+    out = model(images)[0]
+    torch.testing.assert_close(out.double(), expected[0], atol=3e-5, rtol=1e-4)
+    out.sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_window_defaults_to_the_pretraining_grid():
+    model = build(window_size='pretrain')
+    assert [block.window_size for block in model.blocks] == [(7, 7)] * 3
+    assert model.position_grids((20, 30)) == [(7, 7)] * 3
+
+
+def test_out_types_and_attributes():
+    images = torch.randn(2, 3, 26, 40)
+    maps = build(out_indices=(-3, 1, 2), out_type='featmap').eval()
+    assert maps.out_channels == (16, 24, 24) and maps.out_stride == 4 and maps.patch_resolution == (7, 7)
+    outs = maps(images)
+    assert isinstance(outs, tuple) and [tuple(o.shape) for o in outs] == [(2, 16, 7, 10), (2, 24, 7, 10), (2, 24, 7, 10)]
+    assert all(o.is_contiguous() for o in outs)
+    raw = build(out_indices=(0, 1, 2), out_type='raw').eval()
+    mean = build(out_indices=(0, 1, 2)).eval()
+    for m in (raw, mean):
+        m.load_state_dict(maps.state_dict())
+    for a, b, c in zip(outs, raw(images), mean(images)):
+        torch.testing.assert_close(a.flatten(2).transpose(1, 2), b)
+        torch.testing.assert_close(a.mean((2, 3)), c)
+    assert not any('norm0' in k or 'norm2' in k.split('.')[0] for k in build(final_norm=False).state_dict())
+
+
+def test_channels_last_images_give_the_same():
+    model, images = build().eval(), torch.randn(2, 3, 28, 28)
+    torch.testing.assert_close(model(images.to(memory_format=torch.channels_last))[0], model(images)[0], atol=1e-5, rtol=1e-4)
+
+
+def test_found_from_every_scope():
+    for scope in ('mmengine', 'mmpretrain', 'mmdet', 'mmseg', 'pervit_mm'):
+        init_default_scope(scope)
+        for name in ('PerViT', 'pervit_mm.PerViT'):
+            assert type(MODELS.build(dict(type=name, arch=TINY_ARCH, img_size=28))) is PerViT
+    init_default_scope('mmpretrain')
+
+
+def test_drop_path_rises_linearly():
+    model = PerViT('tiny', drop_path_rate=0.22)
+    rates = [getattr(block.drop_path, 'drop_prob', 0.) for block in model.blocks]
+    assert rates == pytest.approx([0.02 * i for i in range(12)])
+    assert isinstance(model.blocks[0].drop_path, nn.Identity)
+
+
+def test_checkpointing_changes_nothing():
+    images = torch.randn(2, 3, 28, 28)
+    plain, recomputed = build(drop_path_rate=0.3), build(drop_path_rate=0.3, with_cp=True)
+    for model in (plain, recomputed):
+        torch.manual_seed(3)
+        model.train()(images)[0].square().sum().backward()
+    for (name, a), b in zip(plain.named_parameters(), recomputed.parameters()):
+        torch.testing.assert_close(a.grad, b.grad, atol=1e-5, rtol=1e-4, msg=lambda m: f'{name}: {m}')
+
+
+@pytest.mark.parametrize('kwargs', [
+    dict(stem_cfg=dict(type='patchify')), dict(cpe=False), dict(position_cfg=None), dict(content=False),
+    dict(qkv_bias=True), dict(position_cfg=dict(kernel_size=1)), dict(position_cfg=dict(norm=False)),
+    dict(position_cfg=dict(type='PerViTEuclideanPosition')), dict(position_cfg=dict(type='PerViTRelativePositionBias')),
+    dict(stem_cfg=dict(type='conv', norm_cfg=dict(type='GN', num_groups=2), act_cfg=dict(type='GELU'))),
+    dict(in_channels=1), dict(window_size=3, global_attn_indexes=(0, )), dict(out_indices=(0, 1), final_norm=False),
+    dict(out_indices=(0, )), dict(frozen_stages=0), dict(frozen_stages=1), dict(frozen_stages=2), dict(drop_rate=0.1)
+])
+def test_every_switch_trains_every_parameter(kwargs):
+    """No parameter that requires a gradient goes without one (DDP), none is NaN, and what is frozen has none."""
+    model = build(**kwargs).train()
+    outs = model(torch.randn(2, kwargs.get('in_channels', 3), 21, 30))
+    if any(p.requires_grad for p in model.parameters()):
+        sum(out.square().sum() for out in outs).backward()
+    for name, param in model.named_parameters():
+        assert (param.grad is not None) == param.requires_grad, name
+        assert param.grad is None or param.grad.isfinite().all(), name
+
+
+def test_position_only_attention_has_no_queries():
+    model = build(content=False)
+    assert not any('qkv' in key for key in model.state_dict())
+    assert model.blocks[0].attn.v.weight.shape == (16, 16)
+
+
+def test_maps_for_analysis_agree_with_forward():
+    block = build().eval().blocks[1]
+    x, log_position = torch.randn(2, 12, 16), torch.rand(2, 12, 12).log()
+    out, maps = block.attn.forward_with_maps(x, log_position)
+    torch.testing.assert_close(out, block.attn(x, (3, 4), log_position), atol=1e-5, rtol=1e-4)
+    assert {k: tuple(v.shape) for k, v in maps.items()} == dict(
+        content=(2, 2, 12, 12), position=(2, 12, 12), attention=(2, 2, 12, 12))
+
+
+def test_frozen_stages_stay_frozen_in_training():
+    model = build(frozen_stages=1, drop_rate=0.5, out_indices=(0, 1, 2))
+    model.train()
+    frozen = {n.split('.')[0] if not n.startswith('blocks') else '.'.join(n.split('.')[:2])
+              for n, p in model.named_parameters() if not p.requires_grad}
+    assert frozen == {'stem', 'position_proj', 'blocks.0', 'blocks.1', 'norm0', 'norm1'}
+    assert not model.stem.training and not model.blocks[1].training and model.blocks[2].training
+    before = copy.deepcopy(model.state_dict())
+    model(torch.randn(4, 3, 28, 28))
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())  # running statistics too
+    assert model.train() is model
+
+
+def test_blocks_behind_the_last_output_are_neither_run_nor_trained():
+    model = build(out_indices=(0, ))
+    model.blocks[1].register_forward_hook(lambda *a: pytest.fail('block 1 was run'))
+    model(torch.randn(1, 3, 28, 28))
+    assert all(p.requires_grad == (i == 0) for i in range(3) for p in model.blocks[i].parameters())
+
+
+def test_norm_eval():
+    model = build(norm_eval=True).train()
+    assert not model.stem.layers[0].norm.training and model.blocks[0].training
+    assert model.stem.layers[0].norm.weight.requires_grad
+
+
+def test_layer_depth_of_every_parameter():
+    model = build(out_indices=(0, 2))
+    depths = {name: model.get_layer_depth('backbone.' + name, 'backbone.') for name, _ in model.named_parameters()}
+    assert {n for _, n in depths.values()} == {5}
+    for name, (depth, _) in depths.items():
+        first = name.split('.')[0]
+        expected = {'stem': 0, 'position_proj': 0}.get(first, 4)
+        if first == 'blocks':
+            expected = int(name.split('.')[1]) + 1
+        assert depth == expected, name
+    assert model.get_layer_depth('head.fc.weight', 'backbone.') == (4, 5)
+
+
+@pytest.mark.parametrize('kwargs, error, message', [
+    (dict(arch='huge'), ValueError, r"arch must be one of .*'tiny'.* got 'huge'"),
+    (dict(arch=3), TypeError, 'arch must be a str or a dict, got int'),
+    (dict(arch={**TINY_ARCH, 'width': 3}), ValueError, r"unknown keys \['width'\]"),
+    (dict(arch=dict(depths=(1, ))), ValueError, r"misses \['embed_dims', 'num_heads', 'stem_channels'\]"),
+    (dict(arch={**TINY_ARCH, 'embed_dims': (16, 25)}), ValueError, 'multiple of num_heads=2, got 25; the nearest are 24 and 26'),
+    (dict(arch={**TINY_ARCH, 'depths': (1, )}), ValueError, r'one entry for each stage, got \(16, 24\) and \(1,\)'),
+    (dict(arch={**TINY_ARCH, 'depths': (1, 0)}), ValueError, r"arch\['depths'\] must be a sequence of positive"),
+    (dict(arch={**TINY_ARCH, 'num_heads': 0}), ValueError, 'positive integer, got 0'),
+    (dict(out_indices=3), ValueError, r'out_indices must be in \[-3, 2\] for 3 blocks, got 3'),
+    (dict(out_indices=(-4, )), ValueError, 'got -4'),
+    (dict(out_indices=(1, 0)), ValueError, 'ascending without repetition'),
+    (dict(out_indices=()), ValueError, 'at least one block'),
+    (dict(out_indices='all'), TypeError, "got 'all'"),
+    (dict(out_type='cls_token'), ValueError, "out_type must be one of .* got 'cls_token'"),
+    (dict(drop_path_rate=1.), ValueError, r'drop_path_rate must be in \[0, 1\), got 1.0'),
+    (dict(drop_rate=-0.1), ValueError, 'drop_rate'),
+    (dict(frozen_stages=3), ValueError, r'frozen_stages must be in \[-1, 2\], got 3'),
+    (dict(window_size=0), ValueError, 'window_size must be a positive int'),
+    (dict(window_size='auto'), ValueError, "got 'auto'"),
+    (dict(global_attn_indexes=(0, )), ValueError, 'needs a window_size'),
+    (dict(window_size=4, global_attn_indexes=(3, )), ValueError, 'global_attn_indexes must be in'),
+    (dict(stem_cfg=dict(type='pool')), ValueError, r"stem_cfg\['type'\] must be one of .* got 'pool'"),
+    (dict(stem_cfg=dict(type='patchify', norm_cfg=None)), ValueError, 'may have'),
+    (dict(content=False, position_cfg=None), ValueError, 'content=False .* needs a position_cfg'),
+    (dict(img_size=(28, )), ValueError, 'img_size'),
+    (dict(position_cfg=dict(type='NoSuchPosition')), KeyError, 'NoSuchPosition'),
+    (dict(embed_dim=3), TypeError, 'embed_dim'),
+])
+def test_mistakes_are_named(kwargs, error, message):
+    with pytest.raises(error, match=message):
+        PerViT(**{'arch': TINY_ARCH, 'img_size': 28, **kwargs})
+
+
+def test_arguments_are_not_changed():
+    kwargs = dict(out_indices=[-1], stem_cfg=dict(type='conv'), position_cfg=dict(kernel_size=3), init_cfg=[],
+                  arch=dict(TINY_ARCH))
+    before = copy.deepcopy(kwargs)
+    PerViT(img_size=28, **kwargs)
+    assert kwargs == before
+
+
+@pytest.mark.parametrize('shapes', [None, [(7, 7), (5, 9)]])
+def test_deployed_gives_the_same(shapes):
+    model = build(out_indices=(1, 2), window_size=None).eval()
+    deployed = copy.deepcopy(model)
+    deployed.switch_to_deploy(shapes)
+    deployed.switch_to_deploy()  # a second call does nothing
+    images = torch.randn(2, 3, 28, 28)
+    for a, b in zip(model(images), deployed(images)):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
+    assert not any('position.conv1' in k or 'norm.running' in k for k in deployed.state_dict())
+    other = torch.randn(2, 3, 20, 36)
+    if shapes is None:
+        with pytest.raises(ValueError, match='deployed for the token grids 7x7 and got 5x9; call switch_to_deploy'):
+            deployed(other)
+    else:
+        torch.testing.assert_close(model(other)[1], deployed(other)[1], atol=1e-5, rtol=1e-5)
+
+
+def test_nano_size():
+    model = PerViT('nano', img_size=28, in_channels=1)
+    assert model.out_stride == 4 and model.patch_resolution == (7, 7) and model.out_channels == (96, )
+    assert 480_000 < sum(p.numel() for p in model.parameters()) < 500_000

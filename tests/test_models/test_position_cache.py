@@ -1,0 +1,175 @@
+"""Φp kept between calls is never stale."""
+import copy
+import pickle
+
+import pytest
+import torch
+from mmengine.model import ExponentialMovingAverage
+
+from conftest import TINY_ARCH, randomize
+from pervit_mm.models import PerViT
+
+IMAGES = torch.randn(2, 3, 28, 28, generator=torch.Generator().manual_seed(5))
+
+
+@pytest.fixture
+def model():
+    return randomize(PerViT(TINY_ARCH, img_size=28)).eval()
+
+
+def fresh(model, images=IMAGES):
+    """What a model that has kept nothing gives."""
+    other = PerViT(TINY_ARCH, img_size=28).to(next(model.parameters()).dtype).eval()
+    other.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        return other(images)[0]
+
+
+def kept(model, images=IMAGES):
+    with torch.no_grad():
+        return model(images)[0]
+
+
+def computed(model, calls):
+    """Count how often a position module is asked."""
+    for block in model.blocks:
+        block.attn.position.register_forward_hook(lambda *a: calls.append(1))
+
+
+def test_kept_without_gradient_only(model):
+    calls = []
+    computed(model, calls)
+    kept(model), kept(model)
+    assert len(calls) == 3
+    model(IMAGES)[0].sum().backward()  # gradients in eval mode, as Grad-CAM takes them
+    assert len(calls) == 6
+    assert all(p.grad is not None for p in model.parameters())
+
+
+@pytest.mark.parametrize('fused', [False, True])
+def test_after_an_optimizer_step(model, fused):
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, fused=fused)
+    before = kept(model)
+    model(IMAGES)[0].square().sum().backward()
+    optimizer.step()
+    after = kept(model)
+    torch.testing.assert_close(after, fresh(model), atol=0, rtol=0)
+    assert not torch.allclose(after, before)
+
+
+@pytest.mark.parametrize('name', [
+    'position_proj.weight', 'blocks.2.attn.position.conv1.weight', 'blocks.0.attn.position.norm1.weight',
+    'blocks.1.attn.position.norm2.bias', 'blocks.1.attn.position.conv2.weight'
+])
+def test_after_a_change_of_any_position_weight(model, name):
+    before = kept(model)
+    param = dict(model.named_parameters())[name]
+    param.data.mul_(-1.5).add_(0.01)  # through .data: no version counter moves
+    torch.testing.assert_close(kept(model), fresh(model), atol=0, rtol=0)
+    assert not torch.equal(kept(model), before)
+
+
+def test_after_load_state_dict(model):
+    kept(model)
+    other = randomize(PerViT(TINY_ARCH, img_size=28), scale=0.7)
+    model.load_state_dict(other.state_dict())
+    torch.testing.assert_close(kept(model), fresh(model), atol=0, rtol=0)
+
+
+def test_after_an_ema_swap(model):
+    ema = ExponentialMovingAverage(model, momentum=0.3)
+    kept(model)
+    for param in model.parameters():
+        param.data.add_(0.2 * torch.randn(param.shape))
+    ema.update_parameters(model)
+    kept(model)
+    for source, average in zip(model.parameters(), ema.module.parameters()):  # as EMAHook swaps them
+        tmp = source.data.clone()
+        source.data.copy_(average.data)
+        average.data.copy_(tmp)
+    torch.testing.assert_close(kept(model), fresh(model), atol=0, rtol=0)
+    torch.testing.assert_close(kept(ema.module), fresh(ema.module), atol=0, rtol=0)
+
+
+def test_after_a_change_of_dtype(model):
+    single = kept(model)
+    model.double()
+    double = kept(model, IMAGES.double())
+    torch.testing.assert_close(double, fresh(model, IMAGES.double()), atol=0, rtol=0)
+    torch.testing.assert_close(double.float(), single, atol=1e-4, rtol=1e-4)
+    model.bfloat16()
+    torch.testing.assert_close(
+        kept(model, IMAGES.bfloat16()), fresh(model, IMAGES.bfloat16()), atol=0, rtol=0)
+
+
+def test_copies_start_empty(model):
+    kept(model)
+    for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert not other.position_cache._terms and other.position_cache.max_bytes == model.position_cache.max_bytes
+        other.position_proj.weight.data.mul_(3)
+        torch.testing.assert_close(kept(other), fresh(other), atol=0, rtol=0)
+        torch.testing.assert_close(kept(model), fresh(model), atol=0, rtol=0)
+
+
+def test_train_and_eval(model):
+    expected = kept(model)
+    model.train()
+    model(IMAGES)[0].sum().backward()
+    torch.optim.SGD(model.parameters(), lr=0.05).step()
+    model.eval()
+    torch.testing.assert_close(kept(model), fresh(model), atol=0, rtol=0)
+    assert not torch.equal(kept(model), expected)
+
+
+def test_inference_mode_then_a_gradient(model):
+    with torch.inference_mode():
+        inside = model(IMAGES)[0].clone()
+    model(IMAGES)[0].sum().backward()
+    assert model.position_proj.weight.grad.abs().sum() > 0
+    torch.testing.assert_close(kept(model), inside, atol=1e-6, rtol=1e-6)
+    term = model.position_cache._terms[0][1]
+    assert not term.is_inference()
+    (torch.ones_like(term, requires_grad=True) * term).sum().backward()  # usable in a graph
+
+
+def test_a_second_grid(model):
+    wide = torch.randn(1, 3, 20, 41)
+    for images in (IMAGES, wide, IMAGES):
+        torch.testing.assert_close(kept(model, images), fresh(model, images), atol=0, rtol=0)
+    assert {grid for grid, _ in model.position_cache._terms.values()} == {(7, 7)}  # one grid at a time
+
+
+def test_byte_cap(model):
+    each = 4 * 2 * 49**2
+    model.position_cache.max_bytes = 2 * each
+    calls = []
+    computed(model, calls)
+    torch.testing.assert_close(kept(model), fresh(model), atol=0, rtol=0)
+    torch.testing.assert_close(kept(model), fresh(model), atol=0, rtol=0)
+    assert set(model.position_cache._terms) == {0, 1} and len(calls) == 4  # the third block each time
+
+
+def test_windows_stay_kept_when_the_map_changes():
+    model = randomize(PerViT(TINY_ARCH, img_size=28, window_size=4, global_attn_indexes=(1, ))).eval()
+    calls = []
+    computed(model, calls)
+    kept(model, torch.randn(1, 3, 40, 24)), kept(model, torch.randn(1, 3, 24, 44))
+    assert len(calls) == 4  # all blocks, then the global one
+
+
+def test_weights_that_are_not_a_number_are_never_kept(model):
+    model.position_proj.weight.data.fill_(float('nan'))
+    calls = []
+    computed(model, calls)
+    kept(model), kept(model)
+    assert len(calls) == 6
+
+
+def test_a_single_weight_tensor_is_copied():
+    """The kept copy must not alias the weight it guards."""
+    arch = dict(embed_dims=(8, ), depths=(1, ), num_heads=2, stem_channels=())
+    model = PerViT(arch, img_size=8, position_cfg=dict(type='PerViTRelativePositionBias')).eval()
+    images = torch.randn(1, 3, 8, 8)
+    before = kept(model, images)
+    model.blocks[0].attn.position.table.data.normal_(std=3)
+    assert not torch.equal(kept(model, images), before)
