@@ -178,7 +178,7 @@ def _logits_of_queries(windows: Tensor, factor: Optional[Tensor], summand: Optio
 
 def position_logits(weights: PositionWeights, hw_shape: Tuple[int, int], step: float,
                     stat_hw: Optional[Tuple[int, int]] = None, eps: float = 1e-5,
-                    slice_bytes: int = SLICE_BYTES) -> Tensor:
+                    slice_bytes: Optional[int] = None) -> Tensor:
     """Position logits, whose sigmoid is Φp (paper: peripheral projections).
 
     Args:
@@ -188,8 +188,8 @@ def position_logits(weights: PositionWeights, hw_shape: Tuple[int, int], step: f
         stat_hw (tuple[int, int], optional): Both norms take mean and variance over a window of this many keys around
             the query, clamped to the grid, instead of over all keys. Defaults to None, all keys.
         eps (float): Of both norms. Defaults to 1e-5.
-        slice_bytes (int): Hidden values that a slice of queries may hold, in bytes; slices are recomputed in
-            backward. Defaults to 32 MiB.
+        slice_bytes (int, optional): Hidden values that a slice of queries may hold, in bytes; slices are recomputed
+            in backward. Defaults to None, which is :data:`SLICE_BYTES`.
 
     Returns:
         Tensor: ``(nH, N, N)`` float32, rows queries.
@@ -209,7 +209,7 @@ def position_logits(weights: PositionWeights, hw_shape: Tuple[int, int], step: f
     margin = weights.conv1_weight.shape[-1] // 2
     windows = expand_offsets(hidden, hw_shape, margin)
     row_bytes = windows[:, 0].numel() * windows.element_size()
-    rows_each = max(1, min(h, slice_bytes // row_bytes))
+    rows_each = max(1, min(h, (SLICE_BYTES if slice_bytes is None else slice_bytes) // row_bytes))
     starts = range(0, h, rows_each)
     recompute = len(starts) > 1 and torch.is_grad_enabled()
     parts = []

@@ -1,0 +1,5 @@
+"""Hooks, registered in MMEngine's root ``HOOKS``."""
+from .position_hooks import PeripheralInitHook, PerViTNonlocalityHook, PerViTPositionMapHook
+from .random_state_hook import PerViTRandomStateHook
+
+__all__ = ['PerViTNonlocalityHook', 'PerViTPositionMapHook', 'PerViTRandomStateHook', 'PeripheralInitHook']

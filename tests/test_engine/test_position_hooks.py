@@ -1,0 +1,151 @@
+"""Hooks around Φp in real runners."""
+import re
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from mmengine.dataset import BaseDataset
+from mmengine.registry import DATASETS, HOOKS
+from mmengine.runner import Runner
+
+from conftest import TINY_ARCH
+from pervit_mm import ops
+from pervit_mm.analysis import draw_position_maps, nonlocality, position_nonlocality
+from pervit_mm.models import PerViT
+
+
+@DATASETS.register_module(force=True)
+class RandomImages(BaseDataset):
+    """Eight random images of two classes."""
+
+    def load_data_list(self):
+        return [dict(index=i) for i in range(8)]
+
+    def prepare_data(self, idx):
+        from mmpretrain.structures import DataSample
+        rng = np.random.default_rng(idx)
+        image = torch.from_numpy(rng.integers(0, 255, (3, 28, 28), dtype=np.uint8))
+        return dict(inputs=image, data_samples=DataSample().set_gt_label(idx % 2))
+
+
+def runner(work_dir, hooks, backbone=None, epochs=2, **kwargs):
+    runner = Runner(
+        model=dict(
+            type='ImageClassifier',
+            data_preprocessor=dict(num_classes=2, mean=[127.] * 3, std=[64.] * 3),
+            backbone=dict(type='PerViT', arch=TINY_ARCH, img_size=28, **(backbone or {})),
+            head=dict(type='LinearClsHead', num_classes=2, in_channels=24, topk=(1, ))),
+        work_dir=str(work_dir),
+        train_dataloader=dict(
+            batch_size=4, num_workers=0, dataset=dict(type='RandomImages'), collate_fn=dict(type='default_collate'),
+            sampler=dict(type='DefaultSampler', shuffle=False)),
+        train_cfg=dict(by_epoch=True, max_epochs=epochs),
+        optim_wrapper=dict(optimizer=dict(type='SGD', lr=1e-3)),
+        visualizer=dict(type='Visualizer', vis_backends=[dict(type='LocalVisBackend')]),
+        custom_hooks=hooks, default_scope='mmpretrain', randomness=dict(seed=0), log_level='INFO',
+        experiment_name=f'{work_dir.name}_{len(list(work_dir.iterdir())) if work_dir.exists() else 0}', **kwargs)
+    return runner
+
+
+def log_of(runner):
+    return open(f'{runner.log_dir}/{runner.timestamp}.log').read()
+
+
+def sizes(model):
+    return [block.attn.position.norm2.bias.mean().item() for block in model.backbone.blocks]
+
+
+class Recorder:
+    """Keeps what the blocks hold when the first iteration starts."""
+
+    def __init__(self, runner):
+        from mmengine.hooks import Hook
+        hook = Hook()
+        hook.before_train_iter = lambda runner, *a, **k: self.values.append(sizes(runner.model))
+        self.values = []
+        runner.register_hook(hook, 'VERY_LOW')
+
+
+def test_init_hook_sets_values_in_time_and_logs_them(tmp_path):
+    run = runner(tmp_path, [dict(type='PeripheralInitHook', size=(-1, 3), strength=(2, 1))])
+    recorder = Recorder(run)
+    run.train()
+    assert recorder.values[0] == pytest.approx([-1, 1, 3])
+    table = log_of(run).split('Φp at the start')[1]
+    rows = re.findall(r'^\s+(\d)\s+(-?[\d.]+)\s+([\d.]+)\s+([\d.]+)$', table, re.M)
+    assert [(r[0], float(r[1]), float(r[2])) for r in rows] == [('0', -1, 2), ('1', 1, 1.5), ('2', 3, 1)]
+    reach = [float(r[3]) for r in rows]
+    assert reach == sorted(reach) and 0 < reach[0]
+
+
+def test_init_hook_does_nothing_after_load_resume_or_pretrained(tmp_path):
+    first = runner(tmp_path / 'a', [dict(type='PeripheralInitHook', size=(-2, 2))], epochs=1)
+    first.train()
+    trained = sizes(first.model)
+    path = str(tmp_path / 'a' / 'epoch_1.pth')
+    hook = [dict(type='PeripheralInitHook', size=(-1, 3))]
+    for name, kwargs in dict(
+            load=dict(load_from=path), resume=dict(load_from=path, resume=True),
+            pretrained=dict(backbone=dict(init_cfg=dict(type='Pretrained', checkpoint=path, prefix='backbone.')))).items():
+        run = runner(tmp_path / name, hook, **kwargs)
+        recorder = Recorder(run)
+        run.train()
+        assert recorder.values[0] == trained, name
+        assert 'Φp at the start' not in log_of(run), name
+        assert 'keeps' in log_of(run), name
+
+
+def test_nonlocality_hook_logs_scalars(tmp_path):
+    run = runner(tmp_path, [dict(type='PerViTNonlocalityHook', interval=2)], epochs=3)
+    run.train()
+    text = (next(tmp_path.rglob('vis_data')) / 'scalars.json').read_text()
+    steps = re.findall(r'"nonlocality/block0": ([\d.]+).*?"step": (\d+)', text)
+    assert [int(step) for _, step in steps] == [0, 2]
+    fresh = PerViT(TINY_ARCH, img_size=28)
+    fresh.init_weights()
+    assert float(steps[0][0]) == pytest.approx(position_nonlocality(fresh)[0].mean().item(), rel=1e-4)
+    assert 'nonlocality after epoch 2' in log_of(run)
+
+
+def test_map_hook_draws_through_the_visualizer(tmp_path):
+    run = runner(tmp_path, [dict(type='PerViTPositionMapHook', query=(2, 3))])
+    run.train()
+    files = sorted(p.name for p in tmp_path.rglob('position_map*.png'))
+    assert files == ['position_map_0.png', 'position_map_1.png', 'position_map_2.png']
+    drawn = cv2.imread(str(next(tmp_path.rglob('position_map_2.png'))))[..., ::-1]
+    np.testing.assert_array_equal(drawn, draw_position_maps(run.model.backbone, (2, 3)))
+
+
+def test_drawn_maps_show_the_values():
+    model = PerViT(TINY_ARCH, img_size=28)
+    model.init_weights()
+    picture = draw_position_maps(model, query=(3, 1))
+    assert picture.dtype == np.uint8 and picture.shape[2] == 3
+    scale, left, top = 8, 6, 34  # 56 px for 7 tokens, margins
+    phi = model.log_positions((7, 7))[0].exp().reshape(2, 7, 7, 7, 7)[0, 3, 1]
+    import matplotlib
+    for row, col in ((0, 0), (3, 3), (6, 6)):
+        colour = picture[top + row * scale + 4, left + col * scale + 4]
+        expected = 255 * np.array(matplotlib.colormaps['viridis'](phi[row, col].item())[:3])
+        np.testing.assert_allclose(colour, expected, atol=1)
+    assert picture[top + 3 * scale, left + scale].tolist() == [255, 0, 0]  # the query's frame
+    with pytest.raises(ValueError, match=r'query must be a token .* of the 7 x 7 grid, got \(7, 0\)'):
+        draw_position_maps(model, (7, 0))
+
+
+def test_nonlocality_closed_forms():
+    identity, uniform = torch.eye(12), torch.full((12, 12), 1 / 12)
+    assert nonlocality(identity, (3, 4), 0.5) == 0
+    distance = ops.pairwise_distances((3, 4), 0.5)
+    assert nonlocality(uniform, (3, 4), 0.5).item() == pytest.approx(distance.mean().item() / 12)
+    with pytest.raises(ValueError, match='no Φp'):
+        position_nonlocality(PerViT(TINY_ARCH, position_cfg=None))
+
+
+def test_mistakes_are_named():
+    for name in ('PerViTNonlocalityHook', 'PerViTPositionMapHook'):
+        with pytest.raises(ValueError, match=f'interval of {name} must be a positive number of epochs, got 0'):
+            HOOKS.build(dict(type=name, interval=0))
+    with pytest.raises(ValueError, match='size of PeripheralInit'):
+        HOOKS.build(dict(type='PeripheralInitHook', size=1))

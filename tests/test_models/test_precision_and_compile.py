@@ -1,0 +1,103 @@
+"""Autocast, half precision and torch.compile."""
+import copy
+
+import pytest
+import torch
+
+from conftest import TINY_ARCH, randomize
+from pervit_mm.models import PerViT
+
+cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device')
+DEVICES = ['cpu', pytest.param('cuda', marks=cuda)]
+
+
+def build(**kwargs):
+    return randomize(PerViT(TINY_ARCH, img_size=28, **kwargs)).eval()
+
+
+@pytest.mark.parametrize('device', DEVICES)
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize('position', ['PerViTPeripheralPosition', 'PerViTEuclideanPosition', 'PerViTRelativePositionBias'])
+def test_position_is_float32_under_autocast(device, dtype, position):
+    model = build(position_cfg=dict(type=position)).to(device)
+    expected = model.log_positions((5, 9))
+    with torch.autocast(device, dtype=dtype):
+        terms = model.log_positions((5, 9))
+        out = model(torch.randn(2, 3, 28, 28, device=device))[0]
+    assert out.isfinite().all()
+    for term, exp in zip(terms, expected):
+        assert term.dtype == torch.float32
+        torch.testing.assert_close(term, exp, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize('device', DEVICES)
+@pytest.mark.parametrize('dtype, tolerance', [(torch.bfloat16, 0.1), (torch.float16, 0.02)])
+def test_autocast_output_and_gradients(device, dtype, tolerance):
+    model = build().to(device)
+    images = torch.randn(2, 3, 28, 28, device=device)
+    expected = model(images)[0]
+    with torch.autocast(device, dtype=dtype):
+        out = model(images)[0]
+    torch.testing.assert_close(out.float(), expected, atol=tolerance, rtol=tolerance)
+    out.float().square().mean().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_half_precision_weights():
+    model, images = build(), torch.randn(2, 3, 28, 28)
+    with torch.no_grad():
+        expected = model(images)[0]
+        out = copy.deepcopy(model).bfloat16()(images.bfloat16())[0]
+    assert out.dtype == torch.bfloat16
+    torch.testing.assert_close(out.float(), expected, atol=0.1, rtol=0.1)
+
+
+@cuda
+def test_cuda_gives_what_the_cpu_gives():
+    model, images = build(out_type='raw'), torch.randn(2, 3, 30, 22)
+    with torch.no_grad(), torch.backends.cudnn.flags(allow_tf32=False):
+        expected = model(images)[0]
+        out = copy.deepcopy(model).cuda()(images.cuda())[0].cpu()
+    torch.testing.assert_close(out, expected, atol=1e-4, rtol=1e-4)
+
+
+def compiled(model, device):
+    """Without graph breaks: fullgraph raises at the first."""
+    torch._dynamo.reset()
+    # On the CPU the graph is captured and traced through autograd, not lowered: lowering takes minutes of C++.
+    return torch.compile(model, fullgraph=True, backend='inductor' if device == 'cuda' else 'aot_eager')
+
+
+@pytest.mark.parametrize('device', DEVICES)
+@pytest.mark.parametrize('kwargs', [dict(), dict(window_size=4, global_attn_indexes=(1, )), dict(distance_scale='fixed')])
+def test_compiles_without_graph_breaks_in_training(device, kwargs):
+    model = build(**kwargs).to(device).train()
+    images = torch.randn(2, 3, 36, 28, device=device)
+    eager = copy.deepcopy(model)
+    out, expected = compiled(model, device)(images)[0], eager(images)[0]
+    torch.testing.assert_close(out, expected, atol=1e-4, rtol=1e-3)
+    out.square().sum().backward()
+    expected.square().sum().backward()
+    for (name, a), b in zip(model.named_parameters(), eager.parameters()):
+        scale = b.grad.abs().max().item()
+        torch.testing.assert_close(a.grad, b.grad, atol=1e-3 * scale + 1e-4, rtol=1e-3, msg=lambda m: f'{name}: {m}')
+
+
+@pytest.mark.parametrize('device', DEVICES)
+def test_compiles_with_slices_under_recomputation(device, monkeypatch):
+    monkeypatch.setattr('pervit_mm.ops.position.SLICE_BYTES', 1)
+    test_compiles_without_graph_breaks_in_training(device, dict())
+
+
+@pytest.mark.parametrize('device', DEVICES)
+@pytest.mark.parametrize('deploy', [False, True])
+def test_compiles_without_graph_breaks_in_inference(device, deploy):
+    model = build().to(device)
+    if deploy:
+        model.switch_to_deploy()
+    run = compiled(model, device)
+    with torch.no_grad():
+        for batch in (2, 3, 5):
+            images = torch.randn(batch, 3, 28, 28, device=device)
+            torch.testing.assert_close(run(images)[0], model(images)[0], atol=1e-4, rtol=1e-3)
+    assert len(model.position_cache._terms) == (0 if deploy else 3)  # by the eager calls alone
