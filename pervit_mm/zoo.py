@@ -1,6 +1,6 @@
 """The authors' checkpoint keys and ours."""
 import re
-from typing import Dict, Iterable, List, Mapping, Tuple
+from collections.abc import Iterable, Mapping
 
 from torch import Tensor
 
@@ -27,7 +27,7 @@ _TENSORS = {
 }
 
 
-def key_pairs() -> List[Tuple[str, str]]:
+def key_pairs() -> list[tuple[str, str]]:
     """Every key of an official checkpoint beside ours; all three sizes have the same keys.
 
     Returns:
@@ -52,12 +52,12 @@ def key_pairs() -> List[Tuple[str, str]]:
             for name in _TENSORS[kind]]
 
 
-def _natural(keys: Iterable[str]) -> List[str]:
+def _natural(keys: Iterable[str]) -> list[str]:
     """Sort keys with block 2 ahead of block 10."""
     return sorted(keys, key=lambda key: [int(p) if p.isdigit() else p for p in re.split(r'(\d+)', key)])
 
 
-def _rename(state_dict: Mapping[str, Tensor], names: Dict[str, str], layout: str) -> Dict[str, Tensor]:
+def _rename(state_dict: Mapping[str, Tensor], names: dict[str, str], layout: str) -> dict[str, Tensor]:
     unknown, missing = _natural(set(state_dict) - set(names)), _natural(set(names) - set(state_dict))
     if unknown or missing:
         raise ValueError(f'state_dict is not a PerViT checkpoint in {layout}: '
@@ -65,7 +65,7 @@ def _rename(state_dict: Mapping[str, Tensor], names: Dict[str, str], layout: str
     return {names[key]: tensor for key, tensor in state_dict.items()}
 
 
-def from_official(state_dict: Mapping[str, Tensor]) -> Dict[str, Tensor]:
+def from_official(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Rename the keys of an official PerViT state dict to those of MMPretrain's ``ImageClassifier``.
 
     The authors' file is a dict whose entry ``model`` is the state dict.
@@ -82,7 +82,7 @@ def from_official(state_dict: Mapping[str, Tensor]) -> Dict[str, Tensor]:
     return _rename(state_dict, dict(key_pairs()), "the authors' key layout")
 
 
-def to_official(state_dict: Mapping[str, Tensor]) -> Dict[str, Tensor]:
+def to_official(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Inverse of :func:`from_official`.
 
     Args:

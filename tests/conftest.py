@@ -31,7 +31,7 @@ def _seeded():
 
 
 def golden_value(key, shape):
-    """Weights of the reference run: drawn from a generator seeded with the CRC-32 of their key (tests/data/README.md)."""
+    """One tensor of the reference run, drawn from a generator seeded with its key's CRC-32 (tests/data/README.md)."""
     rng = np.random.default_rng(zlib.crc32(key.encode()))
     if key.endswith('num_batches_tracked'):
         return torch.tensor(1)
@@ -62,6 +62,11 @@ def official_state(size):
 def golden():
     """What the authors' code returned for ``official_state('tiny')``."""
     return np.load(DATA / 'pervit_tiny_reference.npz')
+
+
+def naming(name):
+    """``msg`` for ``torch.testing.assert_close``: says which tensor it was."""
+    return lambda message: f'{name}: {message}'
 
 
 def randomize(model, scale=0.3):

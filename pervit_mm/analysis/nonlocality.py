@@ -1,5 +1,4 @@
 """How far a block looks."""
-from typing import List, Tuple
 
 import torch
 from torch import Tensor
@@ -8,7 +7,7 @@ from ..models import PerViT
 from ..ops import grid_step, pairwise_distances
 
 
-def nonlocality(attention: Tensor, hw_shape: Tuple[int, int], step: float) -> Tensor:
+def nonlocality(attention: Tensor, hw_shape: tuple[int, int], step: float) -> Tensor:
     """Mean over queries and keys of distance times attention, the paper's measure: the larger, the more global.
 
     Args:
@@ -24,7 +23,7 @@ def nonlocality(attention: Tensor, hw_shape: Tuple[int, int], step: float) -> Te
 
 
 @torch.no_grad()
-def position_nonlocality(backbone: PerViT) -> List[Tensor]:
+def position_nonlocality(backbone: PerViT) -> list[Tensor]:
     """Nonlocality of Φp on each block's pretraining grid (or window).
 
     Args:

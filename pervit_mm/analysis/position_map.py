@@ -1,5 +1,4 @@
 """Pictures of learned position-based attention."""
-from typing import List, Optional, Tuple
 
 import cv2
 import matplotlib
@@ -13,7 +12,7 @@ _GAP, _MARGIN = 6, 34
 
 
 @torch.no_grad()
-def draw_position_maps(backbone: PerViT, query: Optional[Tuple[int, int]] = None) -> np.ndarray:
+def draw_position_maps(backbone: PerViT, query: tuple[int, int] | None = None) -> np.ndarray:
     """Draw Φp of every block and head at one query: blocks left to right, heads top to bottom.
 
     Colour runs from 0 (dark) to 1 (bright) in every map alike, so maps can be compared; a red frame marks the query.
@@ -28,7 +27,7 @@ def draw_position_maps(backbone: PerViT, query: Optional[Tuple[int, int]] = None
     Raises:
         ValueError: If the query lies outside the grid, or the backbone has no Φp.
     """
-    columns: List[np.ndarray] = []
+    columns: list[np.ndarray] = []
     grids = backbone.position_grids(backbone.patch_resolution)
     for term, (h, w) in zip(backbone.log_positions(backbone.patch_resolution), grids):
         if term is None:
@@ -41,7 +40,7 @@ def draw_position_maps(backbone: PerViT, query: Optional[Tuple[int, int]] = None
     return _label(np.concatenate(columns, axis=1), len(columns))
 
 
-def _draw_map(phi: np.ndarray, query: Tuple[int, int]) -> np.ndarray:
+def _draw_map(phi: np.ndarray, query: tuple[int, int]) -> np.ndarray:
     """One map ``(h, w)`` as an RGB cell with a gap around."""
     h, w = phi.shape
     scale = max(1, _CELL // max(h, w))

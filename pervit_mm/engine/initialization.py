@@ -1,5 +1,5 @@
 """Peripheral initialization: early blocks start local, late blocks global."""
-from typing import List, Sequence, Tuple
+from collections.abc import Sequence
 
 import torch
 import torch.nn as nn
@@ -11,8 +11,8 @@ from ..models import PerViT, PositionInit
 SCHEMES = ('peripheral', 'local', 'global', 'trunc_normal')
 
 
-def init_schedule(num_layers: int, size: Tuple[float, float], strength: Tuple[float, float],
-                  scheme: str = 'peripheral') -> List[Tuple[float, float]]:
+def init_schedule(num_layers: int, size: tuple[float, float], strength: tuple[float, float],
+                  scheme: str = 'peripheral') -> list[tuple[float, float]]:
     """Locality size and strength of each block (paper: peripheral initialization).
 
     Args:
@@ -37,7 +37,7 @@ def init_schedule(num_layers: int, size: Tuple[float, float], strength: Tuple[fl
             torch.linspace(*strength, num_layers).tolist()))
 
 
-def find_backbones(module: nn.Module) -> List[PerViT]:
+def find_backbones(module: nn.Module) -> list[PerViT]:
     """Every PerViT in a model.
 
     Raises:

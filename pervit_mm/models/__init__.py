@@ -2,8 +2,14 @@
 from .attention import PeripheralAttention
 from .layers import ConditionalPositionEncoding, ConvStem, FeedForward, PatchifyStem, PerViTBlock
 from .pervit import PerViT
-from .position import (DistanceProjection, FrozenPosition, PerViTEuclideanPosition, PerViTPeripheralPosition,
-                       PerViTRelativePositionBias, PositionInit)
+from .position import (
+                       DistanceProjection,
+                       FrozenPosition,
+                       PerViTEuclideanPosition,
+                       PerViTPeripheralPosition,
+                       PerViTRelativePositionBias,
+                       PositionInit,
+)
 from .position_cache import PositionCache
 
 __all__ = [

@@ -1,8 +1,9 @@
 """Sizes of PerViT, and the checks on a user's own."""
-from typing import Any, Dict, Sequence, Tuple, Union
+from collections.abc import Sequence
+from typing import Any
 
 #: Sizes of the paper, and ``nano`` for small machines and small images (stride 4).
-ARCH_ZOO: Dict[str, Dict[str, Any]] = {
+ARCH_ZOO: dict[str, dict[str, Any]] = {
     **dict.fromkeys(
         ['n', 'nano'],
         dict(embed_dims=(48, 64, 80, 96), depths=(1, 1, 3, 1), num_heads=4, stem_channels=(24, ))),
@@ -20,14 +21,14 @@ ESSENTIAL_KEYS = {'embed_dims', 'depths', 'num_heads', 'stem_channels'}
 OPTIONAL_KEYS = {'mlp_ratio', 'position_channels'}
 
 
-def _positive_ints(key: str, value: Any) -> Tuple[int, ...]:
+def _positive_ints(key: str, value: Any) -> tuple[int, ...]:
     """Check a sequence of widths or depths; empty is fine."""
     if not isinstance(value, (tuple, list)) or not all(type(v) is int and v > 0 for v in value):
         raise ValueError(f'arch[{key!r}] must be a sequence of positive integers, got {value!r}')
     return tuple(value)
 
 
-def resolve_arch(arch: Union[str, dict]) -> Dict[str, Any]:
+def resolve_arch(arch: str | dict) -> dict[str, Any]:
     """Turn the name of a size, or a dict, into a checked dict.
 
     Args:
@@ -81,7 +82,7 @@ def resolve_arch(arch: Union[str, dict]) -> Dict[str, Any]:
                 mlp_ratio=mlp_ratio, position_channels=channels)
 
 
-def resolve_indices(name: str, indices: Union[int, Sequence[int]], length: int) -> Tuple[int, ...]:
+def resolve_indices(name: str, indices: int | Sequence[int], length: int) -> tuple[int, ...]:
     """Turn block indices, negative ones counted from the end, into an ascending tuple.
 
     Args:
@@ -108,7 +109,7 @@ def resolve_indices(name: str, indices: Union[int, Sequence[int]], length: int) 
     return resolved
 
 
-def to_pair(name: str, value: Union[int, Sequence[int]]) -> Tuple[int, int]:
+def to_pair(name: str, value: int | Sequence[int]) -> tuple[int, int]:
     """Turn an int or a pair (h, w) into a pair of positive ints; ValueError with ``name`` otherwise."""
     pair = (value, value) if type(value) is int else value
     if (not isinstance(pair, (tuple, list)) or len(pair) != 2

@@ -1,5 +1,4 @@
 """Multi-head peripheral attention: content times position."""
-from typing import Dict, Optional, Tuple
 
 import torch.nn as nn
 from torch import Tensor
@@ -27,7 +26,7 @@ class PeripheralAttention(nn.Module):
         ValueError: If neither content nor position takes part.
     """
 
-    def __init__(self, embed_dims: int, num_heads: int, position: Optional[nn.Module] = None,
+    def __init__(self, embed_dims: int, num_heads: int, position: nn.Module | None = None,
                  content: bool = True, qkv_bias: bool = False, proj_drop: float = 0.) -> None:
         super().__init__()
         if not content and position is None:
@@ -42,7 +41,7 @@ class PeripheralAttention(nn.Module):
         self.proj = nn.Linear(embed_dims, embed_dims)
         self.proj_drop = nn.Dropout(proj_drop)
 
-    def _heads(self, x: Tensor) -> Tuple[Optional[Tensor], Optional[Tensor], Tensor]:
+    def _heads(self, x: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor]:
         """Tokens ``(B, N, C)`` to q, k, v ``(B, nH, N, d)``; q and k are None without content."""
         b, n, c = x.shape
         if not self.content:
@@ -50,7 +49,7 @@ class PeripheralAttention(nn.Module):
         qkv = self.qkv(x).reshape(b, n, 3, self.num_heads, c // self.num_heads)
         return qkv.permute(2, 0, 3, 1, 4).unbind(0)
 
-    def _attend(self, x: Tensor, log_position: Optional[Tensor]) -> Tensor:
+    def _attend(self, x: Tensor, log_position: Tensor | None) -> Tensor:
         """Attention among all tokens of ``(B, N, C)``, before the output projection."""
         q, k, v = self._heads(x)
         if self.content:
@@ -59,8 +58,8 @@ class PeripheralAttention(nn.Module):
             out = position_attention(v, log_position)
         return out.transpose(1, 2).flatten(2)
 
-    def forward(self, x: Tensor, hw_shape: Tuple[int, int], log_position: Optional[Tensor] = None,
-                window_size: Optional[Tuple[int, int]] = None) -> Tensor:
+    def forward(self, x: Tensor, hw_shape: tuple[int, int], log_position: Tensor | None = None,
+                window_size: tuple[int, int] | None = None) -> Tensor:
         """Attend.
 
         Args:
@@ -78,7 +77,7 @@ class PeripheralAttention(nn.Module):
             out = attend_in_windows(x, hw_shape, window_size, log_position, self._attend)
         return self.proj_drop(self.proj(out))
 
-    def forward_with_maps(self, x: Tensor, log_position: Optional[Tensor] = None) -> Tuple[Tensor, Dict[str, Tensor]]:
+    def forward_with_maps(self, x: Tensor, log_position: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
         """Attend globally on the plain path, for analysis.
 
         Args:
@@ -86,7 +85,8 @@ class PeripheralAttention(nn.Module):
             log_position (Tensor, optional): log Φp ``(nH, N, N)``.
 
         Returns:
-            tuple[Tensor, dict]: The output ``(B, N, C)`` and the maps Φc, Φp, Φa of :func:`pervit_mm.ops.plain_attention`.
+            tuple[Tensor, dict]: The output ``(B, N, C)``, and the maps Φc, Φp, Φa of
+            :func:`pervit_mm.ops.plain_attention`.
         """
         out, maps = plain_attention(*self._heads(x), log_position)
         return self.proj_drop(self.proj(out.transpose(1, 2).flatten(2))), maps

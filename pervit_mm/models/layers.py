@@ -1,5 +1,5 @@
 """What stands around the attention: stems, conditional position encoding, the PerViT block."""
-from typing import Optional, Sequence, Tuple
+from collections.abc import Sequence
 
 import torch.nn as nn
 import torch.nn.functional as F
@@ -23,8 +23,8 @@ class ConvStem(nn.Module):
         act_cfg (dict): Activation behind each norm. Defaults to ``dict(type='ReLU', inplace=True)``.
     """
 
-    def __init__(self, in_channels: int, channels: Sequence[int], norm_cfg: Optional[dict] = None,
-                 act_cfg: Optional[dict] = None) -> None:
+    def __init__(self, in_channels: int, channels: Sequence[int], norm_cfg: dict | None = None,
+                 act_cfg: dict | None = None) -> None:
         super().__init__()
         norm_cfg = norm_cfg or dict(type='BN')
         act_cfg = act_cfg or dict(type='ReLU', inplace=True)
@@ -91,7 +91,7 @@ class ConditionalPositionEncoding(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(embed_dims, embed_dims, 3, padding=1, groups=embed_dims)
 
-    def forward(self, x: Tensor, hw_shape: Tuple[int, int]) -> Tensor:
+    def forward(self, x: Tensor, hw_shape: tuple[int, int]) -> Tensor:
         """Tokens ``(B, N, C)`` of a grid (H, W) to the same shape."""
         b, n, c = x.shape
         # Tokens seen as a map are channels-last already: no copy on the way in or out.
@@ -149,11 +149,11 @@ class PerViTBlock(nn.Module):
         act_cfg (dict): Defaults to ``dict(type='GELU')``.
     """
 
-    def __init__(self, embed_dims: int, out_dims: int, num_heads: int, position: Optional[nn.Module],
-                 window_size: Optional[Tuple[int, int]] = None, mlp_ratio: float = 4., cpe: bool = True,
+    def __init__(self, embed_dims: int, out_dims: int, num_heads: int, position: nn.Module | None,
+                 window_size: tuple[int, int] | None = None, mlp_ratio: float = 4., cpe: bool = True,
                  content: bool = True, qkv_bias: bool = False, drop_rate: float = 0.,
-                 drop_path_rate: float = 0., norm_cfg: Optional[dict] = None,
-                 act_cfg: Optional[dict] = None) -> None:
+                 drop_path_rate: float = 0., norm_cfg: dict | None = None,
+                 act_cfg: dict | None = None) -> None:
         super().__init__()
         norm_cfg = norm_cfg or dict(type='LN', eps=1e-6)
         act_cfg = act_cfg or dict(type='GELU')
@@ -166,11 +166,11 @@ class PerViTBlock(nn.Module):
         self.shortcut = nn.Identity() if out_dims == embed_dims else nn.Linear(embed_dims, out_dims)
         self.drop_path = DropPath(drop_path_rate) if drop_path_rate > 0 else nn.Identity()
 
-    def attention_input(self, x: Tensor, hw_shape: Tuple[int, int]) -> Tensor:
+    def attention_input(self, x: Tensor, hw_shape: tuple[int, int]) -> Tensor:
         """What the attention sees of ``x`` (B, N, C): LN(CPE(x))."""
         return self.norm1(x if self.cpe is None else self.cpe(x, hw_shape))
 
-    def forward(self, x: Tensor, hw_shape: Tuple[int, int], log_position: Optional[Tensor] = None) -> Tensor:
+    def forward(self, x: Tensor, hw_shape: tuple[int, int], log_position: Tensor | None = None) -> Tensor:
         """Run the block.
 
         Args:

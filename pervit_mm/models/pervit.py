@@ -1,5 +1,5 @@
 """PerViT, the backbone."""
-from typing import Dict, List, Optional, Sequence, Tuple, Union
+from collections.abc import Sequence
 
 import torch
 import torch.nn as nn
@@ -81,20 +81,20 @@ class PerViT(BaseModule):
     """
 
     def __init__(self,
-                 arch: Union[str, dict] = 'tiny',
-                 img_size: Union[int, Tuple[int, int]] = 224,
+                 arch: str | dict = 'tiny',
+                 img_size: int | tuple[int, int] = 224,
                  in_channels: int = 3,
-                 out_indices: Union[int, Sequence[int]] = -1,
+                 out_indices: int | Sequence[int] = -1,
                  out_type: str = 'avg_featmap',
                  drop_rate: float = 0.,
                  drop_path_rate: float = 0.,
                  qkv_bias: bool = False,
                  cpe: bool = True,
                  content: bool = True,
-                 stem_cfg: Optional[dict] = None,
-                 position_cfg: Optional[dict] = dict(type='PerViTPeripheralPosition'),
+                 stem_cfg: dict | None = None,
+                 position_cfg: dict | None = dict(type='PerViTPeripheralPosition'),
                  distance_scale: str = 'grid',
-                 window_size: Union[int, Tuple[int, int], str, None] = None,
+                 window_size: int | tuple[int, int] | str | None = None,
                  global_attn_indexes: Sequence[int] = (),
                  norm_cfg: dict = dict(type='LN', eps=1e-6),
                  act_cfg: dict = dict(type='GELU'),
@@ -103,7 +103,7 @@ class PerViT(BaseModule):
                  norm_eval: bool = False,
                  with_cp: bool = False,
                  position_cache_bytes: int = 256 * 2**20,
-                 init_cfg: Union[dict, List[dict], None] = None) -> None:
+                 init_cfg: dict | list[dict] | None = None) -> None:
         super().__init__(init_cfg=self._with_peripheral_init(init_cfg))
         arch = resolve_arch(arch)
         self.arch_settings = arch
@@ -166,7 +166,7 @@ class PerViT(BaseModule):
         self._freeze_stages()
 
     @staticmethod
-    def _with_peripheral_init(init_cfg: Union[dict, List[dict], None]) -> List[dict]:
+    def _with_peripheral_init(init_cfg: dict | list[dict] | None) -> list[dict]:
         """Put ``PeripheralInit`` ahead of the user's rules, unless they name it."""
         rules = [] if init_cfg is None else [init_cfg] if isinstance(init_cfg, dict) else list(init_cfg)
         if not any(is_peripheral_init(rule) for rule in rules):
@@ -174,7 +174,7 @@ class PerViT(BaseModule):
         return rules
 
     @staticmethod
-    def _build_stem(stem_cfg: Optional[dict], in_channels: int, arch: dict) -> nn.Module:
+    def _build_stem(stem_cfg: dict | None, in_channels: int, arch: dict) -> nn.Module:
         cfg = dict(type='conv') if stem_cfg is None else dict(stem_cfg)
         kind = cfg.pop('type', 'conv')
         allowed = {'conv': {'norm_cfg', 'act_cfg'}, 'patchify': set()}
@@ -187,7 +187,7 @@ class PerViT(BaseModule):
             return PatchifyStem(in_channels, channels[-1], 2**len(channels))
         return ConvStem(in_channels, channels, **cfg)
 
-    def _build_position(self, position_cfg: Optional[dict], distance_scale: str) -> Optional[nn.Module]:
+    def _build_position(self, position_cfg: dict | None, distance_scale: str) -> nn.Module | None:
         if distance_scale not in ('grid', 'fixed'):
             raise ValueError(f"distance_scale must be 'grid' or 'fixed', got {distance_scale!r}")
         if position_cfg is None:
@@ -209,11 +209,11 @@ class PerViT(BaseModule):
         rule = dict(type='PeripheralInit', **options)
         self.init_cfg = [rule if is_peripheral_init(old) else old for old in self.init_cfg]
 
-    def position_grids(self, hw_shape: Tuple[int, int]) -> List[Tuple[int, int]]:
+    def position_grids(self, hw_shape: tuple[int, int]) -> list[tuple[int, int]]:
         """Grid that each block's Φp spans on a map (H, W): its window, or the map."""
         return [block.window_size or tuple(hw_shape) for block in self.blocks]
 
-    def log_positions(self, hw_shape: Tuple[int, int]) -> List[Optional[Tensor]]:
+    def log_positions(self, hw_shape: tuple[int, int]) -> list[Tensor | None]:
         """log Φp of each block, as forward uses it.
 
         Args:
@@ -225,19 +225,19 @@ class PerViT(BaseModule):
         """
         return [self._log_position(i, grid) for i, grid in enumerate(self.position_grids(hw_shape))]
 
-    def _log_position(self, index: int, grid: Tuple[int, int]) -> Optional[Tensor]:
+    def _log_position(self, index: int, grid: tuple[int, int]) -> Tensor | None:
         position = self.blocks[index].attn.position
         return None if position is None else position(grid, self.position_proj)
 
-    def _forward_block(self, x: Tensor, index: int, hw_shape: Tuple[int, int],
-                       log_position: Optional[Tensor]) -> Tensor:
+    def _forward_block(self, x: Tensor, index: int, hw_shape: tuple[int, int],
+                       log_position: Tensor | None) -> Tensor:
         """One block, making Φp on the way (and again in recomputation) unless it was kept."""
         block = self.blocks[index]
         if log_position is None:
             log_position = self._log_position(index, block.window_size or hw_shape)
         return block(x, hw_shape, log_position)
 
-    def forward(self, x: Tensor) -> Tuple[Tensor, ...]:
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Run the backbone.
 
         Args:
@@ -250,7 +250,7 @@ class PerViT(BaseModule):
         hw_shape = (x.shape[2], x.shape[3])
         x = x.flatten(2).transpose(1, 2)  # (B, C, H, W) → (B, N, C)
         blocks = self.blocks[:self.out_indices[-1] + 1]
-        kept: List[Optional[Tensor]] = [None] * len(blocks)
+        kept: list[Tensor | None] = [None] * len(blocks)
         if PositionCache.usable():
             kept = self.position_cache.get([block.attn.position for block in blocks],
                                            self.position_grids(hw_shape), self.num_heads, self.position_proj)
@@ -264,7 +264,7 @@ class PerViT(BaseModule):
                 outs.append(self._format_output(getattr(self, f'norm{i}')(x), hw_shape))
         return tuple(outs)
 
-    def _format_output(self, x: Tensor, hw_shape: Tuple[int, int]) -> Tensor:
+    def _format_output(self, x: Tensor, hw_shape: tuple[int, int]) -> Tensor:
         if self.out_type == 'raw':
             return x
         if self.out_type == 'avg_featmap':
@@ -273,7 +273,7 @@ class PerViT(BaseModule):
 
     def _freeze_stages(self) -> None:
         """Switch off gradients, and random and running behaviour, of what is frozen or never run."""
-        frozen: List[nn.Module] = list(self.blocks[self.out_indices[-1] + 1:])
+        frozen: list[nn.Module] = list(self.blocks[self.out_indices[-1] + 1:])
         if self.frozen_stages >= 0:
             last = sum(self.depths[:self.frozen_stages])
             frozen += [self.stem, *self.blocks[:last]]
@@ -294,7 +294,7 @@ class PerViT(BaseModule):
                     module.eval()
         return self
 
-    def get_layer_depth(self, param_name: str, prefix: str = '') -> Tuple[int, int]:
+    def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
         """Depth of a parameter, for layer-wise learning rate decay.
 
         Args:
@@ -316,7 +316,7 @@ class PerViT(BaseModule):
         return num_layers - 1, num_layers
 
     @torch.no_grad()
-    def switch_to_deploy(self, hw_shapes: Optional[Sequence[Tuple[int, int]]] = None) -> None:
+    def switch_to_deploy(self, hw_shapes: Sequence[tuple[int, int]] | None = None) -> None:
         """Freeze Φp into buffers and fold BatchNorm into the stem's convolutions, for inference.
 
         Afterwards Φp costs a look-up, the position network is gone, and only the named grids are accepted. Calling it
@@ -332,7 +332,7 @@ class PerViT(BaseModule):
         if not shapes:
             raise ValueError('hw_shapes must name at least one token grid (H, W), got none')
         self.eval()
-        terms: List[Dict[Tuple[int, int], Tensor]] = [{} for _ in self.blocks]
+        terms: list[dict[tuple[int, int], Tensor]] = [{} for _ in self.blocks]
         for hw_shape in shapes:
             for i, grid in enumerate(self.position_grids(hw_shape)):
                 if self.blocks[i].attn.position is not None:

@@ -5,7 +5,7 @@ Every variant is a registered module with the same two methods, so a user's own 
 - ``forward(hw_shape, projection)`` returns log Φp of the grid, ``(nH, N, N)`` float32, from its weights alone;
 - ``init_position(values)`` writes initial values, see :class:`PositionInit`.
 """
-from typing import Dict, NamedTuple, Optional, Tuple
+from typing import NamedTuple
 
 import torch
 import torch.nn as nn
@@ -32,11 +32,11 @@ class PositionInit(NamedTuple):
 
     size: float
     strength: float
-    weight: Optional[float] = 0.02
+    weight: float | None = 0.02
     noise: float = 0.
 
 
-def fill_(tensor: Tensor, value: Optional[float], noise: float) -> None:
+def fill_(tensor: Tensor, value: float | None, noise: float) -> None:
     """Fill a weight in place: ``value * (1 + noise * N(0, 1))``, or truncated normal (std 0.02) for None."""
     if value is None:
         nn.init.trunc_normal_(tensor, std=0.02)
@@ -47,7 +47,7 @@ def fill_(tensor: Tensor, value: Optional[float], noise: float) -> None:
 
 
 class DistanceProjection(nn.Module):
-    """D = R·w_r + b_r: projects a distance to ``channels`` values, once for all layers and heads (paper: peripheral projections).
+    """D = R·w_r + b_r: projects a distance to channels, for all layers and heads (paper: peripheral projections).
 
     The weights are laid out as those of a Linear 1 → channels, but it is not one: rules like ``TruncNormal`` on
     ``Linear`` in a recipe must not reach it.
@@ -62,7 +62,7 @@ class DistanceProjection(nn.Module):
         self.bias = nn.Parameter(torch.empty(channels))
         self.init_position()
 
-    def init_position(self, weight: Optional[float] = -0.02, noise: float = 0.) -> None:
+    def init_position(self, weight: float | None = -0.02, noise: float = 0.) -> None:
         """Write initial values: distances count negatively, so that nearer is more.
 
         Args:
@@ -85,8 +85,8 @@ class DistanceProjection(nn.Module):
 class PerViTPeripheralPosition(nn.Module):
     """Φp = sigmoid(IN(Conv(ReLU(IN(Conv(D)))))): the peripheral projection (paper: peripheral projections).
 
-    Convolutions run over the key axes, instance norms over the keys of each query. Computed in float32 whatever autocast
-    says, through :func:`pervit_mm.ops.position_logits`.
+    Convolutions run over the key axes, instance norms over the keys of each query. Computed in float32, whatever
+    autocast says, through :func:`pervit_mm.ops.position_logits`.
 
     Args:
         num_heads (int): Heads of the attention.
@@ -102,7 +102,7 @@ class PerViTPeripheralPosition(nn.Module):
         ValueError: If ``kernel_size`` or ``distance_scale`` is not one of the above.
     """
 
-    def __init__(self, num_heads: int, hidden_channels: int, pretrain_hw: Tuple[int, int],
+    def __init__(self, num_heads: int, hidden_channels: int, pretrain_hw: tuple[int, int],
                  kernel_size: int = 3, norm: bool = True, distance_scale: str = 'grid') -> None:
         super().__init__()
         if kernel_size not in (1, 3):
@@ -146,7 +146,7 @@ class PerViTPeripheralPosition(nn.Module):
                                   self.conv1.bias, *norms[0], self.conv2.weight, self.conv2.bias, *norms[1])
         return PositionWeights(*(w if w is None else w.float() for w in weights))
 
-    def forward(self, hw_shape: Tuple[int, int], projection: DistanceProjection) -> Tensor:
+    def forward(self, hw_shape: tuple[int, int], projection: DistanceProjection) -> Tensor:
         """Compute log Φp of a grid.
 
         Args:
@@ -186,7 +186,7 @@ class PerViTEuclideanPosition(nn.Module):
         ValueError: If ``distance_scale`` is not one of the above.
     """
 
-    def __init__(self, num_heads: int, hidden_channels: int, pretrain_hw: Tuple[int, int],
+    def __init__(self, num_heads: int, hidden_channels: int, pretrain_hw: tuple[int, int],
                  distance_scale: str = 'grid') -> None:
         super().__init__()
         if distance_scale not in DISTANCE_SCALES:
@@ -202,7 +202,7 @@ class PerViTEuclideanPosition(nn.Module):
         nn.init.trunc_normal_(self.weight, std=0.02)
         nn.init.zeros_(self.bias)
 
-    def forward(self, hw_shape: Tuple[int, int], projection: DistanceProjection) -> Tensor:
+    def forward(self, hw_shape: tuple[int, int], projection: DistanceProjection) -> Tensor:
         """Compute log Φp of a grid, see :meth:`PerViTPeripheralPosition.forward`."""
         n = hw_shape[0] * hw_shape[1]
         fixed = self.distance_scale == 'fixed'
@@ -229,8 +229,8 @@ class PerViTRelativePositionBias(nn.Module):
     #: The backbone makes no distance projection when no block wants one.
     needs_projection = False
 
-    def __init__(self, num_heads: int, pretrain_hw: Tuple[int, int],
-                 hidden_channels: Optional[int] = None) -> None:
+    def __init__(self, num_heads: int, pretrain_hw: tuple[int, int],
+                 hidden_channels: int | None = None) -> None:
         super().__init__()
         h, w = pretrain_hw
         self.table = nn.Parameter(torch.zeros(num_heads, 2 * h - 1, 2 * w - 1))
@@ -239,7 +239,7 @@ class PerViTRelativePositionBias(nn.Module):
         """Truncated normal, as Swin has it: size and strength belong to the peripheral projection."""
         nn.init.trunc_normal_(self.table, std=0.02)
 
-    def forward(self, hw_shape: Tuple[int, int], projection: Optional[DistanceProjection] = None) -> Tensor:
+    def forward(self, hw_shape: tuple[int, int], projection: DistanceProjection | None = None) -> Tensor:
         """Compute the additive term of a grid, ``(nH, N, N)`` float32."""
         n = hw_shape[0] * hw_shape[1]
         size = (2 * hw_shape[0] - 1, 2 * hw_shape[1] - 1)
@@ -256,12 +256,12 @@ class FrozenPosition(nn.Module):
         terms (dict[tuple[int, int], Tensor]): log Φp ``(nH, N, N)`` by grid (H, W).
     """
 
-    def __init__(self, terms: Dict[Tuple[int, int], Tensor]) -> None:
+    def __init__(self, terms: dict[tuple[int, int], Tensor]) -> None:
         super().__init__()
         for (h, w), term in terms.items():
             self.register_buffer(f'grid_{h}x{w}', term.detach().clone())
 
-    def forward(self, hw_shape: Tuple[int, int], projection: Optional[DistanceProjection] = None) -> Tensor:
+    def forward(self, hw_shape: tuple[int, int], projection: DistanceProjection | None = None) -> Tensor:
         """Look log Φp of a grid up.
 
         Raises:

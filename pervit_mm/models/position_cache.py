@@ -1,5 +1,4 @@
 """Φp kept between calls: it depends on grid and weights alone, so inference needs it once."""
-from typing import Dict, List, Optional, Tuple
 
 import torch
 import torch.nn as nn
@@ -25,8 +24,8 @@ class PositionCache:
 
     def clear(self) -> None:
         """Forget everything."""
-        self._weights: Optional[Tensor] = None
-        self._terms: Dict[int, Tuple[Tuple[int, int], Tensor]] = {}
+        self._weights: Tensor | None = None
+        self._terms: dict[int, tuple[tuple[int, int], Tensor]] = {}
 
     def __deepcopy__(self, memo: dict) -> 'PositionCache':
         return type(self)(self.max_bytes)
@@ -41,8 +40,8 @@ class PositionCache:
 
     @torch.inference_mode(False)
     @torch.no_grad()
-    def get(self, positions: List[Optional[nn.Module]], grids: List[Tuple[int, int]], num_heads: int,
-            projection: Optional[DistanceProjection]) -> List[Optional[Tensor]]:
+    def get(self, positions: list[nn.Module | None], grids: list[tuple[int, int]], num_heads: int,
+            projection: DistanceProjection | None) -> list[Tensor | None]:
         """Terms of all blocks, made anew where the kept ones don't fit.
 
         Built outside inference mode, so that what is kept may be used anywhere.
@@ -58,7 +57,7 @@ class PositionCache:
             as frozen ones and those beyond the byte cap do.
         """
         live = [i for i, m in enumerate(positions) if m is not None and not isinstance(m, FrozenPosition)]
-        terms: List[Optional[Tensor]] = [None] * len(positions)
+        terms: list[Tensor | None] = [None] * len(positions)
         if not live:
             return terms
         modules = [positions[i] for i in live]
@@ -75,7 +74,7 @@ class PositionCache:
             self._terms[index] = (grid, terms[index])
         return terms
 
-    def _check_weights(self, modules: List[nn.Module]) -> None:
+    def _check_weights(self, modules: list[nn.Module]) -> None:
         """Drop all terms unless every weight equals the copy that they were made from."""
         tensors = [t.detach().reshape(-1) for m in modules for t in (*m.parameters(), *m.buffers())]
         weights = torch.cat(tensors)

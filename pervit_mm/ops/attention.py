@@ -1,16 +1,15 @@
 """Attention as content times position: the fast path and the plain one.
 
 With Φc = exp(q·kᵀ/√d) and Φp in (0, 1), normalizing the rows of Φc ⊙ Φp equals softmax(q·kᵀ/√d + log Φp): the position
-term is an additive mask, and any kernel that takes one computes peripheral attention (paper: multi-head peripheral attention).
+term is an additive mask, and any kernel that takes one computes the paper's multi-head peripheral attention.
 """
-from typing import Dict, Optional, Tuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 
-def pad_head_width(q: Tensor, k: Tensor, v: Tensor, multiple: int = 8) -> Tuple[Tensor, Tensor, Tensor]:
+def pad_head_width(q: Tensor, k: Tensor, v: Tensor, multiple: int = 8) -> tuple[Tensor, Tensor, Tensor]:
     """Pad the head width with zeros up to a multiple, which leaves attention as it was.
 
     CUDA's kernel for masked attention in half precision wants head widths that are multiples of 8; few of PerViT's
@@ -29,7 +28,7 @@ def pad_head_width(q: Tensor, k: Tensor, v: Tensor, multiple: int = 8) -> Tuple[
     return F.pad(q, (0, extra)), F.pad(k, (0, extra)), F.pad(v, (0, extra))
 
 
-def peripheral_attention(q: Tensor, k: Tensor, v: Tensor, log_position: Optional[Tensor]) -> Tensor:
+def peripheral_attention(q: Tensor, k: Tensor, v: Tensor, log_position: Tensor | None) -> Tensor:
     """softmax(q·kᵀ/√d + log Φp)·v by torch's fused kernels.
 
     Args:
@@ -59,8 +58,8 @@ def position_attention(v: Tensor, log_position: Tensor) -> Tensor:
     return log_position.softmax(dim=-1).to(v.dtype) @ v
 
 
-def plain_attention(q: Optional[Tensor], k: Optional[Tensor], v: Tensor,
-                    log_position: Optional[Tensor]) -> Tuple[Tensor, Dict[str, Tensor]]:
+def plain_attention(q: Tensor | None, k: Tensor | None, v: Tensor,
+                    log_position: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
     """The same attention written out, with its maps, for analysis and for export to runtimes without fused kernels.
 
     Args:

@@ -1,11 +1,10 @@
 """Distances between the tokens of a grid, as one map over offsets."""
-from typing import Optional, Tuple
 
 import torch
 from torch import Tensor
 
 
-def grid_step(hw_shape: Tuple[int, int], pretrain_hw: Optional[Tuple[int, int]] = None) -> float:
+def grid_step(hw_shape: tuple[int, int], pretrain_hw: tuple[int, int] | None = None) -> float:
     """Distance between neighbouring tokens.
 
     Both axes share one step, so a ring of equal distance is a ring on any grid. On a square n x n grid this is the
@@ -25,8 +24,8 @@ def grid_step(hw_shape: Tuple[int, int], pretrain_hw: Optional[Tuple[int, int]] 
     return 2.0 / max(side - 1, 1)
 
 
-def offset_distances(hw_shape: Tuple[int, int], step: float, margin: int = 0,
-                     device: Optional[torch.device] = None) -> Tensor:
+def offset_distances(hw_shape: tuple[int, int], step: float, margin: int = 0,
+                     device: torch.device | None = None) -> Tensor:
     """Euclidean distance for every offset k - q that a grid has.
 
     Args:
@@ -44,7 +43,7 @@ def offset_distances(hw_shape: Tuple[int, int], step: float, margin: int = 0,
     return step * torch.sqrt(rows[:, None]**2 + cols[None, :]**2)
 
 
-def expand_offsets(offset_map: Tensor, hw_shape: Tuple[int, int], margin: int = 0) -> Tensor:
+def expand_offsets(offset_map: Tensor, hw_shape: tuple[int, int], margin: int = 0) -> Tensor:
     """View of an offset map as one window of keys for each query, without a copy.
 
     Query (i, j) sees the offsets from ``-i - margin`` to ``H - 1 - i + margin``: a window that slides *against* the
@@ -63,8 +62,8 @@ def expand_offsets(offset_map: Tensor, hw_shape: Tuple[int, int], margin: int = 
     return offset_map.unfold(1, h + 2 * margin, 1).unfold(2, w + 2 * margin, 1)
 
 
-def pairwise_distances(hw_shape: Tuple[int, int], step: float,
-                       device: Optional[torch.device] = None) -> Tensor:
+def pairwise_distances(hw_shape: tuple[int, int], step: float,
+                       device: torch.device | None = None) -> Tensor:
     """Euclidean distance of every query-key pair: for analysis, never on the way of an image.
 
     Args:

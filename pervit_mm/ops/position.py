@@ -8,7 +8,7 @@ done in slices of queries under recomputation, so memory stays bounded on large 
 Here p = kernel // 2 is the margin of one convolution; the key grid is extended by 2p tokens on each side, so two
 unpadded convolutions end on the grid itself.
 """
-from typing import NamedTuple, Optional, Tuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -39,15 +39,15 @@ class PositionWeights(NamedTuple):
     proj_bias: Tensor
     conv1_weight: Tensor
     conv1_bias: Tensor
-    norm1_weight: Optional[Tensor]
-    norm1_bias: Optional[Tensor]
+    norm1_weight: Tensor | None
+    norm1_bias: Tensor | None
     conv2_weight: Tensor
     conv2_bias: Tensor
-    norm2_weight: Optional[Tensor]
-    norm2_bias: Optional[Tensor]
+    norm2_weight: Tensor | None
+    norm2_bias: Tensor | None
 
 
-def window_starts(size: int, window: int, device: Optional[torch.device] = None) -> Tensor:
+def window_starts(size: int, window: int, device: torch.device | None = None) -> Tensor:
     """First key of the window around each query, clamped to the grid.
 
     Args:
@@ -81,7 +81,7 @@ def band_average(starts: Tensor, window: int, length: int) -> Tensor:
     return inside.float() / window
 
 
-def hidden_offset_map(weights: PositionWeights, hw_shape: Tuple[int, int], step: float) -> Tensor:
+def hidden_offset_map(weights: PositionWeights, hw_shape: tuple[int, int], step: float) -> Tensor:
     """First convolution of the projected distances, for every offset at once.
 
     D = R·w_r + b_r is affine in R, so the convolution of its D channels is one convolution of R itself with the
@@ -106,8 +106,8 @@ def hidden_offset_map(weights: PositionWeights, hw_shape: Tuple[int, int], step:
     return hidden.reshape(hidden.shape[0], side, -1)
 
 
-def first_norm(hidden: Tensor, weights: PositionWeights, hw_shape: Tuple[int, int],
-               stat_hw: Tuple[int, int], eps: float) -> Tuple[Tensor, Tensor, Tensor]:
+def first_norm(hidden: Tensor, weights: PositionWeights, hw_shape: tuple[int, int],
+               stat_hw: tuple[int, int], eps: float) -> tuple[Tensor, Tensor, Tensor]:
     """First norm as one factor and one summand for each query.
 
     Args:
@@ -138,7 +138,7 @@ def first_norm(hidden: Tensor, weights: PositionWeights, hw_shape: Tuple[int, in
     return hidden, factor, weights.norm1_bias[:, None, None] - mean * factor
 
 
-def last_norm(logits: Tensor, weights: PositionWeights, key_weights: Optional[Tensor],
+def last_norm(logits: Tensor, weights: PositionWeights, key_weights: Tensor | None,
               eps: float) -> Tensor:
     """Last norm, over the keys of each query and head.
 
@@ -162,8 +162,8 @@ def last_norm(logits: Tensor, weights: PositionWeights, key_weights: Optional[Te
     return (logits - mean) * factor + weights.norm2_bias[:, None]
 
 
-def _logits_of_queries(windows: Tensor, factor: Optional[Tensor], summand: Optional[Tensor],
-                       weights: PositionWeights, key_weights: Optional[Tensor], eps: float) -> Tensor:
+def _logits_of_queries(windows: Tensor, factor: Tensor | None, summand: Tensor | None,
+                       weights: PositionWeights, key_weights: Tensor | None, eps: float) -> Tensor:
     """Logits of some queries: ``windows`` (D, Q1, Q2, H + 2p, W + 2p) → (Q1 * Q2, nH, N)."""
     if factor is None:
         hidden = windows.relu()
@@ -176,9 +176,9 @@ def _logits_of_queries(windows: Tensor, factor: Optional[Tensor], summand: Optio
     return logits
 
 
-def position_logits(weights: PositionWeights, hw_shape: Tuple[int, int], step: float,
-                    stat_hw: Optional[Tuple[int, int]] = None, eps: float = 1e-5,
-                    slice_bytes: Optional[int] = None) -> Tensor:
+def position_logits(weights: PositionWeights, hw_shape: tuple[int, int], step: float,
+                    stat_hw: tuple[int, int] | None = None, eps: float = 1e-5,
+                    slice_bytes: int | None = None) -> Tensor:
     """Position logits, whose sigmoid is Φp (paper: peripheral projections).
 
     Args:

@@ -1,17 +1,17 @@
 """Windows of tokens without padding.
 
 A map that the window does not divide leaves a strip at its right and bottom edge. Padding it to whole windows and
-masking the padded keys out gives those keys weight zero, and the padded queries are thrown away; leaving them out in the
-first place is the same, exactly, and costs less. So a map falls into at most four groups of equal windows: whole ones,
-the right strip, the bottom strip and the corner.
+masking the padded keys out gives those keys weight zero, and the padded queries are thrown away; leaving them out in
+the first place is the same, exactly, and costs less. So a map falls into at most four groups of equal windows: whole
+ones, the right strip, the bottom strip and the corner.
 """
-from typing import Callable, List, Optional, Tuple
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 
-def split_axis(size: int, window: int) -> List[Tuple[int, int, int]]:
+def split_axis(size: int, window: int) -> list[tuple[int, int, int]]:
     """Runs of equal windows along one axis.
 
     Args:
@@ -29,7 +29,7 @@ def split_axis(size: int, window: int) -> List[Tuple[int, int, int]]:
     return runs
 
 
-def partition(x: Tensor, window: Tuple[int, int]) -> Tensor:
+def partition(x: Tensor, window: tuple[int, int]) -> Tensor:
     """Cut a map into windows.
 
     Args:
@@ -45,7 +45,7 @@ def partition(x: Tensor, window: Tuple[int, int]) -> Tensor:
     return x.reshape(-1, h * w, c)
 
 
-def unpartition(x: Tensor, window: Tuple[int, int], hw_shape: Tuple[int, int]) -> Tensor:
+def unpartition(x: Tensor, window: tuple[int, int], hw_shape: tuple[int, int]) -> Tensor:
     """Inverse of :func:`partition`.
 
     Args:
@@ -62,7 +62,7 @@ def unpartition(x: Tensor, window: Tuple[int, int], hw_shape: Tuple[int, int]) -
     return x.reshape(-1, height, width, x.shape[-1])
 
 
-def crop_position(log_position: Tensor, window: Tuple[int, int], part: Tuple[int, int]) -> Tensor:
+def crop_position(log_position: Tensor, window: tuple[int, int], part: tuple[int, int]) -> Tensor:
     """Position term of the tokens that a border window really has.
 
     Args:
@@ -80,9 +80,9 @@ def crop_position(log_position: Tensor, window: Tuple[int, int], part: Tuple[int
     return full[:, :h, :w, :h, :w].reshape(-1, h * w, h * w)
 
 
-def attend_in_windows(x: Tensor, hw_shape: Tuple[int, int], window: Tuple[int, int],
-                      log_position: Optional[Tensor],
-                      attend: Callable[[Tensor, Optional[Tensor]], Tensor]) -> Tensor:
+def attend_in_windows(x: Tensor, hw_shape: tuple[int, int], window: tuple[int, int],
+                      log_position: Tensor | None,
+                      attend: Callable[[Tensor, Tensor | None], Tensor]) -> Tensor:
     """Apply an attention within non-overlapping windows.
 
     Args:

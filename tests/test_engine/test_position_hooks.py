@@ -5,11 +5,11 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from conftest import TINY_ARCH
 from mmengine.dataset import BaseDataset
 from mmengine.registry import DATASETS, HOOKS
 from mmengine.runner import Runner
 
-from conftest import TINY_ARCH
 from pervit_mm import ops
 from pervit_mm.analysis import draw_position_maps, nonlocality, position_nonlocality
 from pervit_mm.models import PerViT
@@ -85,9 +85,10 @@ def test_init_hook_does_nothing_after_load_resume_or_pretrained(tmp_path):
     trained = sizes(first.model)
     path = str(tmp_path / 'a' / 'epoch_1.pth')
     hook = [dict(type='PeripheralInitHook', size=(-1, 3))]
+    init_cfg = dict(type='Pretrained', checkpoint=path, prefix='backbone.')
     for name, kwargs in dict(
             load=dict(load_from=path), resume=dict(load_from=path, resume=True),
-            pretrained=dict(backbone=dict(init_cfg=dict(type='Pretrained', checkpoint=path, prefix='backbone.')))).items():
+            pretrained=dict(backbone=dict(init_cfg=init_cfg))).items():
         run = runner(tmp_path / name, hook, **kwargs)
         recorder = Recorder(run)
         run.train()

@@ -3,15 +3,16 @@ import copy
 
 import pytest
 import torch
+from conftest import TINY_ARCH
 from mmengine.model import PretrainedInit
 from mmengine.registry import MODELS, WEIGHT_INITIALIZERS, init_default_scope
 
-from conftest import TINY_ARCH
 from pervit_mm import ops
 from pervit_mm.engine import PeripheralInit, init_schedule
 from pervit_mm.models import PerViT
 
 TRUNC_NORMAL = dict(type='TruncNormal', layer='Linear', std=0.02, bias=0.)
+WIDE_ARCH = {**TINY_ARCH, 'position_channels': 32}  # enough weights for statistics
 
 
 def classifier(backbone_init=None, model_init=None, arch=TINY_ARCH, **backbone):
@@ -43,7 +44,8 @@ def check_values(backbone, size=(-5, 4), strength=(3, 0.01)):
             assert 0.015 < linear.weight.std() < 0.025 and linear.weight.abs().max() < 0.15
             assert linear.bias is None or linear.bias.abs().max() == 0
     # torch's default for a Linear or convolution: uniform within 1 / sqrt(fan_in), bias too.
-    default = [backbone.blocks[1].shortcut, backbone.stem.layers[1].conv, backbone.blocks[0].cpe.conv, backbone.stem.proj]
+    stem, blocks = backbone.stem, backbone.blocks
+    default = [blocks[1].shortcut, stem.layers[1].conv, blocks[0].cpe.conv, stem.proj]
     for layer in default:
         bound = layer.weight[0].numel()**-0.5
         assert 0.8 * bound < layer.weight.abs().max() <= bound and 0.4 * bound < layer.bias.abs().max() <= bound
@@ -55,7 +57,9 @@ def check_values(backbone, size=(-5, 4), strength=(3, 0.01)):
     None, dict(type='PeripheralInit'), dict(type='pervit_mm.PeripheralInit'), dict(type=PeripheralInit),
     dict(type='PeripheralInit', size=(-5, 4), strength=(3, 0.01)), [TRUNC_NORMAL, dict(type='PeripheralInit')]
 ])
-@pytest.mark.parametrize('model_init', [None, TRUNC_NORMAL, [TRUNC_NORMAL, dict(type='Constant', layer=['LayerNorm'], val=2.)]])
+@pytest.mark.parametrize('model_init', [
+    None, TRUNC_NORMAL, [TRUNC_NORMAL, dict(type='Constant', layer=['LayerNorm'], val=2.)]
+])
 def test_values_also_under_recipe_wide_rules(backbone_init, model_init):
     model = classifier(backbone_init, model_init)
     check_values(model.backbone)
@@ -63,7 +67,7 @@ def test_values_also_under_recipe_wide_rules(backbone_init, model_init):
 
 
 def test_a_users_own_rule_comes_after_the_default():
-    model = classifier(dict(type='Constant', layer='Conv2d', val=0.5, override=dict(name='stem', type='Constant', val=0.25)))
+    model = classifier(dict(type='Constant', layer='Conv2d', val=0.5))
     assert (model.backbone.blocks[0].cpe.conv.weight == 0.5).all()
     assert (model.backbone.position_proj.weight == -0.02).all()
 
@@ -73,7 +77,8 @@ def test_options_reach_the_blocks():
 
 
 def test_given_on_the_model_it_reaches_the_backbone():
-    check_values(classifier(None, dict(type='PeripheralInit', size=(-2, 6), strength=(1, 0.5))).backbone, (-2, 6), (1, 0.5))
+    model = classifier(None, dict(type='PeripheralInit', size=(-2, 6), strength=(1, 0.5)))
+    check_values(model.backbone, (-2, 6), (1, 0.5))
     with pytest.raises(ValueError, match='Linear holds no PerViT'):
         PeripheralInit()(torch.nn.Linear(2, 2))
 
@@ -84,7 +89,7 @@ def test_all_local_and_all_global(scheme, size, strength):
 
 
 def test_truncated_normal():
-    backbone = classifier(dict(type='PeripheralInit', scheme='trunc_normal'), arch={**TINY_ARCH, 'position_channels': 32}).backbone
+    backbone = classifier(dict(type='PeripheralInit', scheme='trunc_normal'), arch=WIDE_ARCH).backbone
     for block in backbone.blocks:
         assert 0.018 < block.attn.position.conv1.weight.std() < 0.022
         assert (block.attn.position.norm2.weight == 1).all() and (block.attn.position.norm2.bias == 0).all()
@@ -92,7 +97,7 @@ def test_truncated_normal():
 
 
 def test_symmetry_noise():
-    backbone = classifier(dict(type='PeripheralInit', symmetry_noise=0.1), arch={**TINY_ARCH, 'position_channels': 32}).backbone
+    backbone = classifier(dict(type='PeripheralInit', symmetry_noise=0.1), arch=WIDE_ARCH).backbone
     weight = backbone.blocks[0].attn.position.conv1.weight
     assert 0.0018 < weight.std() < 0.0022 and weight.mean().item() == pytest.approx(0.02, rel=0.02)
     assert 0.0012 < backbone.position_proj.weight.std() < 0.0028

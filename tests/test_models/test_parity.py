@@ -2,9 +2,9 @@
 import numpy as np
 import pytest
 import torch
+from conftest import official_keys, official_state
 from mmengine.registry import MODELS, init_default_scope
 
-from conftest import official_keys, official_state
 from pervit_mm.zoo import from_official, key_pairs, to_official
 
 

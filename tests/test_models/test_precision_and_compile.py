@@ -3,8 +3,8 @@ import copy
 
 import pytest
 import torch
+from conftest import TINY_ARCH, naming, randomize
 
-from conftest import TINY_ARCH, randomize
 from pervit_mm.models import PerViT
 
 cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device')
@@ -17,7 +17,8 @@ def build(**kwargs):
 
 @pytest.mark.parametrize('device', DEVICES)
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize('position', ['PerViTPeripheralPosition', 'PerViTEuclideanPosition', 'PerViTRelativePositionBias'])
+@pytest.mark.parametrize('position',
+                         ['PerViTPeripheralPosition', 'PerViTEuclideanPosition', 'PerViTRelativePositionBias'])
 def test_position_is_float32_under_autocast(device, dtype, position):
     model = build(position_cfg=dict(type=position)).to(device)
     expected = model.log_positions((5, 9))
@@ -69,7 +70,9 @@ def compiled(model, device):
 
 
 @pytest.mark.parametrize('device', DEVICES)
-@pytest.mark.parametrize('kwargs', [dict(), dict(window_size=4, global_attn_indexes=(1, )), dict(distance_scale='fixed')])
+@pytest.mark.parametrize('kwargs', [
+    dict(), dict(window_size=4, global_attn_indexes=(1, )), dict(distance_scale='fixed')
+])
 def test_compiles_without_graph_breaks_in_training(device, kwargs):
     model = build(**kwargs).to(device).train()
     images = torch.randn(2, 3, 36, 28, device=device)
@@ -80,7 +83,7 @@ def test_compiles_without_graph_breaks_in_training(device, kwargs):
     expected.square().sum().backward()
     for (name, a), b in zip(model.named_parameters(), eager.parameters()):
         scale = b.grad.abs().max().item()
-        torch.testing.assert_close(a.grad, b.grad, atol=1e-3 * scale + 1e-4, rtol=1e-3, msg=lambda m: f'{name}: {m}')
+        torch.testing.assert_close(a.grad, b.grad, atol=1e-3 * scale + 1e-4, rtol=1e-3, msg=naming(name))
 
 
 @pytest.mark.parametrize('device', DEVICES)

@@ -1,9 +1,9 @@
 """Operations against their definitions."""
+import oracle
 import pytest
 import torch
 import torch.nn.functional as F
 
-import oracle
 from pervit_mm import ops
 
 GRIDS = [(5, 5), (3, 7), (6, 2), (1, 6), (4, 1), (1, 1)]
