@@ -1,6 +1,7 @@
 """Multiply-adds of a model, attention products included."""
+from collections.abc import Sequence
 from copy import deepcopy
-from typing import Any, List, NamedTuple, Sequence
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn as nn
@@ -21,7 +22,7 @@ class FlopCount(NamedTuple):
     table: str
 
 
-def attention_flops(inputs: List[Any], outputs: List[Any]) -> int:
+def attention_flops(inputs: list[Any], outputs: list[Any]) -> int:
     """Multiply-adds of one scaled dot product attention, for ``FlopAnalyzer.set_op_handle``.
 
     Its two products are counted, q kᵀ and weights · v, which is N · M · (d + d_v) for each head, as

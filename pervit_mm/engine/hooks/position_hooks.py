@@ -1,5 +1,5 @@
 """Hooks around Φp: setting its start, logging its reach, drawing it."""
-from typing import List, Optional, Sequence, Tuple
+from collections.abc import Sequence
 
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
@@ -13,7 +13,7 @@ from ...models.position import PerViTPeripheralPosition
 from ..initialization import PeripheralInit, find_backbones
 
 
-def _backbones(runner: Runner) -> List[PerViT]:
+def _backbones(runner: Runner) -> list[PerViT]:
     """Every PerViT of a runner's model, DDP or not."""
     model = runner.model
     return find_backbones(model.module if is_model_wrapper(model) else model)
@@ -132,7 +132,7 @@ class PerViTPositionMapHook(Hook):
 
     priority = 'LOW'
 
-    def __init__(self, interval: int = 1, query: Optional[Tuple[int, int]] = None) -> None:
+    def __init__(self, interval: int = 1, query: tuple[int, int] | None = None) -> None:
         self.interval = _check_interval(self, interval)
         self.query = query
 

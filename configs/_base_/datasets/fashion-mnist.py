@@ -1,0 +1,43 @@
+# Fashion-MNIST: 60,000 training and 10,000 test images of 28 x 28 grey pixels, 10 classes.
+data_preprocessor = dict(
+    type='ClsDataPreprocessor', num_classes=10, mean=[72.94], std=[90.02], to_rgb=False)
+
+# Flips alone: the loading shares two CPU cores with the network, and three epochs need no more.
+train_pipeline = [
+    dict(type='RandomFlip', prob=0.5, direction='horizontal'),
+    dict(type='PackInputs', meta_keys=()),
+]
+test_pipeline = [dict(type='PackInputs')]
+
+train_dataloader = dict(
+    batch_size=64,
+    num_workers=1,
+    persistent_workers=True,
+    drop_last=True,
+    collate_fn=dict(type='default_collate'),
+    sampler=dict(type='DefaultSampler', shuffle=True),
+    dataset=dict(
+        type='FashionMNIST',
+        data_root='data/fashion_mnist',
+        split='train',
+        pipeline=train_pipeline))
+
+# The test split is for evaluation alone: it is reported, and no checkpoint is chosen by it.
+val_dataloader = dict(
+    batch_size=500,
+    num_workers=1,
+    persistent_workers=True,
+    collate_fn=dict(type='default_collate'),
+    sampler=dict(type='DefaultSampler', shuffle=False),
+    dataset=dict(
+        type='FashionMNIST',
+        data_root='data/fashion_mnist',
+        split='test',
+        # MMPretrain 1.2.0 chooses the files by `test_mode`; `split='test'` alone reads the
+        # training images.
+        test_mode=True,
+        pipeline=test_pipeline))
+val_evaluator = dict(type='Accuracy', topk=(1, ))
+
+test_dataloader = val_dataloader
+test_evaluator = val_evaluator

@@ -1,0 +1,29 @@
+# What every run shares, whatever it trains.
+custom_imports = dict(imports=['pervit_mm'], allow_failed_imports=False)
+default_scope = 'mmpretrain'
+
+default_hooks = dict(
+    timer=dict(type='IterTimerHook'),
+    logger=dict(type='LoggerHook', interval=100),
+    param_scheduler=dict(type='ParamSchedulerHook'),
+    checkpoint=dict(type='CheckpointHook', interval=1, max_keep_ckpts=3),
+    sampler_seed=dict(type='DistSamplerSeedHook'),
+    visualization=dict(type='VisualizationHook', enable=False))
+
+# MMEngine saves no random state: without this a resumed run leaves the path of an undisturbed one.
+custom_hooks = [dict(type='PerViTRandomStateHook')]
+
+env_cfg = dict(
+    cudnn_benchmark=False,
+    mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),
+    dist_cfg=dict(backend='nccl'))
+
+vis_backends = [dict(type='LocalVisBackend')]
+visualizer = dict(type='UniversalVisualizer', vis_backends=vis_backends)
+
+log_level = 'INFO'
+load_from = None
+resume = False
+
+# Each process its own stream: on several GPUs Mixup and DropPath must not draw the same numbers.
+randomness = dict(seed=0, deterministic=False, diff_rank_seed=True)

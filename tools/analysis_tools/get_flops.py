@@ -1,0 +1,57 @@
+#!/usr/bin/env python
+"""Count the multiply-adds and parameters of a config's model.
+
+    python tools/analysis_tools/get_flops.py configs/pervit_tiny.py --shape 224 224
+
+The products of attention count. Position-based attention is kept and not counted, as at inference.
+"""
+import argparse
+import sys
+
+from mmengine.config import DictAction
+from mmengine.registry import MODELS, init_default_scope
+
+import pervit_mm  # noqa: F401  registers everything
+from pervit_mm.analysis.flops import count_flops, has_feature_stage_only
+from pervit_mm.engine import launch
+
+
+def parse_args(argv=None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('config', help='config file')
+    parser.add_argument('--shape', type=int, nargs='+', metavar='PIXELS',
+                        help="image height and width; default the backbone's img_size, or else 224")
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
+                        help='override settings of the config')
+    args = parser.parse_args(argv)
+    if args.shape and len(args.shape) > 2:
+        parser.error(f'--shape takes one number or two, height and width, got {args.shape}')
+    return args
+
+
+def main(argv=None) -> None:
+    """Count and print."""
+    args = parse_args(argv)
+    try:
+        cfg = launch.load_config(args.config, args.cfg_options)
+    except launch.LaunchError as error:
+        sys.exit(f'tools/analysis_tools/get_flops.py: {error}')
+    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    model = MODELS.build(cfg.model)
+    backbone = cfg.model.get('backbone', {})
+    size = args.shape or backbone.get('img_size', 224)
+    height, width = (size, size) if isinstance(size, int) else (size[0], size[-1])
+    shape = (backbone.get('in_channels', 3), height, width)
+    count = count_flops(model, shape)
+    print(count.table)
+    what = 'up to the features' if has_feature_stage_only(model) else 'up to the logits'
+    print(f'Input shape: {shape}, counted {what}\n'
+          f'FLOPs (multiply-adds, with attention products): {count.flops:,} '
+          f'({count.flops / 1e9:.2f} G)\n'
+          f'Parameters as trained: {count.params:,}')
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,69 @@
+#!/usr/bin/env python
+"""Evaluate a checkpoint, from MMPretrain, MMDetection or MMSegmentation alike.
+
+    python tools/test.py configs/pervit_tiny.py work_dirs/pervit_tiny/epoch_300.pth
+"""
+import argparse
+import os
+import sys
+
+from mmengine.config import DictAction
+from mmengine.dist import is_main_process
+from mmengine.evaluator import DumpResults
+from mmengine.fileio import dump
+
+import pervit_mm  # noqa: F401  registers everything, and lets torch >= 2.6 read checkpoints
+from pervit_mm.engine import launch
+
+
+def parse_args(argv=None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('config', help='config file')
+    parser.add_argument('checkpoint', help='checkpoint file or URL')
+    parser.add_argument('--work-dir', help='folder for the log; default ./work_dirs/<config stem>')
+    parser.add_argument('--out', metavar='FILE.pkl', help='write all predictions to this file')
+    parser.add_argument('--out-metrics', metavar='FILE.json', help='write the metrics to this file')
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
+        help='override settings of the config, e.g. test_dataloader.batch_size=16')
+    parser.add_argument(
+        '--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none',
+        help='who started the processes')
+    # torch.distributed.launch passes one of these; torchrun sets the variable itself.
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0,
+                        help=argparse.SUPPRESS)
+    args = parser.parse_args(argv)
+    if args.out and not args.out.endswith(('.pkl', '.pickle')):
+        parser.error(f'--out {args.out}: predictions are pickled, so the name must end in .pkl')
+    if args.out_metrics and not args.out_metrics.endswith(('.json', '.yaml', '.yml')):
+        parser.error(f'--out-metrics {args.out_metrics}: the name must end in .json or .yaml')
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    return args
+
+
+def main(argv=None) -> None:
+    """Evaluate, and print the metrics."""
+    args = parse_args(argv)
+    try:
+        cfg = launch.load_config(args.config, args.cfg_options)
+        notes = launch.prepare_test_config(
+            cfg, args.config, args.checkpoint, launcher=args.launcher, work_dir=args.work_dir)
+        runner = launch.build_runner(cfg)
+    except launch.LaunchError as error:
+        sys.exit(f'tools/test.py: {error}')
+    for note in notes:
+        runner.logger.warning(note)
+    if args.out:
+        runner.test_evaluator.metrics.append(DumpResults(out_file_path=args.out))
+    metrics = runner.test()
+    if is_main_process():
+        for key, value in metrics.items():
+            print(f'{launch.describe_metric(key)}: {value:.4g}')
+        if args.out_metrics:
+            dump(metrics, args.out_metrics)
+
+
+if __name__ == '__main__':
+    main()
