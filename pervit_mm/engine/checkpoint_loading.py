@@ -4,14 +4,14 @@ Since 2.6 PyTorch loads with ``weights_only=True``: a file may name only what is
 0.10.7 neither asks for anything else nor adds to that list, so it cannot resume from its own files:
 they hold the logger's ``HistoryBuffer`` objects, which hold numpy arrays.
 
-:func:`allow_checkpoint_types` puts these names on the list. It never sets ``weights_only=False``, and
-it doesn't hand out the real objects either, because each of them opens a door:
+:func:`allow_checkpoint_types` puts these names on the list. It never sets ``weights_only=False``,
+and it doesn't hand out the real objects either, because each of them opens a door:
 
 - ``getattr`` reaches ``__globals__`` of any function, and from there everything;
 - a ``numpy.dtype`` on the unpickler's stack takes any state a file gives it, so that its size or
   its fields no longer fit the data (seen: a crash of the interpreter);
-- an object array or object scalar is pickle inside pickle; recent numpy refuses the scalar by itself,
-  old releases do not promise to;
+- object arrays and object scalars hold whatever the file puts there (numpy 2.4 refuses the scalar
+  by itself, which is no promise for other releases);
 - an array that is filled a second time frees the memory of the first, which a tensor may still use
   (seen: the tensor then showed foreign memory);
 - a ``HistoryBuffer`` puts whatever functions its state names into a table of the whole process.
@@ -64,7 +64,11 @@ class _DtypeRecord:
         self.order = '='
 
     def __setstate__(self, state: tuple) -> None:
-        """Take the byte order. ``state`` is (3, order, subdtype, names, fields, size, align, flags)."""
+        """Take the byte order from ``state``.
+
+        Args:
+            state (tuple): (3, order, subdtype, names, fields, size, alignment, flags).
+        """
         if (not isinstance(state, tuple) or len(state) != 8 or state[1] not in ('<', '>', '|', '=')
                 or any(part is not None for part in state[2:5])):
             _refuse(f'a numpy dtype with the state {state!r}', 'plain dtypes with a byte order')
@@ -202,13 +206,13 @@ def allow_checkpoint_types() -> bool:
     """Allow what MMEngine's checkpoints hold under ``torch.load(weights_only=True)``.
 
     Called once by ``import pervit_mm``; more calls change nothing. It covers files of MMPretrain,
-    MMDetection and MMSegmentation alike (they save through the same runner), written under numpy 1 or
-    2, with or without EMA. It changes nothing where PyTorch is older than 2.6, which loads everything.
+    MMDetection and MMSegmentation alike (they save through the same runner), written under numpy
+    1 or 2, with or without EMA. It changes nothing where PyTorch is older than 2.6, which loads
+    everything.
 
-    Not covered: ``OneCycleLR`` and ``OneCycleMomentum``, whose state holds a function; PyTorch's
-    message names it, and ``torch.serialization.add_safe_globals`` is the user's decision. The list
-    is one for the whole process: a project that puts numpy's or MMEngine's real objects on it under
-    the same names gives up the checks made here.
+    Not covered: ``OneCycleLR`` and ``OneCycleMomentum``, whose state holds a function that only
+    ``getattr`` reaches. The list is one for the whole process: a project that puts numpy's or
+    MMEngine's real objects on it under the same names gives up the checks made here.
 
     Returns:
         bool: Whether this PyTorch has such a list and the names are on it.

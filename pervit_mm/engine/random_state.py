@@ -1,7 +1,7 @@
 """The random generators of a process and of its data-loading workers."""
 
 import random
-from typing import Callable, Optional
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -52,9 +52,9 @@ class EpochSeed:
     """A ``worker_init_fn`` that seeds a data-loading worker anew in every epoch.
 
     A worker that lives for one epoch is seeded when it starts. One that persists has no such moment
-    in later epochs, so its copy of the dataset gets a ``__getitems__`` (what PyTorch's fetcher calls
-    for a batch) that looks at the epoch's number in shared memory first. The dataset of the main
-    process is not touched.
+    in later epochs, so its copy of the dataset gets a ``__getitems__`` (what PyTorch's fetcher
+    calls for a batch) that looks at the epoch's seed in shared memory first. The dataset of the
+    main process is not touched.
 
     Args:
         first (Callable, optional): The loader's own ``worker_init_fn``, called before.
@@ -62,7 +62,7 @@ class EpochSeed:
         persistent (bool): Whether the workers outlive an epoch.
     """
 
-    def __init__(self, first: Optional[Callable], rank: int, persistent: bool) -> None:
+    def __init__(self, first: Callable | None, rank: int, persistent: bool) -> None:
         self.first = first
         self.rank = rank
         self.persistent = persistent

@@ -1,6 +1,5 @@
 """Save and restore the random generators, so that a resumed run repeats the undisturbed one."""
 
-from typing import Optional
 
 import torch
 from mmengine.dist import all_gather_object, get_rank, get_world_size
@@ -18,48 +17,47 @@ CHECKPOINT_KEY = 'pervit_random_state'
 class PerViTRandomStateHook(Hook):
     """Save the random generators with each checkpoint and restore them on resume.
 
-    MMEngine saves no random state. A resumed run starts from its seed again, so Mixup (drawn in the
-    main process from numpy and torch), DropPath (from torch) and random augmentation take another
-    path than the run that was not interrupted. With this hook a run killed within an epoch, resumed
-    from the last epoch's checkpoint, repeats the losses of the undisturbed run.
+    MMEngine saves no random state. A resumed run starts from its seed again, so Mixup (drawn in
+    the main process from numpy and torch), DropPath (from torch) and random augmentation take
+    another path than the run that was not interrupted. With this hook a run killed within an
+    epoch, resumed from the last epoch's checkpoint, repeats the losses of the undisturbed run.
 
-    Saved, under ``checkpoint['pervit_random_state']``: the states of Python's ``random``, of numpy's
-    global generator, of torch's CPU generator and of every visible CUDA device, from *all* ranks, and
-    the training sampler's seed. Tensors, numbers, strings and lists only, so that
+    Saved, under ``checkpoint['pervit_random_state']``: the states of Python's ``random``, of
+    numpy's global generator, of torch's CPU generator and of every visible CUDA device, from *all*
+    ranks, and the training sampler's seed. Tensors, numbers, strings and lists only, so that
     ``torch.load(weights_only=True)`` reads it.
 
-    **By epoch.** The state is taken when the training part of an epoch ends, and set again when the
-    next epoch starts, before its data iterator is made, in the resumed *and* in the undisturbed run.
-    So whatever comes between (validation, its data loader, saving, other hooks) draws nothing from
-    training's stream: it makes no difference whether a checkpoint is saved before or after validation,
-    or whether the resumed run validates at all. Data order comes from the sampler's seed and the
-    epoch; that seed is restored too, for a config without a fixed one. A checkpoint from the middle
-    of an epoch (``by_epoch=False`` in an epoch-based loop) can't be repeated: MMEngine resumes it at
-    the epoch's first batch.
+    **By epoch.** The state is taken when the training part of an epoch ends, and set again when
+    the next epoch starts, before its data iterator is made, in the resumed *and* in the
+    undisturbed run. So whatever comes between (validation, its data loader, saving, other hooks)
+    draws nothing from training's stream: it makes no difference whether a checkpoint is saved
+    before or after validation, or whether the resumed run validates at all. Data order comes from
+    the sampler's seed and the epoch; that seed is restored too, for a config without a fixed one.
+    A checkpoint from the middle of an epoch (``by_epoch=False`` in an epoch-based loop) can't be
+    repeated: MMEngine resumes it at the epoch's first batch.
 
-    **By iteration.** MMEngine resumes by reading and dropping as many batches as were used. The state is
-    taken when a checkpoint is saved or validation begins, set again after validation, and on resume
-    set after the last dropped batch. Workers replay their stream along with the dropped batches. The
-    data iterator exists before the checkpoint is read, so data order repeats only with a fixed seed in
-    the config (``randomness = dict(seed=0)``); the hook warns otherwise.
+    **By iteration.** MMEngine resumes by reading and dropping as many batches as were used. The
+    state is taken when a checkpoint is saved or validation begins, set again after validation, and
+    on resume set after the last dropped batch. Workers replay their stream along with the dropped
+    batches. The data iterator exists before the checkpoint is read, so data order repeats only
+    with a fixed seed in the config (``randomness = dict(seed=0)``); the hook warns otherwise.
 
-    **Workers.** MMEngine seeds every worker with ``num_workers * rank + worker_id + seed`` when it
-    starts. Workers that are started for each epoch therefore use the same random numbers in every
-    epoch. Persistent workers (``persistent_workers=True``, common in the toolboxes' configs) carry
-    their generators on from epoch to epoch, a state that only they have: after a resume they start as
-    in the first epoch. With ``reseed_workers=True`` the hook seeds the workers of an epoch-based loop at
-    every epoch from a number drawn from torch's generator in the main process, together with rank and
-    worker. Then each epoch has random numbers of its own, a resumed epoch has those of the undisturbed
-    run, and persistent or not makes no difference. With ``reseed_workers=False`` runs without workers,
-    or with workers that don't persist, still repeat; with persistent workers they don't, and the
-    hook says so.
+    **Workers.** MMEngine seeds a worker once, with ``num_workers * rank + worker_id + seed``, when
+    it starts. Workers that are started for each epoch therefore use the same random numbers in
+    every epoch. Persistent workers (``persistent_workers=True``, common in the toolboxes' configs)
+    carry their generators on from epoch to epoch, a state that only they have: after a resume they
+    start as in the first epoch. With ``reseed_workers=True`` the hook seeds the workers of an
+    epoch-based loop at every epoch, from a number drawn from torch's generator in the main process
+    together with rank and worker. Then each epoch has random numbers of its own, a resumed epoch
+    has those of the undisturbed run, and persistent or not makes no difference. With
+    ``reseed_workers=False`` a run repeats without workers and with workers that don't persist;
+    with persistent workers it doesn't, and the hook says so.
 
-    If the number of processes differs on resume, or the checkpoint has no random state, the hook warns
-    and leaves the fresh seeds. It does nothing after ``load_from`` without ``resume``. That losses
-    repeat exactly also needs deterministic kernels: true on the CPU with the same number of threads,
-    on CUDA see ``randomness = dict(deterministic=True)``.
-
-    Every custom sampler, dataset or transform with a generator of its own is on its own too.
+    If the number of processes differs on resume, or the checkpoint has no random state, the hook
+    warns and leaves the fresh seeds. It does nothing after ``load_from`` without ``resume``. A
+    sampler or transform with a generator object of its own is not covered. Equal losses also need
+    deterministic kernels: given on the CPU with the same number of threads; for CUDA see
+    ``randomness = dict(seed=0, deterministic=True)``.
 
     Args:
         reseed_workers (bool): Whether to seed data-loading workers anew in every epoch.
@@ -74,8 +72,9 @@ class PerViTRandomStateHook(Hook):
 
     def __init__(self, reseed_workers: bool = True) -> None:
         if not isinstance(reseed_workers, bool):
-            raise TypeError(f'reseed_workers must be True or False, got {reseed_workers!r}. Use True '
-                            'to let runs with persistent workers repeat after a resume.')
+            raise TypeError(
+                f'reseed_workers must be True or False, got {reseed_workers!r}. Use True to let '
+                'runs with persistent workers repeat after a resume.')
         self.reseed_workers = reseed_workers
         self._training = False
         self._loaded = None  # (position, state) of a checkpoint that was read
@@ -142,8 +141,8 @@ class PerViTRandomStateHook(Hook):
             # Saved at a moment of someone else's choice. Other ranks don't take part in this call.
             if get_world_size() > 1:
                 runner.logger.warning(
-                    'PerViTRandomStateHook: a checkpoint is saved outside of a CheckpointHook, with '
-                    f'{get_world_size()} processes. It gets no random state.')
+                    'PerViTRandomStateHook: a checkpoint is saved outside of a CheckpointHook, '
+                    f'with {get_world_size()} processes. It gets no random state.')
                 return
             ranks = [get_generators()]
         checkpoint[CHECKPOINT_KEY] = dict(
@@ -158,12 +157,12 @@ class PerViTRandomStateHook(Hook):
         self._own = get_generators()
         self._ranks = ([self._own] if get_world_size() == 1 else all_gather_object(self._own))
 
-    def _resume(self, runner, state: Optional[dict]) -> None:
+    def _resume(self, runner, state: dict | None) -> None:
         if state is None:
             runner.logger.warning(
                 'PerViTRandomStateHook: the checkpoint holds no random state (it was saved without '
-                'this hook). The generators keep their fresh seeds; losses will differ from those of '
-                'an undisturbed run.')
+                'this hook). The generators keep their fresh seeds; losses will differ from those '
+                'of an undisturbed run.')
             return
         if len(state['ranks']) != get_world_size():
             runner.logger.warning(
@@ -187,9 +186,9 @@ class PerViTRandomStateHook(Hook):
             return
         if seed != state['sampler_seed']:
             runner.logger.warning(
-                f'PerViTRandomStateHook: the sampler of the resumed run has seed {seed}, that of the '
-                f'checkpoint {state["sampler_seed"]}, and its first batches are already read. Data '
-                'order will differ. Fix the seed in the config: '
+                f'PerViTRandomStateHook: the sampler of the resumed run has seed {seed}, that of '
+                f'the checkpoint {state["sampler_seed"]}, and its first batches are already read. '
+                'Data order will differ. Fix the seed in the config: '
                 f'randomness = dict(seed={state["sampler_seed"]}).')
         loop = runner.train_loop
         iterator = loop.dataloader_iterator
