@@ -1,0 +1,106 @@
+# make train: set everything up and train a small PerViT on real images.
+# make test:  set everything up, with mmcv's compiled ops, and run every test.
+#
+# Everything goes into the virtual environment $(VENV), made with $(PYTHON). Stamp files in it say
+# what is done, so a second run installs nothing.
+
+PYTHON ?= python3
+VENV ?= .venv
+CONFIG ?= configs/pervit_nano_fashion-mnist.py
+# More arguments for tools/train.py and for pytest.
+TRAIN_ARGS ?=
+TEST_ARGS ?=
+
+PY := $(VENV)/bin/python
+# -qq: errors only.
+PIP := $(PY) -m pip install -qq --no-input --disable-pip-version-check -c constraints.txt
+SETTINGS := constraints.txt setup.cfg pyproject.toml
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup setup-test data train test lint clean clean-all
+
+help:
+	@echo 'make train       set up, fetch Fashion-MNIST, train $(CONFIG)'
+	@echo 'make test        set up with mmcv ops, fetch Fashion-MNIST, lint, run every test'
+	@echo 'make setup       what training takes (no compiler needed)'
+	@echo 'make setup-test  what testing takes (a C++ compiler and the headers of Python)'
+	@echo 'make data        put Fashion-MNIST into data/fashion_mnist'
+	@echo 'make lint        ruff'
+	@echo 'make clean       remove caches and build output'
+	@echo 'make clean-all   remove $(VENV) and data/fashion_mnist as well'
+	@echo 'Another Python: make train PYTHON=python3.12. Another environment: VENV=folder.'
+
+$(VENV)/.stamp-venv:
+	@command -v '$(PYTHON)' >/dev/null || { \
+	  echo 'There is no $(PYTHON): install Python 3.10, 3.11 or 3.12, or name one by PYTHON=...' >&2; \
+	  exit 1; }
+	@'$(PYTHON)' -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' || { \
+	  echo "$(PYTHON) is $$('$(PYTHON)' -V 2>&1): the tested stack takes Python 3.10, 3.11 or" \
+	    '3.12; name such a one by PYTHON=python3.11, for example.' >&2; \
+	  exit 1; }
+	@'$(PYTHON)' -c 'import ensurepip, venv' 2>/dev/null || { \
+	  echo '$(PYTHON) cannot make virtual environments: on Debian or Ubuntu, "apt-get install' \
+	    'python3-venv" as root.' >&2; \
+	  exit 1; }
+	@echo 'Making the virtual environment $(VENV).'
+	@'$(PYTHON)' -m venv '$(VENV)'
+	@touch $@
+
+# mmcv with ops, where it is already, serves training too: mmcv-lite would overwrite its files.
+$(VENV)/.stamp-setup: $(VENV)/.stamp-venv $(SETTINGS)
+	@echo 'Installing torch, MMEngine, mmcv and MMPretrain (gigabytes; this takes minutes).'
+	@$(PIP) setuptools
+	@mmcv=mmcv-lite; \
+	if $(PY) -c 'import importlib.metadata as m; m.version("mmcv")' 2>/dev/null; then \
+	  mmcv=mmcv; fi; \
+	$(PIP) torch torchvision mmengine "$$mmcv" mmpretrain
+	@$(PIP) --no-deps --no-build-isolation -e .
+	@$(check_opencv)
+	@touch $@
+
+# OpenCV's wheel takes libraries from the system that a machine without a desktop may lack.
+OPENCV_LIBRARIES := libgl1 libglib2.0-0 libxcb1
+define check_opencv
+$(PY) -c 'import cv2' 2>/dev/null || { \
+  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+    echo 'Installing $(OPENCV_LIBRARIES), which OpenCV needs, by apt-get.'; \
+    apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+      apt-get install -y -qq --no-install-recommends $(OPENCV_LIBRARIES) >/dev/null; \
+  fi; \
+  $(PY) -c 'import cv2' || { \
+    echo 'OpenCV cannot be imported (see above): on Debian or Ubuntu, "apt-get install' \
+      '$(OPENCV_LIBRARIES)" as root.' >&2; \
+    exit 1; }; }
+endef
+
+# mmdet and mmsegmentation are installed together with what is there, so that pip changes nothing
+# else. ninja lets the build of mmcv use all cores.
+$(VENV)/.stamp-setup-test: $(VENV)/.stamp-setup tools/build_mmcv.py tools/build_mmcv_recipe.py
+	@echo 'Installing MMDetection, MMSegmentation and the tools for testing.'
+	@$(PIP) mmdet mmsegmentation ftfy regex pytest ruff tensorboard ninja
+	@$(PY) tools/build_mmcv.py
+	@touch $@
+
+setup: $(VENV)/.stamp-setup
+
+setup-test: $(VENV)/.stamp-setup-test
+
+data: setup
+	@$(PY) tools/prepare_fashion_mnist.py
+
+train: setup data
+	$(PY) tools/train.py $(CONFIG) $(TRAIN_ARGS)
+
+lint: setup-test
+	$(PY) -m ruff check .
+
+test: setup-test data lint
+	$(PY) -m pytest $(TEST_ARGS)
+
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache
+	find . -path './$(VENV)' -prune -o -name __pycache__ -type d -print | xargs rm -rf
+
+clean-all: clean
+	rm -rf '$(VENV)' data/fashion_mnist

@@ -1,0 +1,183 @@
+"""Put the real Fashion-MNIST where MMPretrain's ``FashionMNIST`` reads it.
+
+MMPretrain 1.2.0 looks for the four *extracted* idx files directly in ``data_root`` and starts no
+download when they are there. It does not check what is in them, so this file does. The ``.gz``
+files of Debian's package differ from those of MMPretrain's list, the extracted ones do not: hence
+the sums below are those of the extracted files, and they hold whatever the source.
+"""
+
+import gzip
+import hashlib
+import os
+import tempfile
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from .fashion_mnist_sources import DEBIAN_PACKAGE, SOURCES
+
+# Extracted file -> its md5 sum. 60,000 training and 10,000 test images, and their labels.
+FASHION_MNIST_FILES = {
+    'train-images-idx3-ubyte': 'f4a8712d7a061bf5bd6d2ca38dc4d50a',
+    'train-labels-idx1-ubyte': '9018921c3c673c538a1fc5bad174d6f9',
+    't10k-images-idx3-ubyte': '8181f5470baa50b63fa0f6fddb340f0a',
+    't10k-labels-idx1-ubyte': '15d484375f8d13e6eb1aabb0c3f46965',
+}
+_CHUNK = 1 << 20
+
+
+def md5_of(path: str | Path) -> str:
+    """Compute a file's md5 sum.
+
+    Args:
+        path (str | Path): The file.
+
+    Returns:
+        str: The sum in hexadecimal digits.
+    """
+    digest = hashlib.md5(usedforsecurity=False)
+    with open(path, 'rb') as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def missing_files(root: str | Path, files: Mapping[str, str] = FASHION_MNIST_FILES) -> list[str]:
+    """List the data files that are absent, incomplete or changed.
+
+    Args:
+        root (str | Path): The folder that MMPretrain's ``data_root`` names.
+        files (Mapping[str, str]): File names and md5 sums.
+
+    Returns:
+        list[str]: Names whose file is not there with the right content, in the order of ``files``.
+    """
+    root = Path(root)
+    return [
+        name for name, md5 in files.items()
+        if not (root / name).is_file() or md5_of(root / name) != md5
+    ]
+
+
+def extract_checked(source: str | Path, target: str | Path, md5: str) -> None:
+    """Copy or decompress one file to its place, which only ever holds the whole, right content.
+
+    The content is written beside ``target`` and renamed once its sum is right, so an interrupted
+    run leaves the place empty or as it was.
+
+    Args:
+        source (str | Path): A ``.gz`` file, or the extracted file.
+        target (str | Path): Where the extracted file goes.
+        md5 (str): The sum that the extracted content must have.
+
+    Raises:
+        RuntimeError: If ``source`` cannot be decompressed or its content has another sum.
+    """
+    source, target = Path(source), Path(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    digest = hashlib.md5(usedforsecurity=False)
+    opener = gzip.open if source.suffix == '.gz' else open
+    handle, partial = tempfile.mkstemp(prefix=f'.{target.name}.', dir=target.parent)
+    try:
+        try:
+            with os.fdopen(handle, 'wb') as writer, opener(source, 'rb') as reader:
+                while chunk := reader.read(_CHUNK):
+                    digest.update(chunk)
+                    writer.write(chunk)
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            raise RuntimeError(
+                f'{source} is damaged or incomplete ({error}): fetch it again') from error
+        if digest.hexdigest() != md5:
+            raise RuntimeError(
+                f'{source} holds something else: the md5 sum of its content is '
+                f'{digest.hexdigest()}, but that of {target.name} is {md5}')
+        os.chmod(partial, 0o644)  # mkstemp makes files that only their owner can read
+        os.replace(partial, target)
+    finally:
+        Path(partial).unlink(missing_ok=True)
+
+
+def install_from(
+        source: str | Path,
+        root: str | Path,
+        files: Mapping[str, str] = FASHION_MNIST_FILES) -> list[str]:
+    """Put the files that ``root`` lacks there, from a folder that has them.
+
+    Args:
+        source (str | Path): A folder with the files, extracted or as ``.gz``.
+        root (str | Path): The folder that MMPretrain's ``data_root`` names.
+        files (Mapping[str, str]): File names and md5 sums.
+
+    Returns:
+        list[str]: The names that were put in place; empty if everything was there.
+
+    Raises:
+        RuntimeError: If ``source`` lacks a file or has one with another content.
+    """
+    source, root = Path(source), Path(root)
+    placed = missing_files(root, files)
+    for name in placed:
+        candidates = [source / f'{name}.gz', source / name]
+        found = next((path for path in candidates if path.is_file()), None)
+        if found is None:
+            raise RuntimeError(f'{source} has neither {name}.gz nor {name}')
+        extract_checked(found, root / name, files[name])
+    return placed
+
+
+def prepare_fashion_mnist(
+        root: str | Path = 'data/fashion_mnist',
+        source: str | Path | None = None,
+        sources: Sequence[Callable[[Path, Callable[[str], None]], Path]] = SOURCES,
+        files: Mapping[str, str] = FASHION_MNIST_FILES,
+        log: Callable[[str], None] = print) -> list[str]:
+    """Make sure that the extracted and checked files of Fashion-MNIST are in ``root``.
+
+    Args:
+        root (str | Path): The folder that MMPretrain's ``data_root`` names. Defaults to
+            ``'data/fashion_mnist'``.
+        source (str | Path, optional): A folder that has the files, extracted or as ``.gz``. No
+            other source is tried then. Defaults to None.
+        sources (Sequence[Callable]): Tried one after the other. Each takes an empty scratch folder
+            and ``log``, and returns a folder with the files or raises RuntimeError with the reason
+            why it cannot.
+        files (Mapping[str, str]): File names and md5 sums.
+        log (Callable): Takes a sentence on what is done. Defaults to ``print``.
+
+    Returns:
+        list[str]: The names that were put in place; empty if everything was there.
+
+    Raises:
+        ValueError: If ``source`` is not a folder.
+        RuntimeError: If no source has the files. The message has every reason, and what to put
+            where.
+    """
+    root = Path(root)
+    if not missing_files(root, files):
+        log(f'Fashion-MNIST is in {root}, whole and checked.')
+        return []
+    if source is not None:
+        if not Path(source).is_dir():
+            raise ValueError(
+                f'source={str(source)!r} is not a folder: name the one that holds '
+                f'{", ".join(files)}, extracted or as .gz.')
+        sources = [lambda scratch, log: Path(source)]
+    reasons = []
+    for fetch in sources:
+        with tempfile.TemporaryDirectory(prefix='fashion-mnist-') as scratch:
+            try:
+                placed = install_from(fetch(Path(scratch), log), root, files)
+            except RuntimeError as error:
+                reasons.append(str(error))
+                continue
+        log(f'Fashion-MNIST is in {root}, whole and checked; put there now: {", ".join(placed)}.')
+        return placed
+    wanted = [f'  {name}  (extracted, md5 {files[name]})' for name in missing_files(root, files)]
+    raise RuntimeError('\n'.join([
+        'Fashion-MNIST could not be fetched:',
+        *(f'  - {reason}' for reason in reasons),
+        f'Install the package {DEBIAN_PACKAGE} (Debian, Ubuntu) and run this again; or name a '
+        'folder that has the files, extracted or as .gz, by --source; or put these files into '
+        f'{root} yourself:',
+        *wanted,
+    ]))

@@ -1,0 +1,390 @@
+"""Install mmcv 2.1.0 with compiled CPU ops into the environment of the interpreter that runs this.
+
+No wheel of it exists for this torch, and its stock build fails (torch's headers want C++20, its
+setup.py says C++17) and would take over 40 minutes on two cores, nearly all of it spent on reading
+torch's headers once for each of 77 files. So this script takes the official source distribution,
+checks its sha256, gathers the sources into six translation units, compiles them as C++20 and keeps
+the wheel for the next environment. A machine with CUDA gets the stock route.
+
+A wheel is tried out beside the environment first. Only then is mmcv-lite, which has the same
+files, replaced by it. Everything is fetched by pip, from wherever pip is set up to fetch.
+"""
+
+import argparse
+import importlib.metadata
+import importlib.util
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tarfile
+import tempfile
+import time
+import zipfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from build_mmcv_recipe import (
+    SDIST_SHA256,
+    SOURCES,
+    STOCK_VARIABLES,
+    VERSION,
+    BuildError,
+    ask_for_cpp20,
+    cache_key,
+    check_sha256,
+    explain_failed_build,
+    find_compiler,
+    gather_sources,
+    last_lines,
+    run,
+    wants_stock_route,
+)
+
+# Imports compiled ops and compares them with values worked out by hand.
+CHECK = '''
+import json, torch, mmcv
+from mmcv.ops import MultiScaleDeformableAttention, nms, roi_align
+boxes = torch.tensor([[0., 0., 10., 10.], [1., 1., 10., 10.], [20., 20., 30., 30.]])
+kept = nms(boxes, torch.tensor([0.9, 0.8, 0.7]), 0.5)[1].tolist()
+if kept != [0, 2]:
+    raise SystemExit(f'nms keeps {kept} where [0, 2] is right')
+ramp = torch.arange(8.).repeat(8, 1)[None, None]
+value = roi_align(ramp, torch.tensor([[0., 2., 2., 6., 6.]]), (1, 1), 1.0, 2).item()
+if abs(value - 3.5) > 1e-5:
+    raise SystemExit(f'roi_align gives {value} where 3.5 is right')
+attention = MultiScaleDeformableAttention(8, 2, 1, 4, dropout=0., batch_first=True).eval()
+torch.nn.init.eye_(attention.value_proj.weight)
+torch.nn.init.eye_(attention.output_proj.weight)
+torch.nn.init.zeros_(attention.sampling_offsets.bias)
+ramp = torch.arange(4.).repeat(4).view(1, 16, 1).expand(1, 16, 8)
+value = attention(
+    torch.zeros(1, 1, 8), value=ramp, reference_points=torch.full((1, 1, 1, 2), 0.5),
+    spatial_shapes=torch.tensor([[4, 4]]), level_start_index=torch.tensor([0]))
+if (value - 1.5).abs().max() > 1e-5:
+    raise SystemExit(f'MultiScaleDeformableAttention gives {value} where 1.5 is right')
+print(json.dumps({'version': mmcv.__version__, 'file': mmcv.__file__}))
+'''
+
+
+def say(sentence: str) -> None:
+    """Tell the user what is being done."""
+    print(f'build_mmcv: {sentence}', flush=True)
+
+
+def pip(*args: str, **kwargs) -> subprocess.CompletedProcess:
+    """Run the pip of this environment."""
+    return run([sys.executable, '-m', 'pip', '--no-input', *args], **kwargs)
+
+
+def check_ops(folder: Path | None = None) -> tuple[str | None, str]:
+    """Import mmcv's compiled ops in a new process and compare some values.
+
+    Args:
+        folder (Path, optional): Where an unpacked wheel lies that is not installed. Defaults to
+            None: what the environment has.
+
+    Returns:
+        tuple[str | None, str]: mmcv's version, or None if the ops are missing or wrong; and the
+        reason.
+    """
+    environment = dict(os.environ)
+    if folder is not None:
+        environment['PYTHONPATH'] = str(folder)
+    with tempfile.TemporaryDirectory() as elsewhere:  # a folder named mmcv here must not be found
+        result = run([sys.executable, '-c', CHECK], cwd=elsewhere, env=environment)
+    lines = result.stdout.strip().splitlines() or [f'exit code {result.returncode}, no output']
+    if result.returncode:
+        return None, lines[-1]
+    found = json.loads(lines[-1])
+    if folder is not None and not Path(found['file']).resolve().is_relative_to(folder.resolve()):
+        return None, f'{found["file"]} was imported instead of {folder}'
+    return found['version'], ''
+
+
+def cache_folder(environ: Mapping[str, str], key: str) -> Path:
+    """Say where wheels are kept: ``${XDG_CACHE_HOME:-~/.cache}/pervit_mm/wheels/KEY``."""
+    base = environ.get('XDG_CACHE_HOME') or Path.home() / '.cache'
+    return Path(base) / 'pervit_mm' / 'wheels' / key
+
+
+def fetch_prebuilt(scratch: Path) -> Path | None:
+    """Ask pip for a ready wheel; None if it finds none that fits."""
+    target = scratch / 'prebuilt'
+    pip('download', '-qq', '--no-deps', '--only-binary=:all:', '-d', str(target),
+        f'mmcv=={VERSION}')
+    return next(iter(sorted(target.glob('*.whl'))), None)
+
+
+def fetch_sdist(scratch: Path) -> Path:
+    """Fetch the source distribution by pip, which checks its hash before it looks inside.
+
+    Args:
+        scratch (Path): An existing folder.
+
+    Returns:
+        Path: The archive.
+
+    Raises:
+        BuildError: If it cannot be fetched, or has another hash.
+    """
+    target, wanted = scratch / 'sdist', scratch / 'wanted.txt'
+    wanted.write_text(f'mmcv=={VERSION} --hash=sha256:{SDIST_SHA256}\n', encoding='utf-8')
+    result = pip(
+        'download', '--no-deps', '--no-binary=mmcv', '--no-build-isolation', '-d', str(target),
+        '-r', str(wanted), env={**os.environ, 'MMCV_WITH_OPS': '1'})
+    archive = next(iter(sorted(target.glob('mmcv-*.tar.gz'))), None)
+    if 'DO NOT MATCH THE HASHES' in result.stdout:
+        raise BuildError(
+            f'what pip found as mmcv {VERSION} is not the official source distribution (wrong '
+            'sha256) and is not used. Run "pip cache purge", look at what index pip is set up to '
+            f'use ("pip config list"), and try again. pip says:\n{last_lines(result.stdout)}')
+    if result.returncode or archive is None:
+        raise BuildError(
+            f'pip could not fetch the source distribution of mmcv {VERSION}. Check the network and '
+            'try again, or fetch mmcv-2.1.0.tar.gz elsewhere and name it by --sdist. pip says:\n'
+            f'{last_lines(result.stdout)}')
+    return archive
+
+
+def build_wheel(command: Iterable[str], target: Path, environment: Mapping[str, str]) -> Path:
+    """Run ``pip wheel`` and keep its whole output if it fails.
+
+    Args:
+        command (Iterable[str]): What to build, and pip's options for it.
+        target (Path): The folder for the wheel.
+        environment (Mapping[str, str]): Environment variables.
+
+    Returns:
+        Path: The wheel.
+
+    Raises:
+        BuildError: If there is no wheel in the end.
+    """
+    start = time.monotonic()
+    result = pip('wheel', '-v', '--no-deps', '--no-build-isolation', '-w', str(target), *command,
+                 env=dict(environment))
+    wheel = next(iter(sorted(target.glob('mmcv-*.whl'))), None)
+    if result.returncode or wheel is None:
+        handle, log = tempfile.mkstemp(prefix='build_mmcv-', suffix='.log')
+        with os.fdopen(handle, 'w', encoding='utf-8') as file:
+            file.write(result.stdout)
+        errors = [line for line in result.stdout.splitlines() if re.search(r'\berror\b', line)]
+        raise BuildError(
+            f'building mmcv failed: {explain_failed_build(result.stdout)}. All output is in {log}. '
+            'It says:\n' + '\n'.join(line[:300] for line in errors[:5] or ['(nothing)']))
+    say(f'compiled in {time.monotonic() - start:.0f} s.')
+    return wheel
+
+
+def build_cpu(sdist: Path, scratch: Path) -> Path:
+    """Compile the CPU ops from the source distribution.
+
+    Args:
+        sdist (Path): The archive.
+        scratch (Path): An existing folder.
+
+    Returns:
+        Path: The wheel.
+    """
+    check_sha256(sdist, SDIST_SHA256)
+    compiler = find_compiler()
+    # Releases of Python 3.10 and 3.11 before the middle of 2023 know no filter; the hash has been
+    # checked in any case.
+    options = {'filter': 'data'} if hasattr(tarfile, 'data_filter') else {}
+    with tarfile.open(sdist) as archive:
+        archive.extractall(scratch / 'source', **options)
+    tree = scratch / 'source' / f'mmcv-{VERSION}'
+    units = sum((gather_sources(tree / name, alone) for name, alone in SOURCES.items()), [])
+    setup = tree / 'setup.py'
+    setup.write_text(ask_for_cpp20(setup.read_text(encoding='utf-8')), encoding='utf-8')
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
+    # ninja compiles in parallel and may lie beside this interpreter, in an environment that is not
+    # activated. Debug information would double the time to write and the size of the wheel.
+    path = os.pathsep.join([os.path.dirname(sys.executable), os.environ.get('PATH', os.defpath)])
+    environment = {
+        **os.environ, 'PATH': path, 'CXX': compiler, 'MMCV_WITH_OPS': '1',
+        'MAX_JOBS': os.environ.get('MAX_JOBS') or str(cores),
+        'CC': os.environ.get('CC') or compiler,
+        'CFLAGS': f'{os.environ.get("CFLAGS", "")} -g0'.strip(),
+    }
+    way = (f'{environment["MAX_JOBS"]} at a time' if shutil.which('ninja', path=path)
+           else 'one after the other ("pip install ninja" would allow several at a time)')
+    say(f'compiling {len(units)} translation units with {compiler}, {way}; this takes minutes.')
+    return build_wheel([str(tree)], scratch / 'wheels', environment)
+
+
+def build_stock(scratch: Path) -> Path:
+    """Build mmcv as it comes, by pip."""
+    say('CUDA or another accelerator is here or asked for: leaving it to pip to get mmcv '
+        f'{VERSION} as it comes, which may take long if it must compile.')
+    try:
+        return build_wheel([f'mmcv=={VERSION}'], scratch / 'stock', os.environ)
+    except BuildError as error:
+        raise BuildError(
+            f'{error}\nThis was the build of mmcv itself, for CUDA. Where its ops on the CPU are '
+            'enough, hide the devices: "CUDA_VISIBLE_DEVICES= python tools/build_mmcv.py", with '
+            f'{", ".join(STOCK_VARIABLES)} unset.') from error
+
+
+def try_out(wheel: Path, scratch: Path) -> str:
+    """Unpack a wheel beside the environment and check its ops.
+
+    Args:
+        wheel (Path): The wheel.
+        scratch (Path): An existing folder.
+
+    Returns:
+        str: Empty if all is well, otherwise the reason why not.
+    """
+    folder = Path(tempfile.mkdtemp(prefix='trial-', dir=scratch))
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            archive.extractall(folder)
+    except zipfile.BadZipFile as error:
+        return f'{wheel.name} is damaged ({error})'
+    return check_ops(folder)[1]
+
+
+def keep(wheel: Path, folder: Path) -> None:
+    """Copy a wheel into the cache, where only whole files appear; failing that, say so."""
+    partial = folder / f'.{wheel.name}.{os.getpid()}'
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(wheel, partial)
+        os.replace(partial, folder / wheel.name)
+    except OSError as error:
+        say(f'the wheel cannot be kept for the next environment ({error}).')
+    else:
+        say(f'the wheel is kept in {folder} for the next environment.')
+
+
+def swap_in(wheel: Path) -> None:
+    """Replace mmcv-lite, or an mmcv whose ops do not work, by the wheel.
+
+    Args:
+        wheel (Path): A wheel that has been tried out.
+
+    Raises:
+        BuildError: If pip fails.
+    """
+    # The two distributions have the same files: installing one over the other, and removing the
+    # other later, would leave nothing.
+    old = sorted(installed_as() & {'mmcv', 'mmcv-lite'})
+    if old:
+        say(f'removing {" and ".join(old)}.')
+        result = pip('uninstall', '-y', '-qq', *old)
+        if result.returncode:
+            raise BuildError(f'pip could not remove {old}:\n{last_lines(result.stdout)}')
+    result = pip('install', '-qq', str(wheel))
+    if result.returncode:
+        raise BuildError(
+            f'pip could not install {wheel.name}; the environment is without mmcv now. Run this '
+            f'again, or "pip install mmcv-lite=={VERSION}". pip says:\n{last_lines(result.stdout)}')
+
+
+def installed_as() -> set[str]:
+    """Name the distributions that provide the module mmcv in this environment."""
+    return {name.lower().replace('_', '-')
+            for name in importlib.metadata.packages_distributions().get('mmcv', [])}
+
+
+def get_wheel(sdist: Path | None, scratch: Path, folder: Path, stock: bool) -> Path:
+    """Find, fetch or build a wheel whose ops work.
+
+    Args:
+        sdist (Path, optional): A source distribution that is at hand.
+        scratch (Path): An existing folder.
+        folder (Path): The cache.
+        stock (bool): Whether mmcv's own build is to be used.
+
+    Returns:
+        Path: The wheel.
+
+    Raises:
+        BuildError: If none can be had.
+    """
+    for wheel in [] if stock else sorted(folder.glob('mmcv-*.whl')):
+        reason = try_out(wheel, scratch)
+        if not reason:
+            say(f'using the wheel kept in {folder}.')
+            return wheel
+        say(f'the wheel kept in {folder} does not work here ({reason}); it is made anew.')
+    wheel = None if stock or sdist else fetch_prebuilt(scratch)
+    if wheel is not None:
+        reason = try_out(wheel, scratch)
+        if not reason:
+            say(f'using the ready wheel {wheel.name} that pip found.')
+            return wheel
+        say(f'the ready wheel {wheel.name} does not work here ({reason}); building one.')
+    if stock:
+        wheel = build_stock(scratch)
+    else:
+        wheel = build_cpu(sdist or fetch_sdist(scratch), scratch)
+    reason = try_out(wheel, scratch)
+    if reason:
+        raise BuildError(f'the wheel that was built does not work: {reason}')
+    if not stock:
+        keep(wheel, folder)
+    return wheel
+
+
+def install(sdist: Path | None = None) -> None:
+    """Make sure that this environment has mmcv with compiled ops.
+
+    Args:
+        sdist (Path, optional): A source distribution that is at hand. Defaults to None: pip
+            fetches it.
+
+    Raises:
+        BuildError: If something is missing or fails; the message says what to do.
+    """
+    version, reason = check_ops()
+    if version is not None:
+        note = '' if version == VERSION else f' (the tested one is {VERSION}; it is left as it is)'
+        say(f'mmcv {version} with compiled ops is already here{note}.')
+        return
+    forks = sorted(installed_as() - {'mmcv', 'mmcv-lite'})
+    if forks:
+        raise BuildError(
+            f'mmcv comes from {" and ".join(forks)} here, whose ops do not work ({reason}): repair '
+            'or uninstall that first; this script replaces mmcv and mmcv-lite only.')
+    if sdist is not None and not sdist.is_file():
+        raise BuildError(f'--sdist {sdist} is not a file: name the archive mmcv-{VERSION}.tar.gz.')
+    needed = ('torch', 'pkg_resources', 'mmengine', 'cv2', 'numpy', 'PIL', 'yaml', 'yapf')
+    absent = [name for name in needed if importlib.util.find_spec(name) is None]
+    if absent:
+        raise BuildError(
+            f'{", ".join(absent)} must be in this environment first: run "make setup", or pip '
+            'install -c constraints.txt "setuptools<81" torch mmengine opencv-python')
+    import torch
+    key = cache_key(sysconfig.get_config_var('SOABI') or 'unknown', sysconfig.get_platform(),
+                    torch.__version__)
+    stock = wants_stock_route(os.environ, torch.cuda.is_available())
+    with tempfile.TemporaryDirectory(prefix='build_mmcv-') as scratch:
+        swap_in(get_wheel(sdist, Path(scratch), cache_folder(os.environ, key), stock))
+    version, reason = check_ops()
+    if version is None:
+        raise BuildError(f'mmcv is installed, but its ops do not work: {reason}')
+    say(f'mmcv {version} with compiled ops is installed; nms, roi_align and '
+        'MultiScaleDeformableAttention give right values.')
+
+
+def main() -> int:
+    """Read the command line and report a failure as a sentence, not as a traceback."""
+    parser = argparse.ArgumentParser(description=f'Install mmcv {VERSION} with compiled ops.')
+    parser.add_argument('--sdist', type=Path, help=f'mmcv-{VERSION}.tar.gz, if it is at hand')
+    args = parser.parse_args()
+    try:
+        install(args.sdist)
+    except (BuildError, OSError) as error:
+        print(f'build_mmcv: {error}', file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
