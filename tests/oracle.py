@@ -71,11 +71,11 @@ def windowed_mask(hw, window):
 
 
 def backbone(state, images, num_heads, dtype=torch.float64, out_indices=None, window=None, global_blocks=(),
-             pretrain_hw=None, training_bn=False):
+             pretrain_hw=None, training_bn=False, positions=None):
     """Tokens after each of ``out_indices`` (default the last block), normed: list of ``(B, N, C)``.
 
     With ``window``, attention is computed among *all* tokens, with weight zero between windows and each key's Φp read
-    off at its place in its window.
+    off at its place in its window. ``positions`` are Φp of every block, where they are known already.
     """
     s = {k: v.to(dtype) if v.is_floating_point() else v for k, v in state.items()}
     x = images.to(dtype)
@@ -99,7 +99,9 @@ def backbone(state, images, num_heads, dtype=torch.float64, out_indices=None, wi
         y = F.layer_norm(y.flatten(2).transpose(1, 2), (c, ), s[p + 'norm1.weight'], s[p + 'norm1.bias'], 1e-6)
         qkv = y @ s[p + 'attn.qkv.weight'].t()
         q, k, v = (t.reshape(b, n, num_heads, -1).transpose(1, 2) for t in qkv.chunk(3, -1))
-        if window is None or i in global_blocks:
+        if positions is not None:
+            position = positions[i]
+        elif window is None or i in global_blocks:
             step = 2 / (max(pretrain_hw) - 1) if max(hw) == 1 else None
             position = position_attention(s, i, hw, dtype, step=step)
         else:

@@ -1,9 +1,13 @@
 """Multi-head peripheral attention: content times position."""
 
-import torch.nn as nn
-from torch import Tensor
+from torch import Tensor, nn
 
-from ..ops import attend_in_windows, peripheral_attention, plain_attention, position_attention
+from ..ops import (
+    attend_in_windows,
+    peripheral_attention,
+    plain_attention,
+    position_attention,
+)
 
 
 class PeripheralAttention(nn.Module):

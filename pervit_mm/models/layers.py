@@ -1,11 +1,10 @@
 """What stands around the attention: stems, conditional position encoding, the PerViT block."""
 from collections.abc import Sequence
 
-import torch.nn as nn
 import torch.nn.functional as F
 from mmcv.cnn import build_activation_layer, build_norm_layer
 from mmcv.cnn.bricks import DropPath
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from .attention import PeripheralAttention

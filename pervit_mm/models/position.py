@@ -8,12 +8,17 @@ Every variant is a registered module with the same two methods, so a user's own 
 from typing import NamedTuple
 
 import torch
-import torch.nn as nn
 import torch.nn.functional as F
 from mmengine.registry import MODELS
-from torch import Tensor
+from torch import Tensor, nn
 
-from ..ops import PositionWeights, expand_offsets, grid_step, offset_distances, position_logits
+from ..ops import (
+    PositionWeights,
+    expand_offsets,
+    grid_step,
+    log_position_map,
+    offset_distances,
+)
 
 DISTANCE_SCALES = ('grid', 'fixed')
 
@@ -86,7 +91,7 @@ class PerViTPeripheralPosition(nn.Module):
     """Φp = sigmoid(IN(Conv(ReLU(IN(Conv(D)))))): the peripheral projection (paper: peripheral projections).
 
     Convolutions run over the key axes, instance norms over the keys of each query. Computed in float32, whatever
-    autocast says, through :func:`pervit_mm.ops.position_logits`.
+    autocast says, through :func:`pervit_mm.ops.log_position_map`.
 
     Args:
         num_heads (int): Heads of the attention.
@@ -162,7 +167,7 @@ class PerViTPeripheralPosition(nn.Module):
                 step, stat_hw = grid_step(self.pretrain_hw), self.pretrain_hw
             else:
                 step, stat_hw = grid_step(hw_shape, self.pretrain_hw), None
-            return F.logsigmoid(position_logits(weights, hw_shape, step, stat_hw))
+            return log_position_map(weights, hw_shape, step, stat_hw)
 
     def extra_repr(self) -> str:
         """What the weights don't tell, for ``print(model)``."""

@@ -1,8 +1,7 @@
 """Φp kept between calls: it depends on grid and weights alone, so inference needs it once."""
 
 import torch
-import torch.nn as nn
-from torch import Tensor
+from torch import Tensor, nn
 
 from .position import DistanceProjection, FrozenPosition
 

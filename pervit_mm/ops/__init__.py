@@ -1,11 +1,28 @@
 """Pure functions on tensors: no parameters, nothing but torch."""
-from .attention import pad_head_width, peripheral_attention, plain_attention, position_attention
+from .attention import (
+    pad_head_width,
+    peripheral_attention,
+    plain_attention,
+    position_attention,
+)
 from .distance import expand_offsets, grid_step, offset_distances, pairwise_distances
-from .position import PositionWeights, position_logits
+from .position import PositionWeights, log_position_map
 from .window import attend_in_windows, crop_position, partition, split_axis, unpartition
 
 __all__ = [
-    'PositionWeights', 'attend_in_windows', 'crop_position', 'expand_offsets', 'grid_step',
-    'offset_distances', 'pad_head_width', 'pairwise_distances', 'partition', 'peripheral_attention',
-    'plain_attention', 'position_attention', 'position_logits', 'split_axis', 'unpartition'
+    'PositionWeights',
+    'attend_in_windows',
+    'crop_position',
+    'expand_offsets',
+    'grid_step',
+    'log_position_map',
+    'offset_distances',
+    'pad_head_width',
+    'pairwise_distances',
+    'partition',
+    'peripheral_attention',
+    'plain_attention',
+    'position_attention',
+    'split_axis',
+    'unpartition'
 ]

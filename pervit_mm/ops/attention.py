@@ -28,6 +28,43 @@ def pad_head_width(q: Tensor, k: Tensor, v: Tensor, multiple: int = 8) -> tuple[
     return F.pad(q, (0, extra)), F.pad(k, (0, extra)), F.pad(v, (0, extra))
 
 
+class _TrainableMaskAttention(torch.autograd.Function):
+    """Attention whose additive mask has a gradient, for the CPU.
+
+    There torch's fused kernel takes a mask only without a gradient, and its fallback keeps scores and weights of all
+    heads of the batch. This one runs the fused kernel forward and keeps nothing but inputs and output; backward
+    recomputes one image at a time, so that what it works on stays in the cache.
+    """
+
+    @staticmethod
+    def forward(ctx, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+        """``(B, nH, N, d)`` three times and ``(nH, N, N)`` to ``(B, nH, N, d)``."""
+        # A mask that says it requires a gradient is refused by the fused kernel even where none is taken.
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask.detach()[None])
+        ctx.save_for_backward(q, k, v, mask, out)
+        return out
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Gradients of all four inputs; the mask's is summed over the batch."""
+        q, k, v, mask, out = ctx.saved_tensors
+        scale = q.shape[-1]**-0.5
+        q = q * scale
+        # d score = weight * (d weight - sum of weight * d weight), and that sum is grad . out.
+        delta = (grad * out).sum(-1, keepdim=True)
+        dq, dk, dv = (torch.empty_like(out) for _ in range(3))
+        dmask = torch.zeros_like(mask)
+        for b in range(q.shape[0]):
+            weights = torch.baddbmm(mask, q[b], k[b].transpose(1, 2)).softmax(-1)
+            dv[b] = weights.transpose(1, 2) @ grad[b]
+            dscores = torch.baddbmm(delta[b], grad[b], v[b].transpose(1, 2), beta=-1).mul_(weights)
+            dmask += dscores
+            dq[b] = dscores @ k[b]
+            dk[b] = dscores.transpose(1, 2) @ q[b]
+        return dq.mul_(scale), dk, dv, dmask
+
+
 def peripheral_attention(q: Tensor, k: Tensor, v: Tensor, log_position: Tensor | None) -> Tensor:
     """softmax(q·kᵀ/√d + log Φp)·v by torch's fused kernels.
 
@@ -39,10 +76,15 @@ def peripheral_attention(q: Tensor, k: Tensor, v: Tensor, log_position: Tensor |
         Tensor: ``(B, nH, N, d)``.
     """
     d = q.shape[-1]
-    mask = None if log_position is None else log_position.to(q.dtype)[None]
-    if q.is_cuda and q.dtype in (torch.float16, torch.bfloat16) and mask is not None:
+    if log_position is None:
+        return F.scaled_dot_product_attention(q, k, v)
+    mask = log_position.to(q.dtype)
+    # A compiler fuses the fallback itself, and would unroll the loop over images.
+    if not q.is_cuda and mask.requires_grad and torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        return _TrainableMaskAttention.apply(q, k, v, mask)
+    if q.is_cuda and q.dtype in (torch.float16, torch.bfloat16):
         q, k, v = pad_head_width(q, k, v)
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=d**-0.5)[..., :d]
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask[None], scale=d**-0.5)[..., :d]
 
 
 def position_attention(v: Tensor, log_position: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Position logits of one layer from a map over offsets.
+"""log Φp of one layer from a map over offsets.
 
 The distance R(q, k) depends on k - q alone. So everything ahead of the first norm, which looks at each query's keys
 apart, is *one* map over the (2H - 1 + 2p) x (2W - 1 + 2p) offsets instead of a volume over all query-key pairs, and the
@@ -13,12 +13,12 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
-from .distance import expand_offsets, offset_distances
+from .distance import offset_distances
+from .query_position import QueryPosition
 
 #: Hidden values (bytes) that one slice of queries may hold; larger grids are cut into several slices.
-SLICE_BYTES = 32 * 2**20
+SLICE_BYTES = 4 * 2**20
 
 
 class PositionWeights(NamedTuple):
@@ -138,48 +138,10 @@ def first_norm(hidden: Tensor, weights: PositionWeights, hw_shape: tuple[int, in
     return hidden, factor, weights.norm1_bias[:, None, None] - mean * factor
 
 
-def last_norm(logits: Tensor, weights: PositionWeights, key_weights: Tensor | None,
-              eps: float) -> Tensor:
-    """Last norm, over the keys of each query and head.
-
-    Args:
-        logits (Tensor): ``(Q, nH, N)``.
-        weights (PositionWeights): Of the layer.
-        key_weights (Tensor, optional): Share of each key in mean and variance, ``(Q, N)`` with rows summing to one.
-            None counts all keys alike.
-        eps (float): Added to the variance.
-
-    Returns:
-        Tensor: ``(Q, nH, N)``.
-    """
-    if key_weights is None:
-        variance, mean = torch.var_mean(logits, dim=-1, correction=0, keepdim=True)
-    else:
-        share = key_weights[:, None]
-        mean = (logits * share).sum(-1, keepdim=True)
-        variance = ((logits - mean).square() * share).sum(-1, keepdim=True)
-    factor = weights.norm2_weight[:, None] * torch.rsqrt(variance + eps)
-    return (logits - mean) * factor + weights.norm2_bias[:, None]
-
-
-def _logits_of_queries(windows: Tensor, factor: Tensor | None, summand: Tensor | None,
-                       weights: PositionWeights, key_weights: Tensor | None, eps: float) -> Tensor:
-    """Logits of some queries: ``windows`` (D, Q1, Q2, H + 2p, W + 2p) → (Q1 * Q2, nH, N)."""
-    if factor is None:
-        hidden = windows.relu()
-    else:
-        hidden = torch.addcmul(summand[..., None, None], windows, factor[..., None, None]).relu_()
-    hidden = hidden.flatten(1, 2).transpose(0, 1)
-    logits = F.conv2d(hidden, weights.conv2_weight, weights.conv2_bias).flatten(2)
-    if weights.norm2_weight is not None:
-        logits = last_norm(logits, weights, key_weights, eps)
-    return logits
-
-
-def position_logits(weights: PositionWeights, hw_shape: tuple[int, int], step: float,
-                    stat_hw: tuple[int, int] | None = None, eps: float = 1e-5,
-                    slice_bytes: int | None = None) -> Tensor:
-    """Position logits, whose sigmoid is Φp (paper: peripheral projections).
+def log_position_map(weights: PositionWeights, hw_shape: tuple[int, int], step: float,
+                     stat_hw: tuple[int, int] | None = None, eps: float = 1e-5,
+                     slice_bytes: int | None = None) -> Tensor:
+    """log Φp of a grid, Φp = sigmoid of the position logits (paper: peripheral projections).
 
     Args:
         weights (PositionWeights): Of the layer, float32.
@@ -195,36 +157,19 @@ def position_logits(weights: PositionWeights, hw_shape: tuple[int, int], step: f
         Tensor: ``(nH, N, N)`` float32, rows queries.
     """
     h, w = hw_shape
-    stat_hw = hw_shape if stat_hw is None else (min(stat_hw[0], h), min(stat_hw[1], w))
+    stat_hw = tuple(hw_shape) if stat_hw is None else (min(stat_hw[0], h), min(stat_hw[1], w))
     hidden = hidden_offset_map(weights, hw_shape, step)
-    factor = summand = bands = None
+    factor = summand = rows = cols = None
     if weights.norm1_weight is not None:
         hidden, factor, summand = first_norm(hidden, weights, hw_shape, stat_hw, eps)
-        factor, summand = factor.flip(1, 2), summand.flip(1, 2)  # the windows below run backwards
-    if weights.norm2_weight is not None and tuple(stat_hw) != tuple(hw_shape):
-        bands = [
+        factor, summand = factor.flip(1, 2), summand.flip(1, 2)  # windows run backwards
+    if weights.norm2_weight is not None and stat_hw != tuple(hw_shape):
+        rows, cols = (
             band_average(window_starts(size, stat, hidden.device), stat, size).flip(0)
-            for size, stat in zip(hw_shape, stat_hw)]
-
+            for size, stat in zip(hw_shape, stat_hw))
     margin = weights.conv1_weight.shape[-1] // 2
-    windows = expand_offsets(hidden, hw_shape, margin)
-    row_bytes = windows[:, 0].numel() * windows.element_size()
+    row_bytes = hidden.shape[0] * w * (h + 2 * margin) * (w + 2 * margin) * hidden.element_size()
     rows_each = max(1, min(h, (SLICE_BYTES if slice_bytes is None else slice_bytes) // row_bytes))
-    starts = range(0, h, rows_each)
-    recompute = len(starts) > 1 and torch.is_grad_enabled()
-    parts = []
-    for start in starts:
-        cut = slice(start, start + rows_each)
-        key_weights = None
-        if bands is not None:
-            key_weights = torch.einsum('ik,jl->ijkl', bands[0][cut], bands[1]).reshape(-1, h * w)
-        args = (windows[:, cut], None if factor is None else factor[:, cut],
-                None if summand is None else summand[:, cut], weights, key_weights, eps)
-        if recompute:
-            parts.append(
-                checkpoint(_logits_of_queries, *args, use_reentrant=False, preserve_rng_state=False))
-        else:
-            parts.append(_logits_of_queries(*args))
-    logits = parts[0] if len(parts) == 1 else torch.cat(parts)
-    # Queries back into reading order, heads first.
-    return logits.flip(0).transpose(0, 1).contiguous()
+    term = QueryPosition.apply(hidden, factor, summand, weights.conv2_weight, weights.conv2_bias, weights.norm2_weight,
+                               weights.norm2_bias, rows, cols, tuple(hw_shape), eps, rows_each)
+    return term.flip(1, 2).reshape(-1, h * w, h * w)

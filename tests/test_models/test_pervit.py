@@ -4,9 +4,9 @@ import copy
 import oracle
 import pytest
 import torch
-import torch.nn as nn
 from conftest import TINY_ARCH, naming, randomize
 from mmengine.registry import MODELS, init_default_scope
+from torch import nn
 
 from pervit_mm.models import PerViT
 

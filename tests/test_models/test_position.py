@@ -78,9 +78,9 @@ def test_slices_of_queries_change_nothing(hw, distance_scale):
     results = []
     for slice_bytes in (2**30, 1):
         model.zero_grad()
-        logits = ops.position_logits(weights, hw, 0.2, stat_hw, slice_bytes=slice_bytes)
-        logits.square().mean().backward(retain_graph=True)
-        results.append([logits.detach(), *(p.grad.clone() for p in position.parameters())])
+        term = ops.log_position_map(weights, hw, 0.2, stat_hw, slice_bytes=slice_bytes)
+        term.square().mean().backward(retain_graph=True)
+        results.append([term.detach(), *(p.grad.clone() for p in position.parameters())])
     for whole, sliced in zip(*results):
         torch.testing.assert_close(sliced, whole, atol=1e-5, rtol=1e-4)
 

@@ -93,3 +93,31 @@ def test_window_partition_round_trip():
     torch.testing.assert_close(ops.unpartition(ops.partition(x, (3, 2)), (3, 2), (6, 8)), x, atol=0, rtol=0)
     assert ops.split_axis(7, 3) == [(0, 6, 3), (6, 7, 1)]
     assert ops.split_axis(6, 3) == [(0, 6, 3)] and ops.split_axis(2, 3) == [(0, 2, 2)]
+
+
+@pytest.mark.parametrize('trainable', [True, False])
+def test_attention_gradients_by_definition(trainable):
+    q, k, v = (torch.randn(3, 2, 7, 5, requires_grad=True) for _ in range(3))
+    logits = torch.randn(2, 7, 7, requires_grad=trainable)
+    doubles = [t.detach().double().requires_grad_(t.requires_grad) for t in (q, k, v, logits)]
+    weight = torch.randn(3, 2, 7, 5)
+    (ops.peripheral_attention(q, k, v, F.logsigmoid(logits)) * weight).sum().backward()
+    (oracle.attention(*doubles[:3], doubles[3].sigmoid()) * weight).sum().backward()
+    for ours, exact in zip((q, k, v, logits), doubles):
+        assert (ours.grad is None) == (exact.grad is None)
+        if ours.grad is not None:
+            torch.testing.assert_close(ours.grad.double(), exact.grad, atol=1e-5, rtol=1e-4)
+
+
+def test_attention_with_a_trainable_mask_takes_strided_heads_and_half_precision():
+    """As the model calls it: q, k, v are slices of one projection, and under autocast they are bfloat16."""
+    qkv = torch.randn(2, 9, 3, 2, 4, requires_grad=True)
+    logits = torch.randn(2, 9, 9, requires_grad=True)
+    grads = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        qkv.grad = logits.grad = None
+        q, k, v = qkv.to(dtype).permute(2, 0, 3, 1, 4).unbind(0)
+        ops.peripheral_attention(q, k, v, logits).float().square().sum().backward()
+        grads[dtype] = (qkv.grad, logits.grad)
+    for half, single in zip(grads[torch.bfloat16], grads[torch.float32]):
+        torch.testing.assert_close(half, single, atol=0.05 * single.abs().max().item(), rtol=0.1)

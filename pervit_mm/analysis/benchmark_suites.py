@@ -1,0 +1,293 @@
+"""What ``tools/benchmark.py`` measures: each suite returns the rows of one table."""
+import copy
+from argparse import Namespace
+from collections.abc import Callable
+from functools import partial
+from types import ModuleType
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from mmengine.registry import MODELS, init_default_scope
+
+from ..models import PerViT
+from ..models.position import DistanceProjection, PerViTPeripheralPosition, PositionInit
+from ..ops import peripheral_attention
+from .benchmark import interleave, memory_of_case
+from .flops import count_flops
+
+Rows = list[dict[str, object]]
+
+#: MMPretrain's backbones nearest in cost.
+RIVALS = {
+    'tiny': {'DeiT-T': dict(type='mmpretrain.VisionTransformer', arch='deit-tiny')},
+    'small': {'DeiT-S': dict(type='mmpretrain.VisionTransformer', arch='deit-small'),
+              'Swin-T': dict(type='mmpretrain.SwinTransformer', arch='tiny')},
+    'medium': {'Swin-S': dict(type='mmpretrain.SwinTransformer', arch='small'),
+               'DeiT-B': dict(type='mmpretrain.VisionTransformer', arch='deit-base')},
+}
+
+
+class ConstantMask(nn.Module):
+    """A mask that requires a gradient and costs nothing to make: what is left of a position module for free."""
+
+    needs_projection = False
+
+    def __init__(self, term: torch.Tensor) -> None:
+        super().__init__()
+        self.term = nn.Parameter(term.detach().clone())
+
+    def forward(self, hw_shape: tuple[int, int], projection: nn.Module | None = None) -> torch.Tensor:
+        """The mask, ``(nH, N, N)``."""
+        return self.term
+
+
+def pervit(size: str, **kwargs) -> PerViT:
+    """An initialized PerViT on the device that there is."""
+    model = PerViT(size, **kwargs)
+    model.init_weights()
+    return model.to(device())
+
+
+def device() -> str:
+    """'cuda' where there is one, or else 'cpu'."""
+    return 'cuda' if torch.cuda.is_available() else 'cpu'
+
+
+def infer(model: Callable, images: torch.Tensor) -> Callable[[], None]:
+    """One forward pass without gradient."""
+
+    def run() -> None:
+        with torch.no_grad():
+            model(images)
+
+    return run
+
+
+def step(model: nn.Module, images: torch.Tensor, forward: Callable | None = None) -> Callable[[], None]:
+    """One forward and backward pass."""
+    forward = forward or (lambda x: model(x)[0])
+
+    def run() -> None:
+        for param in model.parameters():
+            param.grad = None
+        forward(images).square().mean().backward()
+
+    return run
+
+
+def _by_definition(oracle: ModuleType, state: dict, num_heads: int, positions: list | None,
+                   images: torch.Tensor) -> torch.Tensor:
+    return oracle.backbone(state, images, num_heads, torch.float32, positions=positions)[0].mean(1)
+
+
+def _batches(args: Namespace, default: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(args.batch) if args.batch else default
+
+
+def _row(timing, **labels: object) -> dict[str, object]:
+    return dict(labels, **{
+        'ms': f'{1000 * timing.median:.1f}',
+        'ratio': f'{timing.ratio:.3f}',
+        'quartiles': f'{timing.low:.3f} to {timing.high:.3f}'
+    })
+
+
+def inference(args: Namespace, oracle: ModuleType, script: list[str]) -> Rows:
+    """Images per second, and per FLOP, at 224 px; ratio: time over that of the first rival."""
+    init_default_scope('mmpretrain')
+    rows = []
+    for size in args.sizes:
+        live = pervit(size).eval()
+        deployed = copy.deepcopy(live)
+        deployed.switch_to_deploy()
+        deployed.to(memory_format=torch.channels_last)
+        state = dict(live.state_dict())
+        with torch.no_grad():
+            positions = [term.exp() for term in live.log_positions((14, 14))]
+        models: dict[str, Callable] = {
+            **{name: MODELS.build(cfg).to(device()).eval() for name, cfg in RIVALS[size].items()},
+            f'PerViT {size}, kept Φp': live,
+            f'PerViT {size}, deployed': deployed,
+            f'PerViT {size}, no Φp': pervit(size, position_cfg=None).eval(),
+        }
+        flops = {name: count_flops(model, (3, 224, 224)).flops for name, model in models.items()}
+        for name, kept in (('oracle, kept Φp', positions), ('oracle', None)):
+            models[name] = partial(_by_definition, oracle, state, live.num_heads, kept)
+            flops[name] = flops[f'PerViT {size}, kept Φp']
+        for batch in _batches(args, (1, 16, 32)):
+            images = torch.randn(batch, 3, 224, 224, device=device())
+            timings = interleave({name: infer(model, images) for name, model in models.items()}, args.repeats)
+            for name, timing in timings.items():
+                rate = batch / timing.median
+                rows.append(_row(timing, model=name, batch=batch, **{'images/s': f'{rate:.1f}',
+                                 'GFLOPs': f'{flops[name] / 1e9:.2f}', 'GFLOP/s': f'{rate * flops[name] / 1e9:.1f}'}))
+    return rows
+
+
+def training(args: Namespace, oracle: ModuleType, script: list[str]) -> Rows:
+    """One forward and backward pass at 224 px; ratio: time over that with a constant mask that requires a gradient."""
+    rows = []
+    for size in args.sizes:
+        live = pervit(size).train()
+        constant = copy.deepcopy(live)
+        for block, term in zip(constant.blocks, live.log_positions((14, 14))):
+            block.attn.position = ConstantMask(term)
+        constant.position_proj = None
+        buffers = dict(live.named_buffers())
+
+        def by_definition(images, live=live, buffers=buffers):
+            state = {**dict(live.named_parameters()), **buffers}
+            return oracle.backbone(state, images, live.num_heads, torch.float32, training_bn=True)[0].mean(1)
+
+        for batch in _batches(args, (16, 32)):
+            images = torch.randn(batch, 3, 224, 224, device=device())
+            subjects = {
+                f'PerViT {size}, constant mask': step(constant, images),
+                f'PerViT {size}': step(live, images),
+                f'PerViT {size}, no Φp': step(pervit(size, position_cfg=None).train(), images),
+                f'oracle {size}': step(live, images, by_definition),
+            }
+            for name, timing in interleave(subjects, args.repeats, warmup=1).items():
+                rows.append(_row(timing, model=name, batch=batch))
+    return rows
+
+
+def attention(args: Namespace, oracle: ModuleType, script: list[str]) -> Rows:
+    """Attention alone, forward and backward, B16 h8 N196 d40; ratio: time over that without a mask."""
+    q, k, v = (torch.randn(16, 8, 196, 40, device=device(), requires_grad=True) for _ in range(3))
+    fixed = torch.randn(8, 196, 196, device=device())
+    mask = fixed.clone().requires_grad_()
+    grad = torch.randn(16, 8, 196, 40, device=device())
+
+    def run(attend):
+        def call():
+            for tensor in (q, k, v, mask):
+                tensor.grad = None
+            attend().backward(grad)
+
+        return call
+
+    subjects = {
+        'no mask': run(lambda: F.scaled_dot_product_attention(q, k, v)),
+        'mask without gradient': run(lambda: F.scaled_dot_product_attention(q, k, v, attn_mask=fixed[None])),
+        'trainable mask, ours': run(lambda: peripheral_attention(q, k, v, mask)),
+        "trainable mask, torch's": run(lambda: F.scaled_dot_product_attention(q, k, v, attn_mask=mask[None])),
+    }
+    return [_row(timing, attention=name) for name, timing in interleave(subjects, max(args.repeats, 15)).items()]
+
+
+def _position_subjects(oracle: ModuleType | None) -> dict[str, Callable[[], None]]:
+    """log Φp of one block on a 32 x 32 grid, 8 heads, forward and backward."""
+    module = PerViTPeripheralPosition(8, 32, (14, 14)).to(device())
+    projection = DistanceProjection(32).to(device())
+    module.init_position(PositionInit(-5., 3., noise=0.1))
+    projection.init_position(noise=0.1)
+    params = [*module.parameters(), *projection.parameters()]
+
+    def clear():
+        for param in params:
+            param.grad = None
+
+    def ours():
+        clear()
+        module((32, 32), projection).mean().backward()
+
+    def full():
+        clear()
+        state = {f'blocks.0.attn.position.{k}': v for k, v in module.named_parameters()}
+        state.update({f'position_proj.{k}': v for k, v in projection.named_parameters()})
+        oracle.position_attention(state, 0, (32, 32), torch.float32).mean().backward()
+
+    return {'full form': full, 'ours': ours}
+
+
+def position(args: Namespace, oracle: ModuleType, script: list[str]) -> Rows:
+    """The position network on a 32 x 32 grid, 8 heads, one block, forward and backward; ratio: over the full form."""
+    timings = interleave(_position_subjects(oracle), args.repeats)
+    memory = {name: memory_of_case([*script, '--memory-case', f'position/{name}']) for name in timings}
+    base = memory['full form']
+    return [
+        _row(timing, form=name, **{'peak MiB': f'{memory[name]:.0f}', 'peak ratio': f'{memory[name] / base:.3f}'})
+        for name, timing in timings.items()
+    ]
+
+
+def _dense_model(kind: str) -> nn.Module:
+    windows = dict(window_size='pretrain') if kind == 'windows' else {}
+    return pervit('tiny', out_type='featmap', **windows).eval()
+
+
+def dense(args: Namespace, oracle: ModuleType, script: list[str]) -> Rows:
+    """Backbone alone on large images, inference, batch 1; ratio: over windows at 672 px."""
+    cases = [('windows', 672), ('windows', 1344), ('global', 672), ('global', 1344)]
+    subjects = {}
+    for kind, side in cases:
+        subjects[f'{kind} {side}'] = infer(_dense_model(kind), torch.randn(1, 3, side, side, device=device()))
+    timings = interleave(subjects, args.repeats, warmup=1)
+    rows = []
+    for kind, side in cases:
+        timing = timings[f'{kind} {side}']
+        memory = memory_of_case([*script, '--memory-case', f'dense/{kind}/{side}'])
+        rows.append(_row(timing, attention=kind, pixels=f'{side} x {side}', **{
+            'ms/token': f'{1000 * timing.median / (side // 16)**2:.4f}', 'peak MiB': f'{memory:.0f}'}))
+    return rows
+
+
+def bf16(args: Namespace, oracle: ModuleType, script: list[str]) -> Rows:
+    """Deployed inference under bf16 autocast; ratio: time over float32."""
+    rows = []
+    for size in args.sizes:
+        model = pervit(size).eval()
+        model.switch_to_deploy()
+        images = torch.randn(_batches(args, (16, ))[0], 3, 224, 224, device=device())
+
+        def half(model=model, images=images):
+            with torch.no_grad(), torch.autocast(device(), dtype=torch.bfloat16):
+                model(images)
+
+        for name, timing in interleave({'float32': infer(model, images), 'bf16': half}, args.repeats).items():
+            rows.append(_row(timing, model=f'PerViT {size}', precision=name, batch=len(images)))
+    return rows
+
+
+def compiled(args: Namespace, oracle: ModuleType, script: list[str]) -> Rows:
+    """torch.compile; ratio: time over eager."""
+    rows = []
+    for size in args.sizes:
+        images = torch.randn(_batches(args, (16, ))[0], 3, 224, 224, device=device())
+        deployed = pervit(size).eval()
+        deployed.switch_to_deploy()
+        trained = pervit(size).train()
+        fast, faster = torch.compile(deployed, fullgraph=True), torch.compile(trained, fullgraph=True)
+        for what, subjects in (
+            ('deployed inference', {'eager': infer(deployed, images), 'compiled': infer(fast, images)}),
+            ('training step', {'eager': step(trained, images),
+                               'compiled': step(trained, images, lambda x, run=faster: run(x)[0])})):
+            for name, timing in interleave(subjects, args.repeats).items():
+                rows.append(_row(timing, model=f'PerViT {size}', work=what, mode=name, batch=len(images)))
+    return rows
+
+
+SUITES: dict[str, Callable[[Namespace, ModuleType, list[str]], Rows]] = dict(
+    inference=inference, training=training, attention=attention, position=position, dense=dense, bf16=bf16,
+    compile=compiled)
+
+
+def memory_case(name: str, oracle: ModuleType | None = None) -> Callable[[], None]:
+    """What a fresh process runs once for its peak memory.
+
+    Args:
+        name (str): 'position/FORM' or 'dense/KIND/PIXELS'.
+        oracle (ModuleType, optional): The by-definition form, for 'position/full form'. Defaults to None.
+
+    Raises:
+        ValueError: If there is no such case.
+    """
+    suite, *rest = name.split('/')
+    if suite == 'position':
+        return _position_subjects(oracle)[rest[0]]
+    if suite == 'dense':
+        kind, side = rest
+        return infer(_dense_model(kind), torch.randn(1, 3, int(side), int(side), device=device()))
+    raise ValueError(f"memory case must be 'position/FORM' or 'dense/KIND/PIXELS', got {name!r}")

@@ -1,0 +1,79 @@
+#!/usr/bin/env python
+"""Measure speed and memory side by side, and write a table as Markdown and JSON.
+
+    python tools/benchmark.py                              # every suite, minutes each on two cores
+    python tools/benchmark.py --suite inference --sizes tiny
+    python tools/benchmark.py --suite training --repeats 11 --out work_dirs/benchmark
+
+Subjects take turns within one run; a ratio is the median over turns, with its quartiles. "oracle" is the by-definition
+form of the tests: full distance grid, exp, product, row normalization, what the authors' code computes. Peak memory is
+the increase over an idle process, in a fresh process for each case.
+"""
+import argparse
+import importlib.util
+import json
+import logging
+from pathlib import Path
+
+import torch
+
+import pervit_mm  # noqa: F401  registers everything
+from pervit_mm.analysis import benchmark, benchmark_suites
+
+ROOT = Path(__file__).parents[1]
+
+
+def load_oracle():
+    """The by-definition form, from the tests of this clone."""
+    path = ROOT / 'tests' / 'oracle.py'
+    if not path.is_file():
+        raise SystemExit('tools/benchmark.py compares with tests/oracle.py: run it in a clone of the project')
+    spec = importlib.util.spec_from_file_location('oracle', path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def parse_args(argv=None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--suite', nargs='+', choices=benchmark_suites.SUITES, default=list(benchmark_suites.SUITES))
+    parser.add_argument('--sizes', nargs='+', choices=['tiny', 'small', 'medium'], default=['tiny', 'small'])
+    parser.add_argument('--batch', nargs='+', type=int, help="batch sizes, in place of the suite's own")
+    parser.add_argument('--repeats', type=int, default=7, help='turns that count, at least 7')
+    parser.add_argument('--threads', type=int, help='CPU threads; default torch\'s own')
+    parser.add_argument('--out', default='work_dirs/benchmark', help='folder for benchmark.md and benchmark.json')
+    parser.add_argument('--memory-case', help=argparse.SUPPRESS)  # one case of a suite, in this process
+    return parser.parse_args(argv)
+
+
+def main(argv=None) -> None:
+    """Run the suites and write the tables."""
+    args = parse_args(argv)
+    logging.disable(logging.INFO)
+    torch.manual_seed(0)
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    if args.memory_case:
+        run = benchmark_suites.memory_case(args.memory_case, load_oracle())
+        print(json.dumps(dict(peak_mib=benchmark.peak_memory(run))))
+        return
+    oracle = load_oracle()
+    script = [str(Path(__file__).resolve()), *(['--threads', str(args.threads)] if args.threads else [])]
+    environment = benchmark.environment()
+    tables = {}
+    for suite in args.suite:
+        rows = benchmark_suites.SUITES[suite](args, oracle, script)
+        tables[suite] = rows
+        print(f'\n## {suite}\n\n{benchmark.markdown_table(rows)}', flush=True)
+    out = Path(args.out)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / 'benchmark.json').write_text(json.dumps(dict(environment=environment, tables=tables), indent=1))
+    text = ', '.join(f'{key} {value}' for key, value in environment.items())
+    parts = [f'# Benchmark\n\n{text}\n'] + [f'## {k}\n\n{benchmark.markdown_table(v)}\n' for k, v in tables.items()]
+    (out / 'benchmark.md').write_text('\n'.join(parts))
+    print(f'\n{text}\nwritten to {out}/benchmark.md and benchmark.json')
+
+
+if __name__ == '__main__':
+    main()
