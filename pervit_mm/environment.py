@@ -13,7 +13,7 @@ from types import ModuleType
 
 # (import name, lowest version that works, what to do)
 REQUIREMENTS = (
-    ('torch', '2.1', 'pip install "torch>=2.1"'),
+    ('torch', '2.4', 'pip install "torch>=2.4"'),
     ('mmengine', '0.10', 'pip install "mmengine>=0.10" (or onedl-mmengine)'),
     ('mmcv', '2.0', 'pip install "mmcv-lite>=2.0", which is enough here, or mmcv with compiled '
      'ops (or onedl-mmcv)'),

@@ -24,7 +24,12 @@ def init_schedule(num_layers: int, size: tuple[float, float], strength: tuple[fl
 
     Returns:
         list[tuple[float, float]]: ``(size, strength)`` of each block.
+
+    Raises:
+        ValueError: If ``scheme`` is unknown.
     """
+    if scheme not in SCHEMES:
+        raise ValueError(f'scheme of PeripheralInit must be one of {SCHEMES}, got {scheme!r}')
     if scheme == 'trunc_normal':
         size, strength = (0., 0.), (1., 1.)
     elif scheme == 'local':
@@ -39,6 +44,12 @@ def init_schedule(num_layers: int, size: tuple[float, float], strength: tuple[fl
 
 def find_backbones(module: nn.Module) -> list[PerViT]:
     """Every PerViT in a model.
+
+    Args:
+        module (nn.Module): The model.
+
+    Returns:
+        list[PerViT]: At least one.
 
     Raises:
         ValueError: If there is none.
@@ -85,8 +96,7 @@ class PeripheralInit:
                     or not all(isinstance(v, (int, float)) for v in pair)):
                 raise ValueError(f'{name} of PeripheralInit must be two numbers, for the first and the last block, '
                                  f'got {pair!r}')
-        if scheme not in SCHEMES:
-            raise ValueError(f'scheme of PeripheralInit must be one of {SCHEMES}, got {scheme!r}')
+        init_schedule(1, size, strength, scheme)  # checks the scheme
         if not isinstance(symmetry_noise, (int, float)) or symmetry_noise < 0:
             raise ValueError(f'symmetry_noise must be a number of at least 0, got {symmetry_noise!r}')
         self.size, self.strength = tuple(size), tuple(strength)
@@ -101,8 +111,10 @@ class PeripheralInit:
                 update_init_info(module, init_info=repr(self))
             return
         for backbone in find_backbones(module):
-            backbone.set_peripheral_init(size=self.size, strength=self.strength, scheme=self.scheme,
-                                         symmetry_noise=self.symmetry_noise)
+            # As everywhere in MMEngine, a rule given further down counts more.
+            backbone.set_peripheral_init(
+                dict(size=self.size, strength=self.strength, scheme=self.scheme, symmetry_noise=self.symmetry_noise),
+                override=False)
 
     def _fill(self, backbone: PerViT) -> None:
         for child in backbone.modules():

@@ -4,6 +4,7 @@ MMEngine's Runner takes CUDA for granted in three places: AmpOptimWrapper, the p
 device ids of DDP. What follows makes the same config run without a GPU, and turns a wrong path into
 a sentence before anything is built.
 """
+import inspect
 import os
 import os.path as osp
 from importlib.util import find_spec
@@ -14,7 +15,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.device import is_cuda_available, is_mlu_available, is_musa_available, is_npu_available
 from mmengine.dist import is_distributed, master_only
 from mmengine.registry import RUNNERS
-from mmengine.runner import Runner
+from mmengine.runner import Runner, find_latest_checkpoint
 
 from .launch_checks import LaunchError, check_checkpoint, check_data, check_pretrained
 
@@ -34,6 +35,9 @@ def load_config(path: str, options: dict[str, Any] | None = None) -> Config:
 
     Returns:
         Config: The resolved config.
+
+    Raises:
+        LaunchError: If the file, its toolbox or an override's first word is not there.
     """
     if not osp.isfile(path):
         raise LaunchError(f'config {path!r} is not a file: give the path of a config, for example '
@@ -54,13 +58,13 @@ def load_config(path: str, options: dict[str, Any] | None = None) -> Config:
 
 def _reject_unknown_top_level(cfg: Config, options: dict[str, Any]) -> None:
     """Raise for an override whose first word the config doesn't know: it would be ignored."""
-    runner_keys = ('work_dir', 'load_from', 'resume', 'randomness', 'log_level', 'env_cfg',
-                   'custom_hooks', 'default_hooks', 'visualizer', 'experiment_name', 'compile',
-                   'find_unused_parameters', 'sync_bn', 'model_wrapper_cfg', 'auto_scale_lr',
-                   'activation_checkpointing', 'log_processor', 'runner_type', 'param_scheduler')
+    # Runner's arguments, and what it and the toolboxes read from the config besides.
+    known = {*inspect.signature(Runner.__init__).parameters, 'compile', 'find_unused_parameters', 'sync_bn',
+             'model_wrapper_cfg', 'activation_checkpointing', 'runner_type', 'efficient_conv_bn_eval', 'custom_imports',
+             'tta_model', 'tta_pipeline'} - {'self', 'cfg'}
     for key in options:
         first = key.split('.')[0]
-        if first not in cfg and first not in runner_keys:
+        if first not in cfg and first not in known:
             raise LaunchError(f'--cfg-options {key}: the config has no {first!r}; it has '
                               f'{", ".join(sorted(cfg.keys()))}')
 
@@ -103,6 +107,9 @@ def prepare_config(cfg: Config,
 
     Returns:
         list[str]: What had to be changed for this machine, one sentence each, for the log.
+
+    Raises:
+        LaunchError: If the config can't be trained, or a path or option is wrong.
     """
     for key in ('train_dataloader', 'train_cfg', 'optim_wrapper'):
         if cfg.get(key) is None:
@@ -117,9 +124,16 @@ def prepare_config(cfg: Config,
             raise LaunchError(f'--auto-scale-lr: config {config_path!r} names no batch size to '
                               'scale from; add auto_scale_lr = dict(base_batch_size=...)')
         cfg.auto_scale_lr.enable = True
+    notes = []
     if resume is not None:
-        cfg.resume = True
-        cfg.load_from = None if resume == 'auto' else resume
+        # MMEngine drops `load_from` for a resume, and starts from scratch where there is nothing to resume.
+        if resume == 'auto' and (not osp.isdir(cfg.work_dir) or find_latest_checkpoint(cfg.work_dir) is None):
+            notes.append(f'--resume: no checkpoint in {cfg.work_dir} yet, so this run starts at the beginning'
+                         + (f', from {cfg.load_from}.' if cfg.get('load_from') else '.'))
+            cfg.resume = False
+        else:
+            cfg.resume = True
+            cfg.load_from = None if resume == 'auto' else resume
     if cfg.get('load_from'):
         check_checkpoint(cfg.load_from, '--resume' if cfg.get('resume') else 'load_from')
     check_pretrained(cfg.model)  # read even ahead of resuming: Runner fills in weights first
@@ -127,7 +141,7 @@ def prepare_config(cfg: Config,
         check_data(cfg, loader)
     if amp:
         _enable_amp(cfg)
-    return _fit_to_machine(cfg)
+    return notes + _fit_to_machine(cfg)
 
 
 def prepare_test_config(cfg: Config,
@@ -147,6 +161,9 @@ def prepare_test_config(cfg: Config,
 
     Returns:
         list[str]: What had to be changed for this machine, one sentence each.
+
+    Raises:
+        LaunchError: If the config can't be tested, or a path is wrong.
     """
     for key in ('test_dataloader', 'test_cfg', 'test_evaluator'):
         if cfg.get(key) is None:
@@ -155,7 +172,7 @@ def prepare_test_config(cfg: Config,
     check_checkpoint(checkpoint, 'checkpoint')
     cfg.load_from, cfg.resume = checkpoint, False
     check_data(cfg, 'test_dataloader')
-    return _fit_to_machine(cfg)
+    return _fit_to_machine(cfg, training=False)
 
 
 def build_runner(cfg: Config) -> Runner:
@@ -166,6 +183,9 @@ def build_runner(cfg: Config) -> Runner:
 
     Returns:
         Runner: Ready to ``train()`` or ``test()``.
+
+    Raises:
+        LaunchError: If the launcher can't start here, or its variables are missing.
     """
     if cfg.launcher != 'none' and not has_accelerator() and not is_distributed():
         _init_gloo(cfg.launcher)
@@ -220,7 +240,7 @@ def _enable_amp(cfg: Config) -> None:
     cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
 
 
-def _fit_to_machine(cfg: Config) -> list[str]:
+def _fit_to_machine(cfg: Config, training: bool = True) -> list[str]:
     """Undo in ``cfg`` what needs CUDA where there is none; return what was changed."""
     notes = []
     if has_accelerator():
@@ -233,8 +253,9 @@ def _fit_to_machine(cfg: Config) -> list[str]:
         for key in ('loss_scale', 'dtype', 'use_fsdp'):
             wrapper.pop(key, None)
         wrapper['type'] = 'OptimWrapper'
-        notes.append('No GPU here, and AmpOptimWrapper needs one: training in fp32 instead of '
-                     'mixed precision.')
+        if training:
+            notes.append('No GPU here, and AmpOptimWrapper needs one: training in fp32 instead of '
+                         'mixed precision.')
     if cfg.launcher != 'none':
         cfg.setdefault('model_wrapper_cfg', ConfigDict(
             type='MMDistributedDataParallel', broadcast_buffers=False,

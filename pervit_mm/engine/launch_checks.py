@@ -3,6 +3,8 @@ import os
 import os.path as osp
 from typing import Any
 
+from ..models.rules import rule_name
+
 # MMPretrain's small datasets, which download themselves where `download` isn't False.
 SELF_DOWNLOADING = ('MNIST', 'FashionMNIST', 'CIFAR10', 'CIFAR100')
 
@@ -34,7 +36,7 @@ def check_pretrained(part: Any, name: str = 'model') -> None:
         name (str): Its place, for the message. Defaults to 'model'.
     """
     if isinstance(part, dict):
-        if part.get('type') == 'Pretrained' and isinstance(part.get('checkpoint'), str):
+        if rule_name(part) == 'Pretrained' and isinstance(part.get('checkpoint'), str):
             check_checkpoint(part['checkpoint'], f'{name}.checkpoint')
         for key, value in part.items():
             check_pretrained(value, f'{name}.{key}')

@@ -1,12 +1,6 @@
 """Backbone and its parts, registered in MMEngine's root ``MODELS``."""
 from .attention import PeripheralAttention
-from .layers import (
-                       ConditionalPositionEncoding,
-                       ConvStem,
-                       FeedForward,
-                       PatchifyStem,
-                       PerViTBlock,
-)
+from .layers import ConditionalPositionEncoding, ConvStem, FeedForward, PatchifyStem, PerViTBlock
 from .pervit import PerViT
 from .position import (
                        DistanceProjection,

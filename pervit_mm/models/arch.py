@@ -73,7 +73,7 @@ def resolve_arch(arch: str | dict) -> dict[str, Any]:
             raise ValueError(f"every width in arch['embed_dims'] must be a multiple of num_heads={heads}, got "
                              f'{width}; the nearest are {width // heads * heads} and {(width // heads + 1) * heads}')
     mlp_ratio = arch.get('mlp_ratio', 4)
-    if not isinstance(mlp_ratio, (int, float)) or mlp_ratio * min(widths) < 1:
+    if not isinstance(mlp_ratio, (int, float)) or not 1 <= mlp_ratio * min(widths) < float('inf'):
         raise ValueError(f"arch['mlp_ratio'] must be a positive number, got {mlp_ratio!r}")
     channels = arch.get('position_channels', 4 * heads)
     if type(channels) is not int or channels < 1:

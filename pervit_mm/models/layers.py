@@ -18,8 +18,9 @@ class ConvStem(nn.Module):
     Args:
         in_channels (int): Channels of the image.
         channels (Sequence[int]): Output channels of the stride-2 convolutions; the last is the width of the tokens.
-        norm_cfg (dict): Norm behind each convolution. Defaults to ``dict(type='BN')``.
-        act_cfg (dict): Activation behind each norm. Defaults to ``dict(type='ReLU', inplace=True)``.
+        norm_cfg (dict, optional): Norm behind each convolution. Defaults to None, which is ``dict(type='BN')``.
+        act_cfg (dict, optional): Activation behind each norm. Defaults to None, which is
+            ``dict(type='ReLU', inplace=True)``.
     """
 
     def __init__(self, in_channels: int, channels: Sequence[int], norm_cfg: dict | None = None,
@@ -144,8 +145,8 @@ class PerViTBlock(nn.Module):
         qkv_bias (bool): Whether q, k, v have a bias. Defaults to False.
         drop_rate (float): Dropout rate of attention output and FFN. Defaults to 0.
         drop_path_rate (float): Stochastic depth rate of this block. Defaults to 0.
-        norm_cfg (dict): Defaults to ``dict(type='LN', eps=1e-6)``.
-        act_cfg (dict): Defaults to ``dict(type='GELU')``.
+        norm_cfg (dict, optional): Defaults to None, which is ``dict(type='LN', eps=1e-6)``.
+        act_cfg (dict, optional): Defaults to None, which is ``dict(type='GELU')``.
     """
 
     def __init__(self, embed_dims: int, out_dims: int, num_heads: int, position: nn.Module | None,

@@ -10,9 +10,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from .arch import resolve_arch, resolve_indices, to_pair
-from .layers import ConvStem, PatchifyStem, PerViTBlock
+from .build import build_position, build_stem
+from .layers import PerViTBlock
 from .position import DistanceProjection, FrozenPosition
 from .position_cache import PositionCache
+from .rules import rule_name, with_peripheral_init
 
 OUT_TYPES = ('avg_featmap', 'featmap', 'raw')
 
@@ -44,7 +46,7 @@ class PerViT(BaseModule):
         cpe (bool): Whether blocks have the conditional position encoding. Defaults to True.
         content (bool): Whether content takes part in attention; False attends by position alone. Defaults to True.
         stem_cfg (dict, optional): ``type`` 'conv' or 'patchify', and for 'conv' ``norm_cfg`` and ``act_cfg``.
-            Defaults to None, which is ``dict(type='conv', norm_cfg=dict(type='BN'), act_cfg=dict(type='ReLU'))``.
+            Defaults to None, which is the paper's: 'conv' with BN and ReLU.
         position_cfg (dict | None): Registered position module and its options; None for no Φp.
             Defaults to ``dict(type='PerViTPeripheralPosition')``.
         distance_scale (str): What distance means on a grid larger than the pretraining one, 'grid' or 'fixed', see
@@ -103,7 +105,7 @@ class PerViT(BaseModule):
                  with_cp: bool = False,
                  position_cache_bytes: int = 256 * 2**20,
                  init_cfg: dict | list[dict] | None = None) -> None:
-        super().__init__(init_cfg=self._with_peripheral_init(init_cfg))
+        super().__init__(init_cfg=with_peripheral_init(init_cfg))
         arch = resolve_arch(arch)
         self.arch_settings = arch
         self.depths, self.num_heads = arch['depths'], arch['num_heads']
@@ -111,17 +113,20 @@ class PerViT(BaseModule):
         if out_type not in OUT_TYPES:
             raise ValueError(f'out_type must be one of {OUT_TYPES}, got {out_type!r}')
         for name, rate in (('drop_rate', drop_rate), ('drop_path_rate', drop_path_rate)):
-            if not 0 <= rate < 1:
+            if not isinstance(rate, (int, float)) or not 0 <= rate < 1:
                 raise ValueError(f'{name} must be in [0, 1), got {rate!r}')
         if type(frozen_stages) is not int or not -1 <= frozen_stages <= len(self.depths):
             raise ValueError(f'frozen_stages must be in [-1, {len(self.depths)}], got {frozen_stages!r}')
+        if type(position_cache_bytes) is not int or position_cache_bytes < 0:
+            raise ValueError('position_cache_bytes must be a number of bytes of at least 0, which keeps nothing, '
+                             f'got {position_cache_bytes!r}')
         self.out_type, self.final_norm = out_type, final_norm
         self.frozen_stages, self.norm_eval, self.with_cp = frozen_stages, norm_eval, with_cp
         self.out_indices = resolve_indices('out_indices', out_indices, self.num_layers)
         if not self.out_indices:
             raise ValueError('out_indices must name at least one block, got none')
 
-        self.stem = self._build_stem(stem_cfg, in_channels, arch)
+        self.stem = build_stem(stem_cfg, in_channels, arch)
         self.out_stride = self.stem.out_stride
         self.patch_resolution = tuple(
             -(-side // self.out_stride) for side in to_pair('img_size', img_size))
@@ -144,7 +149,7 @@ class PerViT(BaseModule):
                     widths[i],
                     widths[i + 1],
                     self.num_heads,
-                    self._build_position(position_cfg, distance_scale),
+                    build_position(position_cfg, distance_scale, arch, self.patch_resolution),
                     window_size=None if i in global_blocks else window,
                     mlp_ratio=arch['mlp_ratio'],
                     cpe=cpe,
@@ -164,49 +169,16 @@ class PerViT(BaseModule):
             self.add_module(f'norm{i}', norm)
         self._freeze_stages()
 
-    @staticmethod
-    def _with_peripheral_init(init_cfg: dict | list[dict] | None) -> list[dict]:
-        """Put ``PeripheralInit`` ahead of the user's rules, unless they name it."""
-        rules = [] if init_cfg is None else [init_cfg] if isinstance(init_cfg, dict) else list(init_cfg)
-        if not any(is_peripheral_init(rule) for rule in rules):
-            rules.insert(0, dict(type='PeripheralInit'))
-        return rules
-
-    @staticmethod
-    def _build_stem(stem_cfg: dict | None, in_channels: int, arch: dict) -> nn.Module:
-        cfg = dict(type='conv') if stem_cfg is None else dict(stem_cfg)
-        kind = cfg.pop('type', 'conv')
-        allowed = {'conv': {'norm_cfg', 'act_cfg'}, 'patchify': set()}
-        if kind not in allowed:
-            raise ValueError(f"stem_cfg['type'] must be one of {sorted(allowed)}, got {kind!r}")
-        if set(cfg) - allowed[kind]:
-            raise ValueError(f'stem_cfg of type {kind!r} may have {sorted(allowed[kind])}, got {sorted(cfg)}')
-        channels = (*arch['stem_channels'], arch['embed_dims'][0])
-        if kind == 'patchify':
-            return PatchifyStem(in_channels, channels[-1], 2**len(channels))
-        return ConvStem(in_channels, channels, **cfg)
-
-    def _build_position(self, position_cfg: dict | None, distance_scale: str) -> nn.Module | None:
-        if distance_scale not in ('grid', 'fixed'):
-            raise ValueError(f"distance_scale must be 'grid' or 'fixed', got {distance_scale!r}")
-        if position_cfg is None:
-            return None
-        cfg = dict(type='PerViTPeripheralPosition')
-        cfg.update(position_cfg)
-        if cfg['type'] in ('PerViTPeripheralPosition', 'PerViTEuclideanPosition'):
-            cfg.setdefault('distance_scale', distance_scale)
-        return MODELS.build(
-            dict(num_heads=self.num_heads, hidden_channels=self.arch_settings['position_channels'],
-                 pretrain_hw=self.patch_resolution, **cfg))
-
-    def set_peripheral_init(self, **options) -> None:
-        """Replace the options of ``PeripheralInit`` in ``init_cfg``, ahead of :meth:`init_weights`.
+    def set_peripheral_init(self, options: dict, override: bool = True) -> None:
+        """Merge options into the ``PeripheralInit`` rule of ``init_cfg``, ahead of :meth:`init_weights`.
 
         Args:
-            **options: Arguments of :class:`pervit_mm.engine.PeripheralInit`, which checks them.
+            options (dict): Arguments of :class:`pervit_mm.engine.PeripheralInit`, which checks them.
+            override (bool): Whether they win over those that the rule has. Defaults to True.
         """
-        rule = dict(type='PeripheralInit', **options)
-        self.init_cfg = [rule if is_peripheral_init(old) else old for old in self.init_cfg]
+        for i, rule in enumerate(self.init_cfg):
+            if rule_name(rule) == 'PeripheralInit':
+                self.init_cfg[i] = {**rule, **options} if override else {**options, **rule}
 
     def position_grids(self, hw_shape: tuple[int, int]) -> list[tuple[int, int]]:
         """Grid that each block's Φp spans on a map (H, W): its window, or the map."""
@@ -250,7 +222,7 @@ class PerViT(BaseModule):
         x = x.flatten(2).transpose(1, 2)  # (B, C, H, W) → (B, N, C)
         blocks = self.blocks[:self.out_indices[-1] + 1]
         kept: list[Tensor | None] = [None] * len(blocks)
-        if PositionCache.usable():
+        if PositionCache.usable() and not x.is_meta:
             kept = self.position_cache.get([block.attn.position for block in blocks],
                                            self.position_grids(hw_shape), self.num_heads, self.position_proj)
         outs = []
@@ -342,9 +314,3 @@ class PerViT(BaseModule):
         self.position_proj = None
         self.position_cache.clear()
         self.stem.fuse_norm()
-
-
-def is_peripheral_init(rule: dict) -> bool:
-    """Whether an ``init_cfg`` rule is ``PeripheralInit``, by name, scoped name or class."""
-    kind = rule.get('type')
-    return (kind if isinstance(kind, str) else getattr(kind, '__name__', '')).split('.')[-1] == 'PeripheralInit'

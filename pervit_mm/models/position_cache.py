@@ -24,7 +24,7 @@ class PositionCache:
     def clear(self) -> None:
         """Forget everything."""
         self._weights: Tensor | None = None
-        self._terms: dict[int, tuple[tuple[int, int], Tensor]] = {}
+        self._terms: dict[int, tuple[tuple, Tensor]] = {}
 
     def __deepcopy__(self, memo: dict) -> 'PositionCache':
         return type(self)(self.max_bytes)
@@ -68,9 +68,11 @@ class PositionCache:
             if room < 0:
                 self._terms.pop(index, None)
                 continue
-            kept_grid, kept = self._terms.get(index, (None, None))
-            terms[index] = kept if kept_grid == grid else positions[index](grid, projection)
-            self._terms[index] = (grid, terms[index])
+            # A module's options count as well as its weights, and it may have been replaced by another.
+            key = (grid, positions[index], positions[index].extra_repr())
+            kept_key, kept = self._terms.get(index, (None, None))
+            terms[index] = kept if kept_key == key else positions[index](grid, projection)
+            self._terms[index] = (key, terms[index])
         return terms
 
     def _check_weights(self, modules: list[nn.Module]) -> None:

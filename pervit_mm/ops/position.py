@@ -74,11 +74,20 @@ def band_average(starts: Tensor, window: int, length: int) -> Tensor:
         length (int): Entries there are.
 
     Returns:
-        Tensor: ``(T, length)`` float32, rows summing to one.
+        Tensor: ``(T, length)`` in :func:`exact_dtype`, rows summing to one.
     """
     index = torch.arange(length, device=starts.device)[None]
     inside = (index >= starts[:, None]) & (index < starts[:, None] + window)
-    return inside.float() / window
+    return inside.to(exact_dtype(starts.device)) / window
+
+
+def exact_dtype(device: torch.device) -> torch.dtype:
+    """float64, in which what is one small map is computed; float32 on MPS, which has nothing wider.
+
+    The first norm's variance is a difference of squares, which loses digits as the grid grows, and on CUDA float32
+    products and convolutions may run in TF32.
+    """
+    return torch.float32 if device.type == 'mps' else torch.float64
 
 
 def hidden_offset_map(weights: PositionWeights, hw_shape: tuple[int, int], step: float) -> Tensor:
@@ -93,14 +102,15 @@ def hidden_offset_map(weights: PositionWeights, hw_shape: tuple[int, int], step:
         step (float): Distance between neighbouring tokens.
 
     Returns:
-        Tensor: ``(D, 2H - 1 + 2p, 2W - 1 + 2p)`` float32.
+        Tensor: ``(D, 2H - 1 + 2p, 2W - 1 + 2p)`` in :func:`exact_dtype`.
     """
     kernel = weights.conv1_weight.shape[-1]
     distances = offset_distances(hw_shape, step, 2 * (kernel // 2), weights.proj_weight.device)
-    # Written as matrix products: float32 convolutions may run in TF32 on CUDA, products don't unless asked to.
-    patches = F.unfold(distances[None, None], kernel)[0]
-    taps = torch.einsum('ocij,cx->oij', weights.conv1_weight, weights.proj_weight)
-    bias = weights.conv1_bias + weights.conv1_weight.sum((2, 3)) @ weights.proj_bias
+    exact = exact_dtype(distances.device)
+    patches = F.unfold(distances[None, None], kernel)[0].to(exact)
+    conv1 = weights.conv1_weight.to(exact)
+    taps = torch.einsum('ocij,cx->oij', conv1, weights.proj_weight.to(exact))
+    bias = weights.conv1_bias.to(exact) + conv1.sum((2, 3)) @ weights.proj_bias.to(exact)
     hidden = torch.addmm(bias[:, None], taps.flatten(1), patches)
     side = 2 * hw_shape[0] - 1 + 2 * (kernel // 2)
     return hidden.reshape(hidden.shape[0], side, -1)
@@ -119,7 +129,7 @@ def first_norm(hidden: Tensor, weights: PositionWeights, hw_shape: tuple[int, in
 
     Returns:
         tuple[Tensor, Tensor, Tensor]: The map with its own mean taken off, and factor and summand, each
-        ``(D, H, W)`` by query.
+        ``(D, H, W)`` by query; all float32.
     """
     kernel = weights.conv1_weight.shape[-1]
     margin = kernel // 2
@@ -135,7 +145,8 @@ def first_norm(hidden: Tensor, weights: PositionWeights, hw_shape: tuple[int, in
     mean = rows @ hidden @ cols
     variance = (rows @ hidden.square() @ cols - mean.square()).clamp_min(0)
     factor = weights.norm1_weight[:, None, None] * torch.rsqrt(variance + eps)
-    return hidden, factor, weights.norm1_bias[:, None, None] - mean * factor
+    summand = weights.norm1_bias[:, None, None] - mean * factor
+    return hidden.float(), factor.float(), summand.float()
 
 
 def log_position_map(weights: PositionWeights, hw_shape: tuple[int, int], step: float,
@@ -163,9 +174,10 @@ def log_position_map(weights: PositionWeights, hw_shape: tuple[int, int], step: 
     if weights.norm1_weight is not None:
         hidden, factor, summand = first_norm(hidden, weights, hw_shape, stat_hw, eps)
         factor, summand = factor.flip(1, 2), summand.flip(1, 2)  # windows run backwards
+    hidden = hidden.float()
     if weights.norm2_weight is not None and stat_hw != tuple(hw_shape):
         rows, cols = (
-            band_average(window_starts(size, stat, hidden.device), stat, size).flip(0)
+            band_average(window_starts(size, stat, hidden.device), stat, size).float().flip(0)
             for size, stat in zip(hw_shape, stat_hw))
     margin = weights.conv1_weight.shape[-1] // 2
     row_bytes = hidden.shape[0] * w * (h + 2 * margin) * (w + 2 * margin) * hidden.element_size()

@@ -29,7 +29,7 @@ class RandomImages(BaseDataset):
         return dict(inputs=image, data_samples=DataSample().set_gt_label(idx % 2))
 
 
-def runner(work_dir, hooks, backbone=None, epochs=2, **kwargs):
+def runner(work_dir, hooks, backbone=None, epochs=2, train_cfg=None, **kwargs):
     runner = Runner(
         model=dict(
             type='ImageClassifier',
@@ -40,7 +40,7 @@ def runner(work_dir, hooks, backbone=None, epochs=2, **kwargs):
         train_dataloader=dict(
             batch_size=4, num_workers=0, dataset=dict(type='RandomImages'), collate_fn=dict(type='default_collate'),
             sampler=dict(type='DefaultSampler', shuffle=False)),
-        train_cfg=dict(by_epoch=True, max_epochs=epochs),
+        train_cfg=train_cfg or dict(by_epoch=True, max_epochs=epochs),
         optim_wrapper=dict(optimizer=dict(type='SGD', lr=1e-3)),
         visualizer=dict(type='Visualizer', vis_backends=[dict(type='LocalVisBackend')]),
         custom_hooks=hooks, default_scope='mmpretrain', randomness=dict(seed=0), log_level='INFO',
@@ -94,7 +94,7 @@ def test_init_hook_does_nothing_after_load_resume_or_pretrained(tmp_path):
         run.train()
         assert recorder.values[0] == trained, name
         assert 'Φp at the start' not in log_of(run), name
-        assert 'keeps' in log_of(run), name
+        assert 'Φp keeps their values' in log_of(run), name
 
 
 def test_nonlocality_hook_logs_scalars(tmp_path):
@@ -146,7 +146,47 @@ def test_nonlocality_closed_forms():
 
 def test_mistakes_are_named():
     for name in ('PerViTNonlocalityHook', 'PerViTPositionMapHook'):
-        with pytest.raises(ValueError, match=f'interval of {name} must be a positive number of epochs, got 0'):
+        with pytest.raises(ValueError, match=f'interval of {name} must be a positive number .* got 0'):
             HOOKS.build(dict(type=name, interval=0))
     with pytest.raises(ValueError, match='size of PeripheralInit'):
         HOOKS.build(dict(type='PeripheralInitHook', size=1))
+    with pytest.raises(ValueError, match=r'query of PerViTPositionMapHook must be a token \(row, column\), got 3'):
+        HOOKS.build(dict(type='PerViTPositionMapHook', query=3))
+
+
+def test_init_hook_acts_on_the_first_start_of_a_run_that_resumes(tmp_path):
+    run = runner(tmp_path, [dict(type='PeripheralInitHook', size=(-1, 3))], epochs=1, resume=True)
+    recorder = Recorder(run)
+    run.train()
+    assert recorder.values[0] == pytest.approx([-1, 1, 3])
+
+
+def test_init_hook_keeps_options_that_it_is_not_given(tmp_path):
+    init_cfg = dict(type='PeripheralInit', strength=(2, 1), symmetry_noise=0.1)
+    run = runner(tmp_path, [dict(type='PeripheralInitHook', size=(-1, 3))], dict(init_cfg=init_cfg), epochs=1)
+    recorder = Recorder(run)
+    run.train()
+    assert recorder.values[0] == pytest.approx([-1, 1, 3])
+    assert run.model.backbone.init_cfg == [dict(init_cfg, size=(-1, 3))]
+
+
+def test_recorders_by_iteration(tmp_path):
+    hooks = [dict(type='PerViTNonlocalityHook', interval=3, by_epoch=False)]
+    run = runner(tmp_path, hooks, train_cfg=dict(by_epoch=False, max_iters=7))
+    run.train()
+    text = (next(tmp_path.rglob('vis_data')) / 'scalars.json').read_text()
+    assert re.findall(r'"nonlocality/block0": [\d.]+.*?"step": (\d+)', text) == ['0', '3', '6']
+    run = runner(tmp_path / 'epochs', [dict(type='PerViTNonlocalityHook')], train_cfg=dict(by_epoch=False, max_iters=7))
+    with pytest.raises(ValueError, match='PerViTNonlocalityHook counts epochs, .* by_epoch=False'):
+        run.train()
+
+
+@pytest.mark.parametrize('kwargs', [
+    dict(window_size=5, global_attn_indexes=(1, )), dict(window_size=10, global_attn_indexes=(0, 2)),
+    dict(position_cfg=dict(type='PerViTRelativePositionBias'))
+])
+def test_maps_of_windows_and_variants_are_drawn(kwargs):
+    model = PerViT(TINY_ARCH, img_size=28, **kwargs)
+    model.init_weights()
+    picture = draw_position_maps(model)
+    assert picture.shape[0] > 2 * 50 and picture.shape[1] > 3 * 50

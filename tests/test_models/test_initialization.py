@@ -79,6 +79,9 @@ def test_options_reach_the_blocks():
 def test_given_on_the_model_it_reaches_the_backbone():
     model = classifier(None, dict(type='PeripheralInit', size=(-2, 6), strength=(1, 0.5)))
     check_values(model.backbone, (-2, 6), (1, 0.5))
+    # A rule on the backbone counts more than one on the model.
+    model = classifier(dict(type='PeripheralInit', size=(-3, 3)), dict(type='PeripheralInit', size=(-2, 6)))
+    check_values(model.backbone, size=(-3, 3))
     with pytest.raises(ValueError, match='Linear holds no PerViT'):
         PeripheralInit()(torch.nn.Linear(2, 2))
 

@@ -1,23 +1,27 @@
 """PerViT against the authors' code, on its recorded outputs (tests/data)."""
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from conftest import official_keys, official_state
+from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
 from pervit_mm.zoo import from_official, key_pairs, to_official
 
+CONFIGS = Path(__file__).parents[2] / 'configs'
 
-def classifier(size, width, num_classes=1000):
+
+def classifier(size):
+    """The model of configs/pervit_{size}.py."""
     init_default_scope('mmpretrain')
-    return MODELS.build(
-        dict(type='ImageClassifier', backbone=dict(type='PerViT', arch=size),
-             head=dict(type='LinearClsHead', num_classes=num_classes, in_channels=width)))
+    return MODELS.build(Config.fromfile(CONFIGS / f'pervit_{size}.py').model)
 
 
 @pytest.fixture(scope='module')
 def model():
-    model = classifier('tiny', 280)
+    model = classifier('tiny')
     model.load_state_dict(from_official(official_state('tiny')), strict=True)
     return model.eval()
 
@@ -75,10 +79,27 @@ def test_gradient_norms(model, images, golden):
     assert zeros == 25 and len(grads) == len(golden['grad_norms'])
 
 
-@pytest.mark.parametrize('size, width, parameters', [('tiny', 280, 7591000), ('small', 464, 21317672),
-                                                     ('medium', 684, 43723936)])
-def test_every_official_size_loads_strictly_and_returns(size, width, parameters):
-    model = classifier(size, width)
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device')
+def test_on_cuda(images, golden):
+    """With PyTorch's default flags, under which convolutions run in TF32; Φp does not."""
+    model = classifier('tiny').eval()
+    model.load_state_dict(from_official(official_state('tiny')), strict=True)
+    model.cuda()
+    queries = golden['position_queries'] @ [14, 1]
+    with torch.no_grad():
+        for i, term in enumerate(model.backbone.log_positions((14, 14))):
+            phi = term.exp().cpu().numpy()[:, queries]
+            np.testing.assert_allclose(phi, golden['position_attention'][i], atol=1e-4, rtol=0)
+        logits = model(images.cuda(), mode='tensor').cpu()
+        np.testing.assert_allclose(logits, golden['logits'], atol=5e-2, rtol=0)
+        with torch.backends.cudnn.flags(allow_tf32=False):
+            logits = model(images.cuda(), mode='tensor').cpu()
+    np.testing.assert_allclose(logits, golden['logits'], atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize('size, parameters', [('tiny', 7591000), ('small', 21317672), ('medium', 43723936)])
+def test_every_official_size_loads_strictly_and_returns(size, parameters):
+    model = classifier(size)
     assert sum(p.numel() for p in model.parameters()) == parameters
     official = official_state(size)
     ours = from_official(official)

@@ -8,7 +8,7 @@ from conftest import TINY_ARCH, naming, randomize
 from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
-from pervit_mm.models import PerViT
+from pervit_mm.models import PerViT, PerViTPeripheralPosition
 
 SIZES = [(28, 28), (30, 17), (4, 33), (1, 1), (3, 4)]
 
@@ -16,6 +16,14 @@ SIZES = [(28, 28), (30, 17), (4, 33), (1, 1), (3, 4)]
 def build(**kwargs):
     kwargs = {'img_size': 28, **kwargs}
     return randomize(PerViT(TINY_ARCH, **kwargs))
+
+
+def check_gradients(model, state):
+    """Compare with those of the oracle's float64 state."""
+    for name, param in model.named_parameters():
+        exact = state[name].grad
+        tolerance = 2e-3 * exact.abs().max().item() + 1e-4
+        torch.testing.assert_close(param.grad.double(), exact, atol=tolerance, rtol=1e-3, msg=naming(name))
 
 
 @pytest.mark.parametrize('size', SIZES)
@@ -38,10 +46,7 @@ def test_outputs_and_gradients_by_definition(size, training_bn):
         reference = reference + (exp * weight).sum()
     loss.backward()
     reference.backward()
-    for name, param in model.named_parameters():
-        scale = state[name].grad.abs().max().item()
-        torch.testing.assert_close(
-            param.grad.double(), state[name].grad, atol=2e-3 * scale + 1e-4, rtol=1e-3, msg=naming(name))
+    check_gradients(model, state)
 
 
 @pytest.mark.parametrize('size', [(28, 28), (44, 31), (13, 60), (9, 9)])
@@ -50,13 +55,16 @@ def test_windows_by_definition(size, global_blocks):
     model = build(window_size=4, global_attn_indexes=global_blocks, out_type='raw').eval()
     images = torch.randn(2, 3, *size)
     state = dict(model.state_dict())
+    state.update({name: p.detach().double().requires_grad_() for name, p in model.named_parameters()})
+    expected = oracle.backbone(state, images, 2, window=(4, 4), global_blocks=global_blocks, pretrain_hw=(7, 7))[0]
     with torch.no_grad():
-        expected = oracle.backbone(state, images, 2, window=(4, 4), global_blocks=global_blocks, pretrain_hw=(7, 7))
-        torch.testing.assert_close(model(images)[0].double(), expected[0], atol=3e-5, rtol=1e-4)
+        torch.testing.assert_close(model(images)[0].double(), expected, atol=3e-5, rtol=1e-4)
     out = model(images)[0]
-    torch.testing.assert_close(out.double(), expected[0], atol=3e-5, rtol=1e-4)
-    out.sum().backward()
-    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+    torch.testing.assert_close(out.double(), expected, atol=3e-5, rtol=1e-4)
+    weight = torch.randn(out.shape)
+    (out * weight).sum().backward()
+    (expected * weight).sum().backward()
+    check_gradients(model, state)
 
 
 def test_window_defaults_to_the_pretraining_grid():
@@ -139,6 +147,13 @@ def test_position_only_attention_has_no_queries():
     assert model.blocks[0].attn.v.weight.shape == (16, 16)
 
 
+@pytest.mark.parametrize('kind', ['PerViTPeripheralPosition', 'pervit_mm.PerViTPeripheralPosition',
+                                  PerViTPeripheralPosition])
+def test_distance_scale_reaches_the_module_however_it_is_named(kind):
+    model = build(distance_scale='fixed', position_cfg=dict(type=kind))
+    assert all(block.attn.position.distance_scale == 'fixed' for block in model.blocks)
+
+
 def test_maps_for_analysis_agree_with_forward():
     block = build().eval().blocks[1]
     x, log_position = torch.randn(2, 12, 16), torch.rand(2, 12, 12).log()
@@ -215,6 +230,14 @@ def test_layer_depth_of_every_parameter():
     (dict(content=False, position_cfg=None), ValueError, 'content=False .* needs a position_cfg'),
     (dict(img_size=(28, )), ValueError, 'img_size'),
     (dict(position_cfg=dict(type='NoSuchPosition')), KeyError, 'NoSuchPosition'),
+    (dict(position_cfg='none'), TypeError, "position_cfg must be a dict .* got 'none'"),
+    (dict(stem_cfg='conv'), TypeError, "stem_cfg must be a dict .* got 'conv'"),
+    (dict(in_channels=0), ValueError, 'in_channels must be a positive integer, got 0'),
+    (dict(drop_path_rate='0.1'), ValueError, r"drop_path_rate must be in \[0, 1\), got '0.1'"),
+    (dict(position_cache_bytes=None), ValueError, 'position_cache_bytes must be .* got None'),
+    (dict(arch={**TINY_ARCH, 'mlp_ratio': float('nan')}), ValueError, 'mlp_ratio'),
+    (dict(distance_scale='fixed', position_cfg=dict(type='PerViTRelativePositionBias')), ValueError,
+     "distance_scale='fixed' is not for position_cfg of type 'PerViTRelativePositionBias'"),
     (dict(embed_dim=3), TypeError, 'embed_dim'),
 ])
 def test_mistakes_are_named(kwargs, error, message):

@@ -5,6 +5,7 @@ import pickle
 import pytest
 import torch
 from conftest import TINY_ARCH, randomize
+from mmengine.hooks import EMAHook
 from mmengine.model import ExponentialMovingAverage
 
 from pervit_mm.models import PerViT
@@ -78,15 +79,15 @@ def test_after_load_state_dict(model):
 
 def test_after_an_ema_swap(model):
     ema = ExponentialMovingAverage(model, momentum=0.3)
-    kept(model)
-    for param in model.parameters():
-        param.data.add_(0.2 * torch.randn(param.shape))
-    ema.update_parameters(model)
-    kept(model)
-    for source, average in zip(model.parameters(), ema.module.parameters()):  # as EMAHook swaps them
-        tmp = source.data.clone()
-        source.data.copy_(average.data)
-        average.data.copy_(tmp)
+    for _ in range(2):  # the first update copies
+        for param in model.parameters():
+            param.data.add_(0.2 * torch.randn(param.shape))
+        ema.update_parameters(model)
+    hook = EMAHook()
+    hook.src_model, hook.ema_model = model, ema
+    before = kept(model)
+    hook._swap_ema_parameters()
+    assert not torch.equal(kept(model), before)
     torch.testing.assert_close(kept(model), fresh(model), atol=0, rtol=0)
     torch.testing.assert_close(kept(ema.module), fresh(ema.module), atol=0, rtol=0)
 
@@ -136,7 +137,7 @@ def test_a_second_grid(model):
     wide = torch.randn(1, 3, 20, 41)
     for images in (IMAGES, wide, IMAGES):
         torch.testing.assert_close(kept(model, images), fresh(model, images), atol=0, rtol=0)
-    assert {grid for grid, _ in model.position_cache._terms.values()} == {(7, 7)}  # one grid at a time
+    assert {key[0] for key, _ in model.position_cache._terms.values()} == {(7, 7)}  # one grid at a time
 
 
 def test_byte_cap(model):
@@ -173,3 +174,17 @@ def test_a_single_weight_tensor_is_copied():
     before = kept(model, images)
     model.blocks[0].attn.position.table.data.normal_(std=3)
     assert not torch.equal(kept(model, images), before)
+
+
+def test_after_a_change_of_option_or_module(model):
+    wide = torch.randn(1, 3, 48, 48)
+    before = kept(model, wide)
+    for block in model.blocks:
+        block.attn.position.distance_scale = 'fixed'
+    fixed = randomize(PerViT(TINY_ARCH, img_size=28, distance_scale='fixed')).eval()
+    torch.testing.assert_close(kept(model, wide), kept(fixed, wide), atol=0, rtol=0)
+    assert not torch.equal(kept(model, wide), before)
+    for block, other in zip(model.blocks, PerViT(TINY_ARCH, img_size=28).blocks):
+        other.attn.position.load_state_dict(block.attn.position.state_dict())
+        block.attn.position = other.attn.position
+    torch.testing.assert_close(kept(model, wide), before, atol=0, rtol=0)

@@ -4,6 +4,7 @@ import copy
 import pytest
 import torch
 from conftest import TINY_ARCH, naming, randomize
+from mmengine.optim import AmpOptimWrapper
 
 from pervit_mm.models import PerViT
 
@@ -104,3 +105,17 @@ def test_compiles_without_graph_breaks_in_inference(device, deploy):
             images = torch.randn(batch, 3, 28, 28, device=device)
             torch.testing.assert_close(run(images)[0], model(images)[0], atol=1e-4, rtol=1e-3)
     assert len(model.position_cache._terms) == (0 if deploy else 3)  # by the eager calls alone
+
+
+@cuda
+def test_an_amp_training_step_on_cuda():
+    """fp16 with a gradient scaler, as the recipe trains."""
+    model = build().cuda().train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    wrapper = AmpOptimWrapper(optimizer=optimizer, dtype='float16', loss_scale=128.)
+    before = [p.detach().clone() for p in model.parameters()]
+    with wrapper.optim_context(model):
+        loss = model(torch.randn(4, 3, 28, 28, device='cuda'))[0].square().mean()
+    wrapper.update_params(loss)
+    assert loss.isfinite() and all(p.isfinite().all() for p in model.parameters())
+    assert sum(not torch.equal(a, b) for a, b in zip(before, model.parameters())) > 0.9 * len(before)

@@ -193,6 +193,21 @@ def test_options(small, tmp_path, monkeypatch):
     assert small.get('model_wrapper_cfg') is None
 
 
+def test_resume_with_nothing_to_resume_starts_from_load_from(small, tmp_path, monkeypatch):
+    """MMEngine would drop load_from and train from random weights."""
+    monkeypatch.setattr(launch, 'has_accelerator', lambda: True)
+    small.load_from = str(tmp_path / 'pretrained.pth')
+    (tmp_path / 'pretrained.pth').touch()
+    notes = prepare(small, resume='auto', work_dir=str(tmp_path / 'run'))
+    assert small.resume is False and small.load_from == str(tmp_path / 'pretrained.pth')
+    assert len(notes) == 1 and 'no checkpoint in' in notes[0] and 'pretrained.pth' in notes[0]
+    (tmp_path / 'run').mkdir()
+    (tmp_path / 'run' / 'last_checkpoint').write_text(str(tmp_path / 'run' / 'epoch_1.pth'))
+    (tmp_path / 'run' / 'epoch_1.pth').touch()
+    assert prepare(small, resume='auto', work_dir=str(tmp_path / 'run')) == []
+    assert small.resume is True and small.load_from is None
+
+
 def test_amp_on_a_gpu(small, monkeypatch):
     monkeypatch.setattr(launch, 'has_accelerator', lambda: True)
     small.optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=1.))
@@ -228,6 +243,7 @@ def test_wrong_paths_are_one_sentence(small, world, tmp_path):
     broken.write_text("_base_ = 'nowhere.py'\n")
     with pytest.raises(launch.LaunchError, match='broken.py.*cannot be read'):
         launch.load_config(str(broken))
+    launch.load_config(str(world / 'small.py'), {'efficient_conv_bn_eval': True, 'test_cfg': {}})
     with pytest.raises(launch.LaunchError, match="has no 'train_confg'"):
         launch.load_config(str(world / 'small.py'), {'train_confg.max_epochs': 1})
     with pytest.raises(launch.LaunchError, match='--resume.*nowhere.pth'):

@@ -1,15 +1,17 @@
 """Hooks around Φp: setting its start, logging its reach, drawing it."""
 from collections.abc import Sequence
 
+from mmengine.dist import master_only
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
-from mmengine.runner import Runner
+from mmengine.runner import IterBasedTrainLoop, Runner
 
 from ...analysis.nonlocality import position_nonlocality
 from ...analysis.position_map import draw_position_maps
 from ...models import PerViT
 from ...models.position import PerViTPeripheralPosition
+from ...models.rules import rule_name
 from ..initialization import PeripheralInit, find_backbones
 
 
@@ -19,55 +21,50 @@ def _backbones(runner: Runner) -> list[PerViT]:
     return find_backbones(model.module if is_model_wrapper(model) else model)
 
 
-def _is_pretrained(backbone: PerViT) -> bool:
-    kinds = [rule.get('type') for rule in backbone.init_cfg]
-    return any(getattr(kind, '__name__', kind) in ('Pretrained', 'PretrainedInit') for kind in kinds)
-
-
 @HOOKS.register_module()
 class PeripheralInitHook(Hook):
     """Set locality size and strength of Φp for a run from the config.
 
     It acts in ``before_run``, ahead of the runner's ``init_weights``, by handing its options to the backbones'
     ``PeripheralInit``: so a checkpoint that is loaded or resumed afterwards, or weights by ``Pretrained``, keep their
-    values. In ``before_train`` it logs the table of what each block starts from.
+    values. In ``before_train`` it logs the table of what each block starts from, unless values were loaded.
 
     Args:
-        size (Sequence[float]): Locality size β of the first and the last block. Defaults to (-5, 4).
-        strength (Sequence[float]): Locality strength γ of the first and the last block. Defaults to (3, 0.01).
-        scheme (str): See :class:`PeripheralInit`. Defaults to 'peripheral'.
-        symmetry_noise (float): See :class:`PeripheralInit`. Defaults to 0.
+        size (Sequence[float], optional): Locality size β of the first and the last block. Defaults to None, which keeps
+            what the backbone's ``PeripheralInit`` has, as for all others.
+        strength (Sequence[float], optional): Locality strength γ of the first and the last block.
+        scheme (str, optional): See :class:`PeripheralInit`.
+        symmetry_noise (float, optional): See :class:`PeripheralInit`.
+
+    Raises:
+        ValueError: If an option is not what :class:`PeripheralInit` allows.
 
     Examples:
         >>> custom_hooks = [dict(type='PeripheralInitHook', size=(-4, 4), strength=(2, 0.01))]
     """
 
-    def __init__(self, size: Sequence[float] = (-5, 4), strength: Sequence[float] = (3, 0.01),
-                 scheme: str = 'peripheral', symmetry_noise: float = 0.) -> None:
-        self.options = dict(size=size, strength=strength, scheme=scheme, symmetry_noise=symmetry_noise)
+    def __init__(self, size: Sequence[float] | None = None, strength: Sequence[float] | None = None,
+                 scheme: str | None = None, symmetry_noise: float | None = None) -> None:
+        options = dict(size=size, strength=strength, scheme=scheme, symmetry_noise=symmetry_noise)
+        self.options = {name: value for name, value in options.items() if value is not None}
         PeripheralInit(**self.options)  # checks them, early
-        self._applied = False
 
     def before_run(self, runner: Runner) -> None:
-        """Hand the options to backbones that will be initialized in this run."""
-        if runner._resume or runner._load_from is not None:
-            runner.logger.info('PeripheralInitHook: this run loads or resumes a checkpoint and keeps its values')
-            return
+        """Hand the options to the backbones, which are initialized next."""
         for backbone in _backbones(runner):
             if backbone.is_init:
                 runner.logger.warning('PeripheralInitHook: the backbone was initialized before the run and keeps its '
                                       'values; give its init_cfg the options instead')
-            elif _is_pretrained(backbone):
-                runner.logger.info('PeripheralInitHook: the backbone is Pretrained and keeps those values')
             else:
-                backbone.set_peripheral_init(**self.options)
-                self._applied = True
+                backbone.set_peripheral_init(self.options)
 
+    @master_only
     def before_train(self, runner: Runner) -> None:
         """Log what each block starts from."""
-        if not self._applied:
-            return
         for backbone in _backbones(runner):
+            if runner._has_loaded or any(rule_name(rule) == 'Pretrained' for rule in backbone.init_cfg):
+                runner.logger.info('PeripheralInitHook: weights were loaded, and Φp keeps their values')
+                continue
             lines = ['PeripheralInitHook: Φp at the start', 'block    size  strength  nonlocality']
             reach = position_nonlocality(backbone)
             for i, block in enumerate(backbone.blocks):
@@ -79,80 +76,101 @@ class PeripheralInitHook(Hook):
             runner.logger.info('\n'.join(lines))
 
 
-@HOOKS.register_module()
-class PerViTNonlocalityHook(Hook):
-    """Log the nonlocality of each block's Φp as scalars ``nonlocality/block{i}``.
-
-    Nonlocality is the mean over queries, keys and heads of distance times Φp, the paper's measure, on the pretraining
-    grid. The scalars go to every backend of the runner's visualizer and, for by-epoch runs, to the log.
+class _PositionRecorder(Hook):
+    """Record something of Φp before training and every so many epochs or iterations.
 
     Args:
-        interval (int): Every so many epochs, and before the first. Defaults to 1.
+        interval (int): Every so many epochs, or iterations. Defaults to 1.
+        by_epoch (bool): Whether ``interval`` counts epochs. Runs by iteration, as MMSegmentation's are, need False.
+            Defaults to True.
 
     Raises:
-        ValueError: If ``interval`` is not a positive integer.
+        ValueError: If ``interval`` is not a positive integer, or, when training starts, if the run has no epochs.
     """
 
     priority = 'LOW'
 
-    def __init__(self, interval: int = 1) -> None:
-        self.interval = _check_interval(self, interval)
+    def __init__(self, interval: int = 1, by_epoch: bool = True) -> None:
+        if type(interval) is not int or interval < 1:
+            raise ValueError(f'interval of {type(self).__name__} must be a positive number of epochs or iterations, '
+                             f'got {interval!r}')
+        self.interval, self.by_epoch = interval, by_epoch
 
-    def _log(self, runner: Runner, epoch: int) -> None:
+    def record(self, runner: Runner, backbone: PerViT, name: str, step: int) -> None:
+        """Record one backbone; ``name`` tells several apart and is empty for the first."""
+        raise NotImplementedError(f'{type(self).__name__} must say what it records')
+
+    @master_only
+    def _record_all(self, runner: Runner, step: int) -> None:
         for n, backbone in enumerate(_backbones(runner)):
-            suffix = f'_{n}' if n else ''
-            values = [v.mean().item() for v in position_nonlocality(backbone)]
-            runner.visualizer.add_scalars(
-                {f'nonlocality{suffix}/block{i}': value for i, value in enumerate(values)}, step=epoch)
-            runner.logger.info(f'nonlocality{suffix} after epoch {epoch}: ' + ' '.join(f'{v:.3f}' for v in values))
+            self.record(runner, backbone, f'_{n}' if n else '', step)
 
     def before_train(self, runner: Runner) -> None:
-        """Log where training starts from."""
-        self._log(runner, runner.epoch)
+        """Record where training starts from."""
+        if self.by_epoch and isinstance(runner.train_loop, IterBasedTrainLoop):
+            raise ValueError(f'{type(self).__name__} counts epochs, and this run goes by iteration: give it '
+                             'by_epoch=False and an interval in iterations')
+        self._record_all(runner, runner.epoch if self.by_epoch else runner.iter)
 
     def after_train_epoch(self, runner: Runner) -> None:
-        """Log every ``interval`` epochs."""
-        if self.every_n_epochs(runner, self.interval):
-            self._log(runner, runner.epoch + 1)
+        """Record every ``interval`` epochs."""
+        if self.by_epoch and self.every_n_epochs(runner, self.interval):
+            self._record_all(runner, runner.epoch + 1)
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
+        """Record every ``interval`` iterations."""
+        if not self.by_epoch and self.every_n_train_iters(runner, self.interval):
+            self._record_all(runner, runner.iter + 1)
 
 
 @HOOKS.register_module()
-class PerViTPositionMapHook(Hook):
+class PerViTNonlocalityHook(_PositionRecorder):
+    """Log the nonlocality of each block's Φp, to the log and as scalars ``nonlocality/block{i}``.
+
+    Nonlocality is the mean over queries, keys and heads of distance times Φp, the paper's measure, on the pretraining
+    grid. The scalars go to every backend of the runner's visualizer.
+
+    Args:
+        interval (int): Every so many epochs, or iterations, and before training. Defaults to 1.
+        by_epoch (bool): Whether ``interval`` counts epochs. Runs by iteration need False. Defaults to True.
+
+    Raises:
+        ValueError: If ``interval`` is not a positive integer, or, when training starts, if the run has no epochs or the
+            model no Φp.
+    """
+
+    def record(self, runner: Runner, backbone: PerViT, name: str, step: int) -> None:
+        """Log one value for each block."""
+        values = [v.mean().item() for v in position_nonlocality(backbone)]
+        runner.visualizer.add_scalars(
+            {f'nonlocality{name}/block{i}': value for i, value in enumerate(values)}, step=step)
+        unit = 'epoch' if self.by_epoch else 'iteration'
+        runner.logger.info(f'nonlocality{name} after {unit} {step}: ' + ' '.join(f'{v:.3f}' for v in values))
+
+
+@HOOKS.register_module()
+class PerViTPositionMapHook(_PositionRecorder):
     """Draw the learned Φp of every block and head through the runner's visualizer.
 
     TensorBoard, W&B and the local backend receive the picture ``position_map`` alike.
 
     Args:
-        interval (int): Every so many epochs, and before the first. Defaults to 1.
+        interval (int): Every so many epochs, or iterations, and before training. Defaults to 1.
+        by_epoch (bool): Whether ``interval`` counts epochs. Runs by iteration need False. Defaults to True.
         query (tuple[int, int], optional): Token (row, column) on the pretraining grid. Defaults to None, the centre.
 
     Raises:
-        ValueError: If ``interval`` is not a positive integer.
+        ValueError: If ``interval`` is not a positive integer or ``query`` no pair; when training starts, if the run has
+            no epochs, the model no Φp, or the query lies outside its grid.
     """
 
-    priority = 'LOW'
+    def __init__(self, interval: int = 1, by_epoch: bool = True, query: tuple[int, int] | None = None) -> None:
+        super().__init__(interval, by_epoch)
+        if query is not None and (not isinstance(query, (tuple, list)) or len(query) != 2
+                                  or not all(type(v) is int for v in query)):
+            raise ValueError(f'query of PerViTPositionMapHook must be a token (row, column), got {query!r}')
+        self.query = None if query is None else tuple(query)
 
-    def __init__(self, interval: int = 1, query: tuple[int, int] | None = None) -> None:
-        self.interval = _check_interval(self, interval)
-        self.query = query
-
-    def _draw(self, runner: Runner, epoch: int) -> None:
-        for n, backbone in enumerate(_backbones(runner)):
-            name = f'position_map_{n}' if n else 'position_map'
-            runner.visualizer.add_image(name, draw_position_maps(backbone, self.query), step=epoch)
-
-    def before_train(self, runner: Runner) -> None:
-        """Draw where training starts from."""
-        self._draw(runner, runner.epoch)
-
-    def after_train_epoch(self, runner: Runner) -> None:
-        """Draw every ``interval`` epochs."""
-        if self.every_n_epochs(runner, self.interval):
-            self._draw(runner, runner.epoch + 1)
-
-
-def _check_interval(hook: Hook, interval: int) -> int:
-    """A positive number of epochs, or ValueError."""
-    if type(interval) is not int or interval < 1:
-        raise ValueError(f'interval of {type(hook).__name__} must be a positive number of epochs, got {interval!r}')
-    return interval
+    def record(self, runner: Runner, backbone: PerViT, name: str, step: int) -> None:
+        """Draw one picture."""
+        runner.visualizer.add_image(f'position_map{name}', draw_position_maps(backbone, self.query), step=step)

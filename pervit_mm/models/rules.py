@@ -1,0 +1,31 @@
+"""Reading ``init_cfg`` rules, which name their initializer by name, by scoped name or by class."""
+
+
+def rule_name(rule: dict) -> str:
+    """Name of a rule's initializer, without scope; ``'Pretrained'`` for MMEngine's class of it too.
+
+    Args:
+        rule (dict): One rule of an ``init_cfg``.
+
+    Returns:
+        str: For example ``'PeripheralInit'``; empty if the rule has no type.
+    """
+    kind = rule.get('type')
+    name = kind if isinstance(kind, str) else getattr(kind, '__name__', '')
+    name = name.split('.')[-1]
+    return 'Pretrained' if name == 'PretrainedInit' else name
+
+
+def with_peripheral_init(init_cfg: dict | list[dict] | None) -> list[dict]:
+    """Put ``PeripheralInit`` ahead of a user's rules, unless they name it.
+
+    Args:
+        init_cfg (dict | list[dict], optional): The user's; never changed.
+
+    Returns:
+        list[dict]: A list with the rule in it.
+    """
+    rules = [] if init_cfg is None else [init_cfg] if isinstance(init_cfg, dict) else list(init_cfg)
+    if not any(rule_name(rule) == 'PeripheralInit' for rule in rules):
+        rules.insert(0, dict(type='PeripheralInit'))
+    return rules
