@@ -15,7 +15,7 @@ from mmengine.runner import Runner
 from pervit_mm.analysis import draw_position_maps, position_nonlocality
 from pervit_mm.models import PerViT
 
-EPOCHS, BLOCKS = 3, 3
+BLOCKS = 3
 
 
 @MODELS.register_module(force=True)
@@ -31,7 +31,7 @@ class ReachModel(BaseModel):
 
 
 class Snapshots(Hook):
-    """Keeps the backbone at the start and after each epoch."""
+    """Keeps the backbone of the start and of each iteration."""
 
     def __init__(self):
         self.kept = []
@@ -39,38 +39,46 @@ class Snapshots(Hook):
     def before_train(self, runner):
         self.kept.append(copy.deepcopy(runner.model.backbone))
 
-    def after_train_epoch(self, runner):
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
         self.kept.append(copy.deepcopy(runner.model.backbone))
 
 
-@pytest.mark.parametrize('toolbox, kind', [
-    ('mmpretrain', 'UniversalVisualizer'), ('mmdet', 'DetLocalVisualizer'), ('mmseg', 'SegLocalVisualizer')])
-def test_pictures_and_scalars_arrive(tmp_path, toolbox, kind):
+@pytest.mark.parametrize('toolbox, kind, by_epoch', [
+    ('mmpretrain', 'UniversalVisualizer', True), ('mmdet', 'DetLocalVisualizer', True),
+    ('mmseg', 'SegLocalVisualizer', False)])
+def test_pictures_and_scalars_arrive(tmp_path, toolbox, kind, by_epoch):
+    """Six iterations, two for each epoch; scalars after every second, pictures before and after all."""
     pytest.importorskip(toolbox)
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    unit = 1 if by_epoch else 2  # of a step, for two iterations
     run = Runner(
         model=dict(type='ReachModel'),
         work_dir=str(tmp_path),
         train_dataloader=dict(
             batch_size=2, num_workers=0, dataset=[dict(image=image) for image in torch.rand(4, 3, 28, 20)],
-            collate_fn=dict(type='default_collate'), sampler=dict(type='DefaultSampler', shuffle=False)),
-        train_cfg=dict(by_epoch=True, max_epochs=EPOCHS),
+            collate_fn=dict(type='default_collate'),
+            sampler=dict(type='DefaultSampler' if by_epoch else 'InfiniteSampler', shuffle=False)),
+        train_cfg=dict(by_epoch=True, max_epochs=3) if by_epoch else dict(by_epoch=False, max_iters=6),
         optim_wrapper=dict(optimizer=dict(type='Adam', lr=0.02)),
         visualizer=dict(type=kind, vis_backends=[dict(type='TensorboardVisBackend'), dict(type='LocalVisBackend')]),
-        default_hooks=dict(checkpoint=None),
-        custom_hooks=[dict(type='PerViTNonlocalityHook'), dict(type='PerViTPositionMapHook', interval=3, query=(1, 4))],
+        default_hooks=dict(checkpoint=None), log_processor=dict(by_epoch=by_epoch),
+        custom_hooks=[
+            dict(type='PerViTNonlocalityHook', interval=unit, by_epoch=by_epoch),
+            dict(type='PerViTPositionMapHook', interval=3 * unit, by_epoch=by_epoch, query=(1, 4))],
         default_scope=toolbox, randomness=dict(seed=0), log_level='WARNING', experiment_name=f'visualizer-{toolbox}')
     snapshots = Snapshots()
     run.register_hook(snapshots, 'VERY_HIGH')
     run.train()
     assert type(run.visualizer) is VISUALIZERS.get(f'{toolbox}.{kind}')
 
-    reach = [[v.mean().item() for v in position_nonlocality(backbone)] for backbone in snapshots.kept]
-    assert len(reach) == EPOCHS + 1
-    for earlier, later in zip(reach, reach[1:]):
+    assert len(snapshots.kept) == 7
+    reach = {i * unit: [v.mean().item() for v in position_nonlocality(backbone)]
+             for i, backbone in enumerate(snapshots.kept[::2])}
+    values = list(reach.values())
+    for earlier, later in zip(values, values[1:]):
         assert max(abs(b / a - 1) for a, b in zip(earlier, later)) > 1e-3, 'training moves them'
-    pictures = {step: draw_position_maps(snapshots.kept[step], (1, 4)) for step in (0, EPOCHS)}
-    assert (pictures[0] != pictures[EPOCHS]).any()
+    pictures = {step: draw_position_maps(snapshots.kept[i], (1, 4)) for step, i in ((0, 0), (3 * unit, 6))}
+    assert (pictures[0] != pictures[3 * unit]).any()
 
     # TensorBoard's own reader.
     folder, = tmp_path.rglob('vis_data')
@@ -78,10 +86,10 @@ def test_pictures_and_scalars_arrive(tmp_path, toolbox, kind):
     events.Reload()
     for i in range(BLOCKS):
         scalars = events.Scalars(f'nonlocality/block{i}')
-        assert [event.step for event in scalars] == list(range(EPOCHS + 1))
-        assert [event.value for event in scalars] == pytest.approx([values[i] for values in reach], rel=1e-5)
+        assert [event.step for event in scalars] == list(reach)
+        assert [event.value for event in scalars] == pytest.approx([v[i] for v in values], rel=1e-5)
     images = events.Images('position_map')
-    assert [event.step for event in images] == [0, EPOCHS]
+    assert [event.step for event in images] == list(pictures)
     for event in images:
         decoded = cv2.imdecode(np.frombuffer(event.encoded_image_string, np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
         np.testing.assert_array_equal(decoded, pictures[event.step])
@@ -89,7 +97,7 @@ def test_pictures_and_scalars_arrive(tmp_path, toolbox, kind):
     # The local backend.
     lines = [json.loads(line) for line in (folder / 'scalars.json').read_text().splitlines()]
     lines = [line for line in lines if 'nonlocality/block0' in line]
-    assert [line['step'] for line in lines] == list(range(EPOCHS + 1))
+    assert [line['step'] for line in lines] == list(reach)
     for line in lines:
         assert [line[f'nonlocality/block{i}'] for i in range(BLOCKS)] == pytest.approx(reach[line['step']], rel=1e-5)
     assert sorted(p.name for p in folder.rglob('*.png')) == [f'position_map_{step}.png' for step in pictures]

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from conftest import naming
 
 pytest.importorskip('mmdet')
 pytest.importorskip('mmseg')
@@ -200,7 +201,7 @@ def check_resume(folder, middle, last, keys):
         for part in ('stem', 'position_proj', 'blocks.0.attn.position', 'blocks.2.attn.qkv', 'norm2'):
             assert any(key.startswith(f'backbone.{part}') for key in changed), part
     for key, value in whole['state_dict'].items():
-        torch.testing.assert_close(resumed['state_dict'][key], value, msg=key)
+        torch.testing.assert_close(resumed['state_dict'][key], value, msg=naming(key))
 
     # Every parameter was trained in every iteration, and its count went on.
     half = IMAGES // BATCH
