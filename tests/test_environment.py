@@ -75,7 +75,7 @@ def test_missing_module_is_named_with_what_to_install(monkeypatch, name):
 
 
 @pytest.mark.parametrize(('name', 'version', 'minimum'), [
-    ('torch', '1.13.1+cu117', '2.1'),
+    ('torch', '2.3.1+cu121', '2.4'),
     ('mmengine', '0.9.1', '0.10'),
     ('mmcv', '1.7.2', '2.0'),
 ])
