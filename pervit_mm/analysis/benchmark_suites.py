@@ -49,6 +49,13 @@ def pervit(size: str, **kwargs) -> PerViT:
     return model.to(device())
 
 
+def rival(cfg: dict) -> nn.Module:
+    """One of MMPretrain's backbones in eval mode, on the device that there is."""
+    model = MODELS.build(cfg).to(device())
+    model.eval()  # does not return the model in some of them
+    return model
+
+
 def device() -> str:
     """'cuda' where there is one, or else 'cpu'."""
     return 'cuda' if torch.cuda.is_available() else 'cpu'
@@ -106,7 +113,7 @@ def inference(args: Namespace, oracle: ModuleType, script: list[str]) -> Rows:
         with torch.no_grad():
             positions = [term.exp() for term in live.log_positions((14, 14))]
         models: dict[str, Callable] = {
-            **{name: MODELS.build(cfg).to(device()).eval() for name, cfg in RIVALS[size].items()},
+            **{name: rival(cfg) for name, cfg in RIVALS[size].items()},
             f'PerViT {size}, kept Φp': live,
             f'PerViT {size}, deployed': deployed,
             f'PerViT {size}, no Φp': pervit(size, position_cfg=None).eval(),

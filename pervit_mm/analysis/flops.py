@@ -62,7 +62,8 @@ def count_flops(model: nn.Module, input_shape: Sequence[int]) -> FlopCount:
     if len(shape) != 3 or not all(isinstance(side, int) and side > 0 for side in shape):
         raise ValueError(f'input_shape must be three positive integers (C, H, W), got {input_shape!r}')
     params = sum(parameter.numel() for parameter in model.parameters())
-    model = deepcopy(model).cpu().eval()
+    model = deepcopy(model).cpu()
+    model.eval()  # which some of MMPretrain's backbones don't return from
     backbone = getattr(model, 'backbone', model)
     if hasattr(backbone, 'switch_to_deploy'):
         stride = backbone.out_stride

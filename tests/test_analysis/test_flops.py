@@ -62,3 +62,15 @@ def test_sizes_of_the_paper(arch, flops):
 def test_bad_shape(shape):
     with pytest.raises(ValueError, match='input_shape must be three positive integers'):
         count_flops(PerViT(ARCH, img_size=16), shape)
+
+
+def test_model_whose_eval_returns_nothing():
+    """As some of MMPretrain's backbones have it."""
+
+    class Silent(nn.Linear):
+
+        def train(self, mode=True):
+            super().train(mode)
+
+    # (1, 3, 4, 5) times a 5 x 7 matrix.
+    assert count_flops(Silent(5, 7, bias=False), (3, 4, 5)).flops == 3 * 4 * 5 * 7
