@@ -31,6 +31,9 @@ def get_generators() -> dict:
 def set_generators(state: dict) -> bool:
     """Put this process's generators into a state from :func:`get_generators`.
 
+    Args:
+        state (dict): As it was returned, or read from a checkpoint.
+
     Returns:
         bool: False if the number of CUDA devices differs: those generators are left alone.
     """

@@ -220,13 +220,13 @@ class PerViT(BaseModule):
         x = self.stem(x)
         hw_shape = (x.shape[2], x.shape[3])
         x = x.flatten(2).transpose(1, 2)  # (B, C, H, W) → (B, N, C)
-        blocks = self.blocks[:self.out_indices[-1] + 1]
-        kept: list[Tensor | None] = [None] * len(blocks)
+        depth = self.out_indices[-1] + 1
+        kept: list[Tensor | None] = [None] * depth
         if PositionCache.usable() and not x.is_meta:
-            kept = self.position_cache.get([block.attn.position for block in blocks],
+            kept = self.position_cache.get([self.blocks[i].attn.position for i in range(depth)],
                                            self.position_grids(hw_shape), self.num_heads, self.position_proj)
         outs = []
-        for i in range(len(blocks)):
+        for i in range(depth):
             if self.with_cp and self.training and torch.is_grad_enabled():
                 x = checkpoint(self._forward_block, x, i, hw_shape, kept[i], use_reentrant=False)
             else:

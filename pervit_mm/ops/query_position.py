@@ -14,10 +14,10 @@ from torch import Tensor
 from .distance import expand_offsets
 
 
-def _taps(x: Tensor, kernel: int, hw_shape: tuple[int, int]):
-    """The k² shifted (H, W) views of the last two axes of ``x`` (..., H + 2p, W + 2p), in reading order."""
+def _shifted(products: Tensor, kernel: int, hw_shape: tuple[int, int]) -> list[Tensor]:
+    """Each of k² taps ``(k², ..., H + 2p, W + 2p)``, in reading order, seen where it lies over the keys (H, W)."""
     h, w = hw_shape
-    return [x[..., i:i + h, j:j + w] for i in range(kernel) for j in range(kernel)]
+    return [products[i * kernel + j, ..., i:i + h, j:j + w] for i in range(kernel) for j in range(kernel)]
 
 
 def _tap_matrix(weight: Tensor) -> Tensor:
@@ -54,7 +54,22 @@ def _key_shares(rows: Tensor, cols: Tensor, cut: slice) -> Tensor:
 
 
 class QueryPosition(torch.autograd.Function):
-    """log Φp of all queries from the hidden offset map; see :func:`query_position`."""
+    """log Φp of all queries from the hidden offset map; called by :func:`pervit_mm.ops.log_position_map`.
+
+    Args:
+        hidden (Tensor): Offset map, ``(D, 2H - 1 + 2p, 2W - 1 + 2p)``.
+        factor, summand (Tensor, optional): First norm by query, ``(D, H, W)``; None leaves it out.
+        weight, bias (Tensor): Second convolution, ``(nH, D, k, k)`` and ``(nH,)``.
+        gamma, beta (Tensor, optional): Last norm, ``(nH,)``; None leaves it out.
+        rows, cols (Tensor, optional): Share of each key in the last norm along the axes, ``(H, H)`` and ``(W, W)``;
+            None counts all keys alike.
+        hw_shape (tuple[int, int]): Grid (H, W) in tokens.
+        eps (float): Of the last norm.
+        rows_each (int): Query rows in a slice.
+
+    Returns:
+        Tensor: ``(nH, H, W, H, W)``, queries in the windows' backward order.
+    """
 
     @staticmethod
     def forward(ctx, hidden: Tensor, factor: Tensor | None, summand: Tensor | None, weight: Tensor, bias: Tensor,
@@ -73,8 +88,8 @@ class QueryPosition(torch.autograd.Function):
             products = (matrix @ x.flatten(1)).unflatten(0, (kernel**2, heads)).unflatten(2, x.shape[1:])
             logits = out[:, cut]
             logits.copy_(bias[:, None, None, None, None].expand_as(logits))
-            for tap, product in enumerate(products):
-                logits += _taps(product, kernel, hw_shape)[tap]
+            for product in _shifted(products, kernel, hw_shape):
+                logits += product
             if gamma is not None:
                 if rows is None:
                     variance, mean = torch.var_mean(logits, dim=(3, 4), correction=0, keepdim=True)
@@ -86,7 +101,7 @@ class QueryPosition(torch.autograd.Function):
                 logits.sub_(mean).mul_(inverse[:, cut])
         ctx.save_for_backward(hidden, factor, summand, weight, gamma, beta, rows, cols, out, inverse)
         ctx.hw_shape, ctx.rows_each = hw_shape, rows_each
-        return _activate(out, gamma, beta)
+        return F.logsigmoid(_scale(out, gamma, beta))
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -117,8 +132,8 @@ class QueryPosition(torch.autograd.Function):
             window = windows[:, cut]
             x = _hidden(window, *(t if t is None else t[:, cut] for t in (factor, summand)))
             dproducts = x.new_zeros(kernel**2, heads, *x.shape[1:])
-            for tap, product in enumerate(dproducts):
-                _taps(product, kernel, ctx.hw_shape)[tap].copy_(dlogits)
+            for product in _shifted(dproducts, kernel, ctx.hw_shape):
+                product.copy_(dlogits)
             dproducts = dproducts.flatten(0, 1).flatten(1)
             dmatrix += dproducts @ x.flatten(1).t()
             dx = (matrix.t() @ dproducts).view_as(x).mul_(x > 0)
@@ -137,7 +152,3 @@ def _scale(normed: Tensor, gamma: Tensor | None, beta: Tensor | None) -> Tensor:
     if gamma is None:
         return normed.clone()
     return torch.addcmul(beta[:, None, None, None, None], normed, gamma[:, None, None, None, None])
-
-
-def _activate(normed: Tensor, gamma: Tensor | None, beta: Tensor | None) -> Tensor:
-    return F.logsigmoid(_scale(normed, gamma, beta))
