@@ -4,6 +4,7 @@ MMEngine's Runner takes CUDA for granted in three places: AmpOptimWrapper, the p
 device ids of DDP. What follows makes the same config run without a GPU, and turns a wrong path into
 a sentence before anything is built.
 """
+import argparse
 import inspect
 import os
 import os.path as osp
@@ -67,6 +68,20 @@ def _reject_unknown_top_level(cfg: Config, options: dict[str, Any]) -> None:
         if first not in cfg and first not in known:
             raise LaunchError(f'--cfg-options {key}: the config has no {first!r}; it has '
                               f'{", ".join(sorted(cfg.keys()))}')
+
+
+def add_launcher_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what a tool must understand to run in several processes.
+
+    Args:
+        parser (argparse.ArgumentParser): Gets ``--launcher`` and ``--local_rank``.
+    """
+    parser.add_argument(
+        '--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none',
+        help='who started the processes')
+    # torch.distributed.launch passes one of these; torchrun sets the variable itself.
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0,
+                        help=argparse.SUPPRESS)
 
 
 def default_work_dir(config_path: str) -> str:

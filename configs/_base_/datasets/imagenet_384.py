@@ -1,10 +1,5 @@
 # ImageNet-1k at 384 px, for fine-tuning: crops and flips alone, no RandAugment and no erasing.
-data_preprocessor = dict(
-    type='ClsDataPreprocessor',
-    num_classes=1000,
-    mean=[123.675, 116.28, 103.53],
-    std=[58.395, 57.12, 57.375],
-    to_rgb=True)
+_base_ = 'imagenet_224.py'
 
 train_pipeline = [
     dict(type='LoadImageFromFile'),
@@ -27,26 +22,10 @@ test_pipeline = [
     dict(type='PackInputs'),
 ]
 
+# Each image once per epoch: no repeated augmentation.
 train_dataloader = dict(
     batch_size=64,
-    num_workers=8,
-    persistent_workers=True,
-    pin_memory=True,
-    drop_last=True,
-    collate_fn=dict(type='default_collate'),
-    sampler=dict(type='DefaultSampler', shuffle=True),
-    dataset=dict(
-        type='ImageNet', data_root='data/imagenet', split='train', pipeline=train_pipeline))
-
-val_dataloader = dict(
-    batch_size=64,
-    num_workers=8,
-    persistent_workers=True,
-    pin_memory=True,
-    collate_fn=dict(type='default_collate'),
-    sampler=dict(type='DefaultSampler', shuffle=False),
-    dataset=dict(type='ImageNet', data_root='data/imagenet', split='val', pipeline=test_pipeline))
-val_evaluator = dict(type='Accuracy', topk=(1, 5))
-
+    sampler=dict(_delete_=True, type='DefaultSampler', shuffle=True),
+    dataset=dict(pipeline=train_pipeline))
+val_dataloader = dict(batch_size=64, dataset=dict(pipeline=test_pipeline))
 test_dataloader = val_dataloader
-test_evaluator = val_evaluator
