@@ -76,7 +76,7 @@ def synchronize() -> None:
 def peak_memory(run: Callable[[], object]) -> float:
     """Call ``run`` once and tell by how much the peak of this process's memory rose, in MiB.
 
-    Only meaningful in a process that has done nothing else, see :func:`memory_of_case`. On the CPU Linux alone tells.
+    Only meaningful in a process that has done nothing else, see :func:`run_case`. On the CPU Linux alone tells.
     """
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
@@ -97,8 +97,15 @@ def _peak_mib() -> float:
         return next(int(line.split()[1]) for line in lines if line.startswith('VmHWM')) / 2**10
 
 
-def memory_of_case(command: Sequence[str]) -> float:
-    """Run a command that prints ``{"peak_mib": ...}`` as its last line, and return the number.
+def first_call(run: Callable[[], object]) -> dict[str, float]:
+    """Call ``run`` once in a process that has done nothing else: ``peak_mib``, see :func:`peak_memory`, ``seconds``."""
+    start = time.perf_counter()
+    peak = peak_memory(run)
+    return dict(peak_mib=peak, seconds=time.perf_counter() - start)
+
+
+def run_case(command: Sequence[str]) -> dict[str, float]:
+    """Run a Python command that prints what :func:`first_call` returns as JSON in its last line, and return it.
 
     Raises:
         RuntimeError: If the command fails, with the end of what it said.
@@ -106,7 +113,7 @@ def memory_of_case(command: Sequence[str]) -> float:
     done = subprocess.run([sys.executable, *command], capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f'the case {" ".join(command)} failed: {done.stderr[-1000:]}')
-    return json.loads(done.stdout.strip().splitlines()[-1])['peak_mib']
+    return json.loads(done.stdout.strip().splitlines()[-1])
 
 
 def environment() -> dict[str, str]:

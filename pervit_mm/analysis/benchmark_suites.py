@@ -8,85 +8,15 @@ from types import ModuleType
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from mmengine.registry import MODELS, init_default_scope
+from mmengine.registry import init_default_scope
 
-from ..models import PerViT
 from ..models.position import DistanceProjection, PerViTPeripheralPosition, PositionInit
 from ..ops import peripheral_attention
-from .benchmark import interleave, memory_of_case
+from .benchmark import interleave, run_case
+from .benchmark_subjects import RIVALS, ConstantMask, by_definition, device, infer, pervit, rival, step
 from .flops import count_flops
 
 Rows = list[dict[str, object]]
-
-#: MMPretrain's backbones nearest in cost.
-RIVALS = {
-    'tiny': {'DeiT-T': dict(type='mmpretrain.VisionTransformer', arch='deit-tiny')},
-    'small': {'DeiT-S': dict(type='mmpretrain.VisionTransformer', arch='deit-small'),
-              'Swin-T': dict(type='mmpretrain.SwinTransformer', arch='tiny')},
-    'medium': {'Swin-S': dict(type='mmpretrain.SwinTransformer', arch='small'),
-               'DeiT-B': dict(type='mmpretrain.VisionTransformer', arch='deit-base')},
-}
-
-
-class ConstantMask(nn.Module):
-    """A mask that requires a gradient and costs nothing to make: what is left of a position module for free."""
-
-    needs_projection = False
-
-    def __init__(self, term: torch.Tensor) -> None:
-        super().__init__()
-        self.term = nn.Parameter(term.detach().clone())
-
-    def forward(self, hw_shape: tuple[int, int], projection: nn.Module | None = None) -> torch.Tensor:
-        """The mask, ``(nH, N, N)``."""
-        return self.term
-
-
-def pervit(size: str, **kwargs) -> PerViT:
-    """An initialized PerViT on the device that there is."""
-    model = PerViT(size, **kwargs)
-    model.init_weights()
-    return model.to(device())
-
-
-def rival(cfg: dict) -> nn.Module:
-    """One of MMPretrain's backbones in eval mode, on the device that there is."""
-    model = MODELS.build(cfg).to(device())
-    model.eval()  # does not return the model in some of them
-    return model
-
-
-def device() -> str:
-    """'cuda' where there is one, or else 'cpu'."""
-    return 'cuda' if torch.cuda.is_available() else 'cpu'
-
-
-def infer(model: Callable, images: torch.Tensor) -> Callable[[], None]:
-    """One forward pass without gradient."""
-
-    def run() -> None:
-        with torch.no_grad():
-            model(images)
-
-    return run
-
-
-def step(model: nn.Module, images: torch.Tensor, forward: Callable | None = None) -> Callable[[], None]:
-    """One forward and backward pass."""
-    forward = forward or (lambda x: model(x)[0])
-
-    def run() -> None:
-        for param in model.parameters():
-            param.grad = None
-        forward(images).square().mean().backward()
-
-    return run
-
-
-def _by_definition(oracle: ModuleType, state: dict, num_heads: int, positions: list | None,
-                   images: torch.Tensor) -> torch.Tensor:
-    return oracle.backbone(state, images, num_heads, torch.float32, positions=positions)[0].mean(1)
-
 
 def _batches(args: Namespace, default: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(args.batch) if args.batch else default
@@ -101,35 +31,44 @@ def _row(timing, **labels: object) -> dict[str, object]:
 
 
 def inference(args: Namespace, oracle: ModuleType, script: list[str]) -> Rows:
-    """Images per second, and per FLOP, at 224 px; ratio: time over that of the first rival."""
+    """Images per second, and per FLOP, at 224 and 384 px; ratio: time over that of the first rival."""
     init_default_scope('mmpretrain')
     rows = []
     for size in args.sizes:
-        live = pervit(size).eval()
-        deployed = copy.deepcopy(live)
-        deployed.switch_to_deploy()
-        deployed.to(memory_format=torch.channels_last)
-        state = dict(live.state_dict())
-        with torch.no_grad():
-            positions = [term.exp() for term in live.log_positions((14, 14))]
-        models: dict[str, Callable] = {
-            **{name: rival(cfg) for name, cfg in RIVALS[size].items()},
-            f'PerViT {size}, kept Φp': live,
-            f'PerViT {size}, deployed': deployed,
-            f'PerViT {size}, no Φp': pervit(size, position_cfg=None).eval(),
-        }
-        flops = {name: count_flops(model, (3, 224, 224)).flops for name, model in models.items()}
-        for name, kept in (('oracle, kept Φp', positions), ('oracle', None)):
-            models[name] = partial(_by_definition, oracle, state, live.num_heads, kept)
-            flops[name] = flops[f'PerViT {size}, kept Φp']
-        for batch in _batches(args, (1, 16, 32)):
-            images = torch.randn(batch, 3, 224, 224, device=device())
-            timings = interleave({name: infer(model, images) for name, model in models.items()}, args.repeats)
-            for name, timing in timings.items():
-                rate = batch / timing.median
-                rows.append(_row(timing, model=name, batch=batch, **{'images/s': f'{rate:.1f}',
-                                 'GFLOPs': f'{flops[name] / 1e9:.2f}', 'GFLOP/s': f'{rate * flops[name] / 1e9:.1f}'}))
+        for side, batches in ((224, _batches(args, (1, 16, 32))), (384, (4, ))):
+            models, flops = _inference_subjects(size, side, oracle)
+            for batch in batches:
+                images = torch.randn(batch, 3, side, side, device=device())
+                timings = interleave({name: infer(model, images) for name, model in models.items()}, args.repeats)
+                for name, timing in timings.items():
+                    rate = batch / timing.median
+                    rows.append(_row(timing, model=name, pixels=side, batch=batch, **{
+                        'images/s': f'{rate:.1f}', 'GFLOPs': f'{flops[name] / 1e9:.2f}',
+                        'GFLOP/s': f'{rate * flops[name] / 1e9:.1f}'}))
     return rows
+
+
+def _inference_subjects(size: str, side: int, oracle: ModuleType) -> tuple[dict[str, Callable], dict[str, int]]:
+    """Models by name, and their FLOPs for one image."""
+    live = pervit(size, img_size=side).eval()
+    deployed = copy.deepcopy(live)
+    deployed.switch_to_deploy()
+    state = dict(live.state_dict())
+    with torch.no_grad():
+        positions = [term.exp() for term in live.log_positions(live.patch_resolution)]
+    windows = {'window_size': 12} if side == 384 else {}  # Swin's own for 384 px
+    models: dict[str, Callable] = {
+        **{name: rival({**cfg, 'img_size': side, **(windows if 'Swin' in name else {})})
+           for name, cfg in RIVALS[size].items()},
+        f'PerViT {size}, deployed': deployed,
+        f'PerViT {size}, kept Φp': live,
+        f'PerViT {size}, no Φp': pervit(size, img_size=side, position_cfg=None).eval(),
+    }
+    flops = {name: count_flops(model, (3, side, side)).flops for name, model in models.items()}
+    for name, kept in (('oracle, kept Φp', positions), ('oracle', None)):
+        models[name] = partial(by_definition, oracle, state, live.num_heads, kept)
+        flops[name] = flops[f'PerViT {size}, kept Φp']
+    return models, flops
 
 
 def training(args: Namespace, oracle: ModuleType, script: list[str]) -> Rows:
@@ -212,7 +151,7 @@ def _position_subjects(oracle: ModuleType | None) -> dict[str, Callable[[], None
 def position(args: Namespace, oracle: ModuleType, script: list[str]) -> Rows:
     """The position network on a 32 x 32 grid, 8 heads, one block, forward and backward; ratio: over the full form."""
     timings = interleave(_position_subjects(oracle), args.repeats)
-    memory = {name: memory_of_case([*script, '--memory-case', f'position/{name}']) for name in timings}
+    memory = {name: run_case([*script, '--memory-case', f'position/{name}'])['peak_mib'] for name in timings}
     base = memory['full form']
     return [
         _row(timing, form=name, **{'peak MiB': f'{memory[name]:.0f}', 'peak ratio': f'{memory[name] / base:.3f}'})
@@ -226,18 +165,25 @@ def _dense_model(kind: str) -> nn.Module:
 
 
 def dense(args: Namespace, oracle: ModuleType, script: list[str]) -> Rows:
-    """Backbone alone on large images, inference, batch 1; ratio: over windows at 672 px."""
+    """Backbone alone on large images, inference, batch 1, Φp frozen for both; ratio: over windows at 672 px.
+
+    Φp of 7,056 tokens for 12 blocks is 9.6 GB, beyond what is kept between calls unless asked for: without freezing,
+    global attention at 1344 px makes it anew for every image, which the first call and the peak memory show.
+    """
     cases = [('windows', 672), ('windows', 1344), ('global', 672), ('global', 1344)]
-    subjects = {}
+    models, subjects = {kind: _dense_model(kind) for kind in ('windows', 'global')}, {}
+    for model in models.values():
+        model.switch_to_deploy([(42, 42), (84, 84)])
     for kind, side in cases:
-        subjects[f'{kind} {side}'] = infer(_dense_model(kind), torch.randn(1, 3, side, side, device=device()))
+        subjects[f'{kind} {side}'] = infer(models[kind], torch.randn(1, 3, side, side, device=device()))
     timings = interleave(subjects, args.repeats, warmup=1)
     rows = []
     for kind, side in cases:
         timing = timings[f'{kind} {side}']
-        memory = memory_of_case([*script, '--memory-case', f'dense/{kind}/{side}'])
+        first = run_case([*script, '--memory-case', f'dense/{kind}/{side}'])
         rows.append(_row(timing, attention=kind, pixels=f'{side} x {side}', **{
-            'ms/token': f'{1000 * timing.median / (side // 16)**2:.4f}', 'peak MiB': f'{memory:.0f}'}))
+            'ms/token': f'{1000 * timing.median / (side // 16)**2:.4f}', 'first call s': f'{first["seconds"]:.1f}',
+            'peak MiB': f'{first["peak_mib"]:.0f}'}))
     return rows
 
 
@@ -259,21 +205,38 @@ def bf16(args: Namespace, oracle: ModuleType, script: list[str]) -> Rows:
 
 
 def compiled(args: Namespace, oracle: ModuleType, script: list[str]) -> Rows:
-    """torch.compile; ratio: time over eager."""
+    """torch.compile without graph breaks (fullgraph); ratio: time over eager.
+
+    Graphs are counted over batches of the given size, half of it and two more: 2 is one recompilation.
+    """
     rows = []
     for size in args.sizes:
-        images = torch.randn(_batches(args, (16, ))[0], 3, 224, 224, device=device())
+        batch = _batches(args, (16, ))[0]
+        images = torch.randn(batch, 3, 224, 224, device=device())
         deployed = pervit(size).eval()
         deployed.switch_to_deploy()
         trained = pervit(size).train()
-        fast, faster = torch.compile(deployed, fullgraph=True), torch.compile(trained, fullgraph=True)
-        for what, subjects in (
-            ('deployed inference', {'eager': infer(deployed, images), 'compiled': infer(fast, images)}),
-            ('training step', {'eager': step(trained, images),
-                               'compiled': step(trained, images, lambda x, run=faster: run(x)[0])})):
-            for name, timing in interleave(subjects, args.repeats).items():
-                rows.append(_row(timing, model=f'PerViT {size}', work=what, mode=name, batch=len(images)))
+        for what, model, make in (('deployed inference', deployed, infer), ('training step', trained, step)):
+            graphs: list[int] = []
+            fast = torch.compile(model, fullgraph=True, backend=partial(_counted, graphs))
+            timings = interleave({'eager': make(model, images), 'compiled': _compiled_call(make, model, fast, images)},
+                                 args.repeats)
+            for other in (batch // 2, batch + 2):
+                _compiled_call(make, model, fast, torch.randn(other, 3, 224, 224, device=device()))()
+            for name, timing in timings.items():
+                rows.append(_row(timing, model=f'PerViT {size}', work=what, mode=name, batch=batch,
+                                 graphs=len(graphs) if name == 'compiled' else ''))
     return rows
+
+
+def _counted(graphs: list[int], module, inputs):
+    """torch's default compiler, counting how often it is asked."""
+    graphs.append(1)
+    return torch._dynamo.lookup_backend('inductor')(module, inputs)
+
+
+def _compiled_call(make: Callable, model: nn.Module, fast: Callable, images: torch.Tensor) -> Callable[[], None]:
+    return infer(fast, images) if make is infer else step(model, images, lambda x: fast(x)[0])
 
 
 SUITES: dict[str, Callable[[Namespace, ModuleType, list[str]], Rows]] = dict(

@@ -2,15 +2,9 @@
 from .attention import PeripheralAttention
 from .layers import ConditionalPositionEncoding, ConvStem, FeedForward, PatchifyStem, PerViTBlock
 from .pervit import PerViT
-from .position import (
-                       DistanceProjection,
-                       FrozenPosition,
-                       PerViTEuclideanPosition,
-                       PerViTPeripheralPosition,
-                       PerViTRelativePositionBias,
-                       PositionInit,
-)
+from .position import DistanceProjection, PerViTPeripheralPosition, PositionInit
 from .position_cache import PositionCache
+from .position_variants import FrozenPosition, PerViTEuclideanPosition, PerViTRelativePositionBias
 
 __all__ = [
     'ConditionalPositionEncoding', 'ConvStem', 'DistanceProjection', 'FeedForward', 'FrozenPosition', 'PatchifyStem',

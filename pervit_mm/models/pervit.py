@@ -12,8 +12,9 @@ from torch.utils.checkpoint import checkpoint
 from .arch import resolve_arch, resolve_indices, to_pair
 from .build import build_position, build_stem
 from .layers import PerViTBlock
-from .position import DistanceProjection, FrozenPosition
+from .position import DistanceProjection, log_position_terms
 from .position_cache import PositionCache
+from .position_variants import FrozenPosition
 from .rules import rule_name, with_peripheral_init
 
 OUT_TYPES = ('avg_featmap', 'featmap', 'raw')
@@ -194,7 +195,8 @@ class PerViT(BaseModule):
             list[Tensor, optional]: ``(nH, N, N)`` float32 for each block, N tokens of its window or of the map; None
             without Φp.
         """
-        return [self._log_position(i, grid) for i, grid in enumerate(self.position_grids(hw_shape))]
+        return log_position_terms([block.attn.position for block in self.blocks], self.position_grids(hw_shape),
+                                  self.position_proj)
 
     def _log_position(self, index: int, grid: tuple[int, int]) -> Tensor | None:
         position = self.blocks[index].attn.position
@@ -202,7 +204,7 @@ class PerViT(BaseModule):
 
     def _forward_block(self, x: Tensor, index: int, hw_shape: tuple[int, int],
                        log_position: Tensor | None) -> Tensor:
-        """One block, making Φp on the way (and again in recomputation) unless it was kept."""
+        """One block, making Φp on the way (and again in recomputation) unless it is known."""
         block = self.blocks[index]
         if log_position is None:
             log_position = self._log_position(index, block.window_size or hw_shape)
@@ -217,20 +219,23 @@ class PerViT(BaseModule):
         Returns:
             tuple[Tensor, ...]: One for each of ``out_indices``, see ``out_type``.
         """
-        x = self.stem(x)
+        x = self.stem(x.contiguous(memory_format=torch.channels_last))
         hw_shape = (x.shape[2], x.shape[3])
         x = x.flatten(2).transpose(1, 2)  # (B, C, H, W) → (B, N, C)
         depth = self.out_indices[-1] + 1
-        kept: list[Tensor | None] = [None] * depth
+        known: list[Tensor | None] = [None] * depth
+        positions, grids = [block.attn.position for block in self.blocks[:depth]], self.position_grids(hw_shape)
+        recompute = self.with_cp and self.training and torch.is_grad_enabled()
         if PositionCache.usable() and not x.is_meta:
-            kept = self.position_cache.get([self.blocks[i].attn.position for i in range(depth)],
-                                           self.position_grids(hw_shape), self.num_heads, self.position_proj)
+            known = self.position_cache.get(positions, grids, self.num_heads, self.position_proj)
+        elif torch.is_grad_enabled() and not recompute:  # backward needs them all at once anyway
+            known = log_position_terms(positions, grids, self.position_proj)
         outs = []
         for i in range(depth):
-            if self.with_cp and self.training and torch.is_grad_enabled():
-                x = checkpoint(self._forward_block, x, i, hw_shape, kept[i], use_reentrant=False)
+            if recompute:
+                x = checkpoint(self._forward_block, x, i, hw_shape, known[i], use_reentrant=False)
             else:
-                x = self._forward_block(x, i, hw_shape, kept[i])
+                x = self._forward_block(x, i, hw_shape, known[i])
             if i in self.out_indices:
                 outs.append(self._format_output(getattr(self, f'norm{i}')(x), hw_shape))
         return tuple(outs)

@@ -1,24 +1,18 @@
-"""Position-based attention Φp and its ablation variants.
+"""Position-based attention Φp.
 
-Every variant is a registered module with the same two methods, so a user's own can take its place:
+A position module is registered and has two methods, so a user's own can take its place:
 
 - ``forward(hw_shape, projection)`` returns log Φp of the grid, ``(nH, N, N)`` float32, from its weights alone;
 - ``init_position(values)`` writes initial values, see :class:`PositionInit`.
 """
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from ..ops import (
-    PositionWeights,
-    expand_offsets,
-    grid_step,
-    log_position_map,
-    offset_distances,
-)
+from ..ops import PositionWeights, grid_step, log_position_maps
 
 DISTANCE_SCALES = ('grid', 'fixed')
 
@@ -91,7 +85,7 @@ class PerViTPeripheralPosition(nn.Module):
     """Φp = sigmoid(IN(Conv(ReLU(IN(Conv(D)))))): the peripheral projection (paper: peripheral projections).
 
     Convolutions run over the key axes, instance norms over the keys of each query. Computed in float32, whatever
-    autocast says, through :func:`pervit_mm.ops.log_position_map`.
+    autocast says, through :func:`pervit_mm.ops.log_position_maps`.
 
     Args:
         num_heads (int): Heads of the attention.
@@ -143,13 +137,16 @@ class PerViTPeripheralPosition(nn.Module):
         nn.init.constant_(self.norm2.weight, values.strength)
         nn.init.constant_(self.norm2.bias, values.size)
 
-    def position_weights(self, projection: DistanceProjection) -> PositionWeights:
-        """All weights that Φp is made from, float32."""
-        norms = [(None, None) if norm is None else (norm.weight, norm.bias)
-                 for norm in (self.norm1, self.norm2)]
-        weights = PositionWeights(projection.weight, projection.bias, self.conv1.weight,
-                                  self.conv1.bias, *norms[0], self.conv2.weight, self.conv2.bias, *norms[1])
-        return PositionWeights(*(w if w is None else w.float() for w in weights))
+    def options(self) -> tuple:
+        """What blocks must have in common to be computed together; frozen ones stay apart, they need no backward."""
+        weight = self.conv1.weight
+        return (tuple(weight.shape), tuple(self.conv2.weight.shape), self.norm1 is None, self.pretrain_hw,
+                self.distance_scale, weight.requires_grad, weight.dtype)
+
+    def position_weights(self) -> list[Tensor | None]:
+        """Weights of this block, in the order of :class:`pervit_mm.ops.PositionWeights`."""
+        norms = [(None, None) if norm is None else (norm.weight, norm.bias) for norm in (self.norm1, self.norm2)]
+        return [self.conv1.weight, self.conv1.bias, *norms[0], self.conv2.weight, self.conv2.bias, *norms[1]]
 
     def forward(self, hw_shape: tuple[int, int], projection: DistanceProjection) -> Tensor:
         """Compute log Φp of a grid.
@@ -161,121 +158,63 @@ class PerViTPeripheralPosition(nn.Module):
         Returns:
             Tensor: ``(nH, N, N)`` float32, at most 0.
         """
+        return self.forward_blocks([self], hw_shape, projection)[0]
+
+    @staticmethod
+    def forward_blocks(modules: Sequence['PerViTPeripheralPosition'], hw_shape: tuple[int, int],
+                       projection: DistanceProjection) -> tuple[Tensor, ...]:
+        """Compute log Φp of a grid for several blocks at once, in a fraction of the calls.
+
+        Args:
+            modules (Sequence[PerViTPeripheralPosition]): Of the blocks, equal but for their weights.
+            hw_shape (tuple[int, int]): Grid (H, W) in tokens, N = H * W.
+            projection (DistanceProjection): Shared by all blocks.
+
+        Returns:
+            tuple[Tensor, ...]: ``(nH, N, N)`` float32 for each of ``modules``.
+        """
+        first = modules[0]
         with torch.autocast(projection.weight.device.type, enabled=False):
-            weights = self.position_weights(projection)
-            if self.distance_scale == 'fixed':
-                step, stat_hw = grid_step(self.pretrain_hw), self.pretrain_hw
+            by_block = zip(*(module.position_weights() for module in modules))
+            stacked = (None if tensors[0] is None else torch.stack([t.float() for t in tensors])
+                       for tensors in by_block)
+            weights = PositionWeights(projection.weight.float(), projection.bias.float(), *stacked)
+            if first.distance_scale == 'fixed':
+                step, stat_hw = grid_step(first.pretrain_hw), first.pretrain_hw
             else:
-                step, stat_hw = grid_step(hw_shape, self.pretrain_hw), None
-            return log_position_map(weights, hw_shape, step, stat_hw)
+                step, stat_hw = grid_step(hw_shape, first.pretrain_hw), None
+            return log_position_maps(weights, hw_shape, step, stat_hw)
 
     def extra_repr(self) -> str:
         """What the weights don't tell, for ``print(model)``."""
         return f'pretrain_hw={self.pretrain_hw}, distance_scale={self.distance_scale!r}'
 
 
-@MODELS.register_module()
-class PerViTEuclideanPosition(nn.Module):
-    """Φp = sigmoid(D·w + b): one layer on the projected distances (ablation; paper: single-layer Φp).
-
-    Monotonic in distance by construction, so it can tell near from far but not form rings.
+def log_position_terms(modules: Sequence[nn.Module | None], grids: Sequence[tuple[int, int]],
+                       projection: DistanceProjection | None) -> list[Tensor | None]:
+    """log Φp of several blocks; those that differ in nothing but weights go together.
 
     Args:
-        num_heads (int): Heads of the attention.
-        hidden_channels (int): D, channels of the projected distances.
-        pretrain_hw (tuple[int, int]): Grid (H, W) that the weights are trained on.
-        distance_scale (str): 'grid': distances are relative to the grid; 'fixed': distances are in steps of the
-            pretraining grid. Defaults to 'grid'.
+        modules (Sequence[nn.Module, optional]): Position module of each block; None without Φp.
+        grids (Sequence[tuple[int, int]]): Grid (H, W) of each block in tokens.
+        projection (DistanceProjection, optional): Shared by the blocks.
 
-    Raises:
-        ValueError: If ``distance_scale`` is not one of the above.
+    Returns:
+        list[Tensor, optional]: ``(nH, N, N)`` float32 for each block; None without Φp.
     """
-
-    def __init__(self, num_heads: int, hidden_channels: int, pretrain_hw: tuple[int, int],
-                 distance_scale: str = 'grid') -> None:
-        super().__init__()
-        if distance_scale not in DISTANCE_SCALES:
-            raise ValueError(f'distance_scale must be one of {DISTANCE_SCALES}, got {distance_scale!r}')
-        self.pretrain_hw = tuple(pretrain_hw)
-        self.distance_scale = distance_scale
-        self.weight = nn.Parameter(torch.empty(num_heads, hidden_channels))
-        self.bias = nn.Parameter(torch.empty(num_heads))
-        self.init_position(PositionInit(0., 1., None))
-
-    def init_position(self, values: PositionInit) -> None:
-        """Truncated normal weights, zero bias: size and strength belong to the peripheral projection."""
-        nn.init.trunc_normal_(self.weight, std=0.02)
-        nn.init.zeros_(self.bias)
-
-    def forward(self, hw_shape: tuple[int, int], projection: DistanceProjection) -> Tensor:
-        """Compute log Φp of a grid, see :meth:`PerViTPeripheralPosition.forward`."""
-        n = hw_shape[0] * hw_shape[1]
-        fixed = self.distance_scale == 'fixed'
-        step = grid_step(self.pretrain_hw if fixed else hw_shape, self.pretrain_hw)
-        with torch.autocast(self.weight.device.type, enabled=False):
-            distances = offset_distances(hw_shape, step, device=self.weight.device)
-            logits = F.linear(projection(distances), self.weight.float(), self.bias.float())
-            windows = expand_offsets(F.logsigmoid(logits).permute(2, 0, 1), hw_shape)
-            return windows.flip(1, 2).reshape(-1, n, n)
-
-
-@MODELS.register_module()
-class PerViTRelativePositionBias(nn.Module):
-    """A learned bias for every offset and head, as in Swin: log Φp is the table itself (ablation).
-
-    The table has the size of the pretraining grid; another grid reads it resized (bicubic, float32).
-
-    Args:
-        num_heads (int): Heads of the attention.
-        pretrain_hw (tuple[int, int]): Grid (H, W) that the table is made for.
-        hidden_channels (int, optional): Unused by this variant, which has no distance projection. Defaults to None.
-    """
-
-    #: The backbone makes no distance projection when no block wants one.
-    needs_projection = False
-
-    def __init__(self, num_heads: int, pretrain_hw: tuple[int, int],
-                 hidden_channels: int | None = None) -> None:
-        super().__init__()
-        h, w = pretrain_hw
-        self.table = nn.Parameter(torch.zeros(num_heads, 2 * h - 1, 2 * w - 1))
-
-    def init_position(self, values: PositionInit) -> None:
-        """Truncated normal, as Swin has it: size and strength belong to the peripheral projection."""
-        nn.init.trunc_normal_(self.table, std=0.02)
-
-    def forward(self, hw_shape: tuple[int, int], projection: DistanceProjection | None = None) -> Tensor:
-        """Compute the additive term of a grid, ``(nH, N, N)`` float32."""
-        n = hw_shape[0] * hw_shape[1]
-        size = (2 * hw_shape[0] - 1, 2 * hw_shape[1] - 1)
-        table = self.table.float()
-        if size != tuple(table.shape[1:]):
-            table = F.interpolate(table[None], size=size, mode='bicubic', align_corners=False)[0]
-        return expand_offsets(table, hw_shape).flip(1, 2).reshape(-1, n, n)
-
-
-class FrozenPosition(nn.Module):
-    """log Φp of named grids as buffers: what deployment leaves of a position module.
-
-    Args:
-        terms (dict[tuple[int, int], Tensor]): log Φp ``(nH, N, N)`` by grid (H, W).
-    """
-
-    def __init__(self, terms: dict[tuple[int, int], Tensor]) -> None:
-        super().__init__()
-        for (h, w), term in terms.items():
-            self.register_buffer(f'grid_{h}x{w}', term.detach().clone())
-
-    def forward(self, hw_shape: tuple[int, int], projection: DistanceProjection | None = None) -> Tensor:
-        """Look log Φp of a grid up.
-
-        Raises:
-            ValueError: If the grid was not frozen.
-        """
-        name = f'grid_{hw_shape[0]}x{hw_shape[1]}'
-        if name not in self._buffers:
-            have = ', '.join(key.removeprefix('grid_') for key in self._buffers)
-            raise ValueError(
-                f'this PerViT was deployed for the token grids {have} and got {hw_shape[0]}x{hw_shape[1]}; '
-                'call switch_to_deploy(hw_shapes=[...]) on the trained model with every grid you need')
-        return self._buffers[name]
+    groups: dict[object, list[int]] = {}
+    for i, (module, grid) in enumerate(zip(modules, grids)):
+        if module is not None:
+            # A subclass may do something else in forward, so it stays alone.
+            alike = (grid, *module.options()) if type(module) is PerViTPeripheralPosition else i
+            groups.setdefault(alike, []).append(i)
+    terms: list[Tensor | None] = [None] * len(modules)
+    for members in groups.values():
+        grid, first = grids[members[0]], modules[members[0]]
+        if len(members) == 1:
+            terms[members[0]] = first(grid, projection)
+            continue
+        together = first.forward_blocks([modules[i] for i in members], grid, projection)
+        for i, term in zip(members, together):
+            terms[i] = term
+    return terms

@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from .position import DistanceProjection, FrozenPosition
+from .position import DistanceProjection, log_position_terms
+from .position_variants import FrozenPosition
 
 
 class PositionCache:
@@ -62,6 +63,7 @@ class PositionCache:
         modules = [positions[i] for i in live]
         self._check_weights(modules + ([] if projection is None else [projection]))
         room = self.max_bytes
+        missing = []
         for index in live:
             grid = grids[index]
             room -= 4 * num_heads * (grid[0] * grid[1])**2
@@ -71,8 +73,14 @@ class PositionCache:
             # A module's options count as well as its weights, and it may have been replaced by another.
             key = (grid, positions[index], positions[index].extra_repr())
             kept_key, kept = self._terms.get(index, (None, None))
-            terms[index] = kept if kept_key == key else positions[index](grid, projection)
-            self._terms[index] = (key, terms[index])
+            if kept_key == key:
+                terms[index] = kept
+            else:
+                missing.append((index, key))
+        made = log_position_terms([positions[i] for i, _ in missing], [grids[i] for i, _ in missing], projection)
+        for (index, key), term in zip(missing, made):
+            terms[index] = term
+            self._terms[index] = (key, term)
         return terms
 
     def _check_weights(self, modules: list[nn.Module]) -> None:

@@ -6,7 +6,7 @@ from .attention import (
     position_attention,
 )
 from .distance import expand_offsets, grid_step, offset_distances, pairwise_distances
-from .position import PositionWeights, log_position_map
+from .position import PositionWeights, log_position_maps
 from .window import attend_in_windows, crop_position, partition, split_axis, unpartition
 
 __all__ = [
@@ -15,7 +15,7 @@ __all__ = [
     'crop_position',
     'expand_offsets',
     'grid_step',
-    'log_position_map',
+    'log_position_maps',
     'offset_distances',
     'pad_head_width',
     'pairwise_distances',

@@ -28,41 +28,68 @@ def pad_head_width(q: Tensor, k: Tensor, v: Tensor, multiple: int = 8) -> tuple[
     return F.pad(q, (0, extra)), F.pad(k, (0, extra)), F.pad(v, (0, extra))
 
 
-class _TrainableMaskAttention(torch.autograd.Function):
+@torch.library.custom_op('pervit_mm::trainable_mask_attention', mutates_args=())
+def trainable_mask_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
     """Attention whose additive mask has a gradient, for the CPU.
 
     There torch's fused kernel takes a mask only without a gradient, and its fallback keeps scores and weights of all
     heads of the batch. This one runs the fused kernel forward and keeps nothing but inputs and output; backward
     recomputes one image at a time, so that what it works on stays in the cache.
+
+    Args:
+        q, k, v (Tensor): ``(B, nH, N, d)``.
+        mask (Tensor): ``(nH, N, N)``, of the same dtype.
+
+    Returns:
+        Tensor: ``(B, N, nH, d)`` contiguous, ready for the output projection.
     """
+    # A mask that says it requires a gradient is refused by the fused kernel even where none is taken.
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask.detach()[None])
+    return out.transpose(1, 2).contiguous()
 
-    @staticmethod
-    def forward(ctx, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-        """``(B, nH, N, d)`` three times and ``(nH, N, N)`` to ``(B, nH, N, d)``."""
-        # A mask that says it requires a gradient is refused by the fused kernel even where none is taken.
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask.detach()[None])
-        ctx.save_for_backward(q, k, v, mask, out)
-        return out
 
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Gradients of all four inputs; the mask's is summed over the batch."""
-        q, k, v, mask, out = ctx.saved_tensors
-        scale = q.shape[-1]**-0.5
-        q = q * scale
-        # d score = weight * (d weight - sum of weight * d weight), and that sum is grad . out.
-        delta = (grad * out).sum(-1, keepdim=True)
-        dq, dk, dv = (torch.empty_like(out) for _ in range(3))
-        dmask = torch.zeros_like(mask)
-        for b in range(q.shape[0]):
-            weights = torch.baddbmm(mask, q[b], k[b].transpose(1, 2)).softmax(-1)
-            dv[b] = weights.transpose(1, 2) @ grad[b]
-            dscores = torch.baddbmm(delta[b], grad[b], v[b].transpose(1, 2), beta=-1).mul_(weights)
-            dmask += dscores
-            dq[b] = dscores @ k[b]
-            dk[b] = dscores.transpose(1, 2) @ q[b]
-        return dq.mul_(scale), dk, dv, dmask
+@trainable_mask_attention.register_fake
+def _(q, k, v, mask):
+    b, heads, n, d = q.shape
+    return q.new_empty(b, n, heads, d)
+
+
+@torch.library.custom_op('pervit_mm::trainable_mask_attention_backward', mutates_args=())
+def trainable_mask_attention_backward(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, mask: Tensor,
+                                      out: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of all four inputs; the mask's is summed over the batch."""
+    scale = q.shape[-1]**-0.5
+    q = q * scale
+    # d score = weight * (d weight - sum of weight * d weight), and that sum is grad . out.
+    delta = (grad * out).sum(-1).transpose(1, 2)[..., None]
+    dq, dk, dv = (torch.empty_like(t, memory_format=torch.contiguous_format) for t in (q, k, v))
+    dmask = torch.zeros_like(mask)
+    for b in range(q.shape[0]):
+        dout = grad[b].transpose(0, 1)
+        weights = torch.baddbmm(mask, q[b], k[b].transpose(1, 2)).softmax(-1)
+        dv[b] = weights.transpose(1, 2) @ dout
+        dscores = torch.baddbmm(delta[b], dout, v[b].transpose(1, 2), beta=-1).mul_(weights)
+        dmask += dscores
+        dq[b] = dscores @ k[b]
+        dk[b] = dscores.transpose(1, 2) @ q[b]
+    return dq.mul_(scale), dk, dv, dmask
+
+
+@trainable_mask_attention_backward.register_fake
+def _(grad, q, k, v, mask, out):
+    contiguous = (torch.empty_like(t, memory_format=torch.contiguous_format) for t in (q, k, v))
+    return *contiguous, torch.empty_like(mask)
+
+
+def _keep(ctx, inputs, output) -> None:
+    ctx.save_for_backward(*inputs, output)
+
+
+def _backward(ctx, grad):
+    return trainable_mask_attention_backward(grad, *ctx.saved_tensors)
+
+
+trainable_mask_attention.register_autograd(_backward, setup_context=_keep)
 
 
 def peripheral_attention(q: Tensor, k: Tensor, v: Tensor, log_position: Tensor | None) -> Tensor:
@@ -79,9 +106,8 @@ def peripheral_attention(q: Tensor, k: Tensor, v: Tensor, log_position: Tensor |
     if log_position is None:
         return F.scaled_dot_product_attention(q, k, v)
     mask = log_position.to(q.dtype)
-    # A compiler fuses the fallback itself, and would unroll the loop over images.
-    if not q.is_cuda and mask.requires_grad and torch.is_grad_enabled() and not torch.compiler.is_compiling():
-        return _TrainableMaskAttention.apply(q, k, v, mask)
+    if q.device.type == 'cpu' and mask.requires_grad and torch.is_grad_enabled():
+        return trainable_mask_attention(q, k, v, mask).transpose(1, 2)
     if q.is_cuda and q.dtype in (torch.float16, torch.bfloat16):
         q, k, v = pad_head_width(q, k, v)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask[None], scale=d**-0.5)[..., :d]

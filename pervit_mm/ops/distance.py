@@ -50,16 +50,16 @@ def expand_offsets(offset_map: Tensor, hw_shape: tuple[int, int], margin: int = 
     query, so the query axes of the view run backwards. Callers flip the (much smaller) result instead.
 
     Args:
-        offset_map (Tensor): ``(C, 2H - 1 + 2 * margin, 2W - 1 + 2 * margin)``.
+        offset_map (Tensor): ``(..., 2H - 1 + 2 * margin, 2W - 1 + 2 * margin)``.
         hw_shape (tuple[int, int]): Grid (H, W) in tokens.
         margin (int): Tokens by which the key grid is extended on each side. Defaults to 0.
 
     Returns:
-        Tensor: View ``(C, H, W, H + 2 * margin, W + 2 * margin)``; entry ``[:, a, b]`` belongs to query
+        Tensor: View ``(..., H, W, H + 2 * margin, W + 2 * margin)``; entry ``[..., a, b, :, :]`` belongs to query
         ``(H - 1 - a, W - 1 - b)``.
     """
     h, w = hw_shape
-    return offset_map.unfold(1, h + 2 * margin, 1).unfold(2, w + 2 * margin, 1)
+    return offset_map.unfold(-2, h + 2 * margin, 1).unfold(-2, w + 2 * margin, 1)
 
 
 def pairwise_distances(hw_shape: tuple[int, int], step: float,

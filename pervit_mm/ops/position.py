@@ -1,4 +1,4 @@
-"""log Φp of one layer from a map over offsets.
+"""log Φp of one or several layers from a map over offsets.
 
 The distance R(q, k) depends on k - q alone. So everything ahead of the first norm, which looks at each query's keys
 apart, is *one* map over the (2H - 1 + 2p) x (2W - 1 + 2p) offsets instead of a volume over all query-key pairs, and the
@@ -15,24 +15,24 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .distance import offset_distances
-from .query_position import QueryPosition
+from .query_position import query_position
 
-#: Hidden values (bytes) that one slice of queries may hold; larger grids are cut into several slices.
+#: Hidden values (bytes) that one slice of queries may hold, all layers together; what is more is cut into slices.
 SLICE_BYTES = 4 * 2**20
 
 
 class PositionWeights(NamedTuple):
-    """Weights of one layer's position network, all float32.
+    """Weights of the position networks of L layers, all float32.
 
     Attributes:
         proj_weight (Tensor): w_r, ``(D, 1)``, shared by all layers.
-        proj_bias (Tensor): b_r, ``(D,)``.
-        conv1_weight (Tensor): ``(D, D, k, k)``.
-        conv1_bias (Tensor): ``(D,)``.
-        norm1_weight, norm1_bias (Tensor, optional): ``(D,)``; None leaves the first norm out.
-        conv2_weight (Tensor): ``(nH, D, k, k)``.
-        conv2_bias (Tensor): ``(nH,)``.
-        norm2_weight, norm2_bias (Tensor, optional): γ and β, ``(nH,)``; None leaves the last norm out.
+        proj_bias (Tensor): b_r, ``(D,)``, likewise.
+        conv1_weight (Tensor): ``(L, D, D, k, k)``.
+        conv1_bias (Tensor): ``(L, D)``.
+        norm1_weight, norm1_bias (Tensor, optional): ``(L, D)``; None leaves the first norm out.
+        conv2_weight (Tensor): ``(L, nH, D, k, k)``.
+        conv2_bias (Tensor): ``(L, nH)``.
+        norm2_weight, norm2_bias (Tensor, optional): γ and β, ``(L, nH)``; None leaves the last norm out.
     """
 
     proj_weight: Tensor
@@ -94,26 +94,26 @@ def hidden_offset_map(weights: PositionWeights, hw_shape: tuple[int, int], step:
     """First convolution of the projected distances, for every offset at once.
 
     D = R·w_r + b_r is affine in R, so the convolution of its D channels is one convolution of R itself with the
-    kernel Σ_c W1[o, c]·w_r[c].
+    kernel Σ_c W1[o, c]·w_r[c]: one product for all layers.
 
     Args:
-        weights (PositionWeights): Of the layer.
+        weights (PositionWeights): Of L layers.
         hw_shape (tuple[int, int]): Grid (H, W) in tokens.
         step (float): Distance between neighbouring tokens.
 
     Returns:
-        Tensor: ``(D, 2H - 1 + 2p, 2W - 1 + 2p)`` in :func:`exact_dtype`.
+        Tensor: ``(L, D, 2H - 1 + 2p, 2W - 1 + 2p)`` in :func:`exact_dtype`.
     """
-    kernel = weights.conv1_weight.shape[-1]
+    layers, channels, _, kernel, _ = weights.conv1_weight.shape
     distances = offset_distances(hw_shape, step, 2 * (kernel // 2), weights.proj_weight.device)
     exact = exact_dtype(distances.device)
     patches = F.unfold(distances[None, None], kernel)[0].to(exact)
     conv1 = weights.conv1_weight.to(exact)
-    taps = torch.einsum('ocij,cx->oij', conv1, weights.proj_weight.to(exact))
-    bias = weights.conv1_bias.to(exact) + conv1.sum((2, 3)) @ weights.proj_bias.to(exact)
-    hidden = torch.addmm(bias[:, None], taps.flatten(1), patches)
+    taps = torch.einsum('locij,cx->loij', conv1, weights.proj_weight.to(exact))
+    bias = weights.conv1_bias.to(exact) + conv1.sum((3, 4)) @ weights.proj_bias.to(exact)
+    hidden = torch.addmm(bias.reshape(-1, 1), taps.reshape(layers * channels, -1), patches)
     side = 2 * hw_shape[0] - 1 + 2 * (kernel // 2)
-    return hidden.reshape(hidden.shape[0], side, -1)
+    return hidden.reshape(layers, channels, side, -1)
 
 
 def first_norm(hidden: Tensor, weights: PositionWeights, hw_shape: tuple[int, int],
@@ -121,22 +121,22 @@ def first_norm(hidden: Tensor, weights: PositionWeights, hw_shape: tuple[int, in
     """First norm as one factor and one summand for each query.
 
     Args:
-        hidden (Tensor): Offset map, ``(D, 2H - 1 + 2p, 2W - 1 + 2p)``.
-        weights (PositionWeights): Of the layer.
+        hidden (Tensor): Offset maps, ``(L, D, 2H - 1 + 2p, 2W - 1 + 2p)``.
+        weights (PositionWeights): Of the L layers.
         hw_shape (tuple[int, int]): Grid (H, W) in tokens.
         stat_hw (tuple[int, int]): Grid whose keys mean and variance are taken over, at most (H, W).
         eps (float): Added to the variance.
 
     Returns:
-        tuple[Tensor, Tensor, Tensor]: The map with its own mean taken off, and factor and summand, each
-        ``(D, H, W)`` by query; all float32.
+        tuple[Tensor, Tensor, Tensor]: The maps with their own means taken off, and factor and summand, each
+        ``(L, D, H, W)`` by query; all float32.
     """
     kernel = weights.conv1_weight.shape[-1]
     margin = kernel // 2
     # Any constant cancels in the norm. Without it the variance below, a difference of squares, keeps its digits.
-    hidden = hidden - hidden.mean((1, 2), keepdim=True)
+    hidden = hidden - hidden.mean((2, 3), keepdim=True)
     bands = []
-    for size, stat, length in zip(hw_shape, stat_hw, hidden.shape[1:]):
+    for size, stat, length in zip(hw_shape, stat_hw, hidden.shape[2:]):
         queries = torch.arange(size, device=hidden.device)
         # Key -margin + start, as an offset from the query, as an index into the map.
         first = window_starts(size, stat, hidden.device) - queries + size - 1
@@ -144,18 +144,18 @@ def first_norm(hidden: Tensor, weights: PositionWeights, hw_shape: tuple[int, in
     rows, cols = bands[0], bands[1].t()
     mean = rows @ hidden @ cols
     variance = (rows @ hidden.square() @ cols - mean.square()).clamp_min(0)
-    factor = weights.norm1_weight[:, None, None] * torch.rsqrt(variance + eps)
-    summand = weights.norm1_bias[:, None, None] - mean * factor
+    factor = weights.norm1_weight[..., None, None] * torch.rsqrt(variance + eps)
+    summand = weights.norm1_bias[..., None, None] - mean * factor
     return hidden.float(), factor.float(), summand.float()
 
 
-def log_position_map(weights: PositionWeights, hw_shape: tuple[int, int], step: float,
-                     stat_hw: tuple[int, int] | None = None, eps: float = 1e-5,
-                     slice_bytes: int | None = None) -> Tensor:
+def log_position_maps(weights: PositionWeights, hw_shape: tuple[int, int], step: float,
+                      stat_hw: tuple[int, int] | None = None, eps: float = 1e-5,
+                      slice_bytes: int | None = None) -> tuple[Tensor, ...]:
     """log Φp of a grid, Φp = sigmoid of the position logits (paper: peripheral projections).
 
     Args:
-        weights (PositionWeights): Of the layer, float32.
+        weights (PositionWeights): Of L layers, float32.
         hw_shape (tuple[int, int]): Grid (H, W) in tokens, N = H * W.
         step (float): Distance between neighbouring tokens.
         stat_hw (tuple[int, int], optional): Both norms take mean and variance over a window of this many keys around
@@ -165,7 +165,7 @@ def log_position_map(weights: PositionWeights, hw_shape: tuple[int, int], step: 
             in backward. Defaults to None, which is :data:`SLICE_BYTES`.
 
     Returns:
-        Tensor: ``(nH, N, N)`` float32, rows queries.
+        tuple[Tensor, ...]: ``(nH, N, N)`` float32 of each layer, rows queries.
     """
     h, w = hw_shape
     stat_hw = tuple(hw_shape) if stat_hw is None else (min(stat_hw[0], h), min(stat_hw[1], w))
@@ -173,15 +173,23 @@ def log_position_map(weights: PositionWeights, hw_shape: tuple[int, int], step: 
     factor = summand = rows = cols = None
     if weights.norm1_weight is not None:
         hidden, factor, summand = first_norm(hidden, weights, hw_shape, stat_hw, eps)
-        factor, summand = factor.flip(1, 2), summand.flip(1, 2)  # windows run backwards
+        factor, summand = factor.flip(2, 3), summand.flip(2, 3)  # windows run backwards
     hidden = hidden.float()
     if weights.norm2_weight is not None and stat_hw != tuple(hw_shape):
         rows, cols = (
-            band_average(window_starts(size, stat, hidden.device), stat, size).float().flip(0)
+            band_average(window_starts(size, stat, hidden.device), stat, size).float()
             for size, stat in zip(hw_shape, stat_hw))
-    margin = weights.conv1_weight.shape[-1] // 2
-    row_bytes = hidden.shape[0] * w * (h + 2 * margin) * (w + 2 * margin) * hidden.element_size()
-    rows_each = max(1, min(h, (SLICE_BYTES if slice_bytes is None else slice_bytes) // row_bytes))
-    term = QueryPosition.apply(hidden, factor, summand, weights.conv2_weight, weights.conv2_bias, weights.norm2_weight,
-                               weights.norm2_bias, rows, cols, tuple(hw_shape), eps, rows_each)
-    return term.flip(1, 2).reshape(-1, h * w, h * w)
+    layers, channels, _, kernel, _ = weights.conv1_weight.shape
+    margin = kernel // 2
+    slice_bytes = SLICE_BYTES if slice_bytes is None else slice_bytes
+    row_bytes = channels * w * (h + 2 * margin) * (w + 2 * margin) * hidden.element_size()
+    layers_each = max(1, min(layers, slice_bytes // row_bytes))
+    rows_each = max(1, min(h, slice_bytes // (row_bytes * layers_each)))
+    by_layer = (hidden, factor, summand, weights.conv2_weight, weights.conv2_bias, weights.norm2_weight,
+                weights.norm2_bias)
+    terms: list[Tensor] = []
+    for start in range(0, layers, layers_each):
+        part = (t if t is None else t[start:start + layers_each] for t in by_layer)
+        term = query_position(*part, rows, cols, hw_shape, eps, rows_each)[0]
+        terms += term.flatten(4, 5).flatten(2, 3).unbind()
+    return tuple(terms)

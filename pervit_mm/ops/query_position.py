@@ -1,154 +1,216 @@
-"""From the hidden offset map to log Φp: the part of the position network that is work per query.
+"""From the hidden offset maps to log Φp: the part of the position network that is work per query.
 
-Norm, ReLU, convolution, norm and log-sigmoid of a slice of queries at a time, with a backward of its own. Autograd
-would keep several tensors of D·N·(H + 2)·(W + 2) values; here only the normalized logits are kept, nH·N·N, and
-everything wider is made again in backward, slice by slice, while it fits the cache.
+Norm, ReLU, convolution, norm and log-sigmoid of a slice of queries at a time, all layers together, with a backward of
+its own. Autograd would keep several tensors of D·N·(H + 2)·(W + 2) values for each layer; here only the normalized
+logits are kept, nH·N·N, and everything wider is made again in backward, slice by slice, while it fits the cache.
 
-The convolution is one matrix product over channels, all k² taps at once, followed by k² shifted additions. On the CPU
-that beats convolution kernels, which are made for many output channels, where the position network has nH.
+The convolution is one matrix product over channels, all k² taps at once, followed by k² shifted additions. A query's
+keys stay laid out in rows of W + 2p throughout, so that a shift by a tap is one offset into flat memory; what it drags
+in from a neighbour lands on the margin, which is cut off. On the CPU that beats convolution kernels, which are made for
+many output channels, where the position network has nH.
+
+Two custom operators rather than an autograd function: a compiler takes them as they are instead of unrolling the loops.
 """
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from .distance import expand_offsets
 
 
-def _shifted(products: Tensor, kernel: int, hw_shape: tuple[int, int]) -> list[Tensor]:
-    """Each of k² taps ``(k², ..., H + 2p, W + 2p)``, in reading order, seen where it lies over the keys (H, W)."""
-    h, w = hw_shape
-    return [products[i * kernel + j, ..., i:i + h, j:j + w] for i in range(kernel) for j in range(kernel)]
-
-
-def _tap_matrix(weight: Tensor) -> Tensor:
-    """Convolution weight ``(nH, D, k, k)`` as ``(k² * nH, D)``."""
-    return weight.permute(2, 3, 0, 1).reshape(-1, weight.shape[1])
-
-
 def _hidden(windows: Tensor, factor: Tensor | None, summand: Tensor | None) -> Tensor:
-    """First norm and ReLU of windows ``(D, r, W, H + 2p, W + 2p)``; factor and summand are ``(D, r, W)``."""
+    """First norm and ReLU of windows ``(L, D, r, W, H + 2p, W + 2p)``; factor and summand are ``(L, D, r, W)``."""
     if factor is None:
         return windows.relu()
     return torch.addcmul(summand[..., None, None], windows, factor[..., None, None]).relu_()
 
 
-def _fold_last(x: Tensor) -> Tensor:
-    """Sum ``x`` (..., n, m) along its diagonals: entry (s, j) goes to s + j. ``(..., n + m - 1)``.
-
-    Rows padded by n and read off at a pitch one shorter are each shifted by one more.
-    """
-    n, m = x.shape[-2:]
-    x = F.pad(x, (0, n)).flatten(-2)[..., :n * (n + m - 1)]
-    return x.unflatten(-1, (n, n + m - 1)).sum(-2)
+def _tap_matrix(weight: Tensor) -> Tensor:
+    """Convolution weight ``(L, nH, D, k, k)`` as ``(L, k² * nH, D)``."""
+    return weight.permute(0, 3, 4, 1, 2).flatten(1, 3)
 
 
-def _fold_windows(x: Tensor) -> Tensor:
-    """Gradient of a map from that of its windows: ``(D, r, W, h, w)`` → ``(D, r + h - 1, W + w - 1)``."""
-    x = _fold_last(x.transpose(2, 3))  # (D, r, h, W, w) → (D, r, h, W + w - 1)
-    return _fold_last(x.permute(0, 3, 1, 2)).transpose(1, 2)
+def _tap_shifts(kernel: int, pitch: int) -> list[int]:
+    """How far ahead in flat memory each of k² taps reads, in reading order."""
+    return [i * pitch + j for i in range(kernel) for j in range(kernel)]
 
 
-def _key_shares(rows: Tensor, cols: Tensor, cut: slice) -> Tensor:
-    """Share of each key in the last norm, ``(r, W, H, W)``, from those along each axis, ``(H, H)`` and ``(W, W)``."""
+def _add_taps(products: Tensor, shifts: list[int]) -> Tensor:
+    """Sum ``(L, k², nH, T)`` over the taps, each read ahead by its shift: ``(L, nH, T)``, overwriting the first."""
+    total, length = products[:, 0], products.shape[-1]
+    for tap, shift in enumerate(shifts[1:], 1):
+        total[..., :length - shift] += products[:, tap, :, shift:]
+    return total
+
+
+def _spread_taps(grad: Tensor, shifts: list[int]) -> Tensor:
+    """Gradient of :func:`_add_taps`: ``(L, nH, T)`` → ``(L, k² * nH, T)``."""
+    layers, heads, length = grad.shape
+    products = grad.new_empty(layers, len(shifts), heads, length)
+    for tap, shift in enumerate(shifts):
+        products[:, tap, :, :shift] = 0
+        products[:, tap, :, shift:] = grad[..., :length - shift]
+    return products.flatten(1, 2)
+
+
+def _share(rows: Tensor | None, cols: Tensor | None, cut: slice, hw_shape: tuple[int, int]) -> Tensor | float:
+    """Share of each key in the last norm, ``(r, W, H, W)``, from those along each axis; None counts all alike."""
+    if rows is None:
+        return 1 / (hw_shape[0] * hw_shape[1])
     return torch.einsum('ik,jl->ijkl', rows[cut], cols)
 
 
-class QueryPosition(torch.autograd.Function):
-    """log Φp of all queries from the hidden offset map; called by :func:`pervit_mm.ops.log_position_map`.
+def _sum_keys(x: Tensor) -> Tensor:
+    return x.sum((-2, -1), keepdim=True)
+
+
+def _by_head(x: Tensor) -> Tensor:
+    """``(L, nH)`` against ``(L, nH, r, W, H, W)``."""
+    return x[..., None, None, None, None]
+
+
+def _log_sigmoid(x: Tensor) -> Tensor:
+    """min(x, 0) - log(1 + exp(-\\|x\\|)), to the digits that an additive term needs.
+
+    torch's own log1p and logsigmoid keep relative precision near zero, and take seven times as long on the CPU.
+    """
+    return x.clamp_max(0).sub_(x.abs().neg_().exp_().add_(1).log_())
+
+
+def _slices(hw_shape: tuple[int, int], rows_each: int):
+    """Rows of windows, and of queries: windows run backwards, see :func:`pervit_mm.ops.expand_offsets`."""
+    h = hw_shape[0]
+    for start in range(0, h, rows_each):
+        stop = min(start + rows_each, h)
+        yield slice(start, stop), slice(h - stop, h - start)
+
+
+@torch.library.custom_op(
+    'pervit_mm::query_position', mutates_args=(),
+    schema='(Tensor hidden, Tensor? factor, Tensor? summand, Tensor weight, Tensor bias, Tensor? gamma, Tensor? beta, '
+           'Tensor? rows, Tensor? cols, int[] hw_shape, float eps, int rows_each) -> (Tensor, Tensor, Tensor)')
+def query_position(hidden, factor, summand, weight, bias, gamma, beta, rows, cols, hw_shape, eps, rows_each):
+    """log Φp of all queries from the hidden offset maps; called by :func:`pervit_mm.ops.log_position_maps`.
+
+    Differentiable in its floating-point arguments but rows and cols.
 
     Args:
-        hidden (Tensor): Offset map, ``(D, 2H - 1 + 2p, 2W - 1 + 2p)``.
-        factor, summand (Tensor, optional): First norm by query, ``(D, H, W)``; None leaves it out.
-        weight, bias (Tensor): Second convolution, ``(nH, D, k, k)`` and ``(nH,)``.
-        gamma, beta (Tensor, optional): Last norm, ``(nH,)``; None leaves it out.
-        rows, cols (Tensor, optional): Share of each key in the last norm along the axes, ``(H, H)`` and ``(W, W)``;
-            None counts all keys alike.
+        hidden (Tensor): Offset maps of L layers, ``(L, D, 2H - 1 + 2p, 2W - 1 + 2p)`` float32.
+        factor, summand (Tensor, optional): First norm by query, ``(L, D, H, W)``; None leaves it out. Their query axes
+            run backwards, as those of the windows do.
+        weight, bias (Tensor): Second convolution, ``(L, nH, D, k, k)`` and ``(L, nH)``.
+        gamma, beta (Tensor, optional): Last norm, ``(L, nH)``; None leaves it out.
+        rows, cols (Tensor, optional): Share of each key in the last norm along the axes, ``(H, H)`` and ``(W, W)``,
+            queries first; None counts all keys alike.
         hw_shape (tuple[int, int]): Grid (H, W) in tokens.
         eps (float): Of the last norm.
         rows_each (int): Query rows in a slice.
 
     Returns:
-        Tensor: ``(nH, H, W, H, W)``, queries in the windows' backward order.
+        tuple[Tensor, Tensor, Tensor]: log Φp ``(L, nH, H, W, H, W)``, queries first; and what backward needs, the
+        normalized logits of the same shape and the norm's factor ``(L, nH, H, W, 1, 1)``.
     """
-
-    @staticmethod
-    def forward(ctx, hidden: Tensor, factor: Tensor | None, summand: Tensor | None, weight: Tensor, bias: Tensor,
-                gamma: Tensor | None, beta: Tensor | None, rows: Tensor | None, cols: Tensor | None,
-                hw_shape: tuple[int, int], eps: float, rows_each: int) -> Tensor:
-        """Slices of ``rows_each`` query rows, in the windows' own (backward) order."""
-        h, w = hw_shape
-        heads, kernel = weight.shape[0], weight.shape[-1]
-        windows = expand_offsets(hidden, hw_shape, kernel // 2)
-        matrix = _tap_matrix(weight)
-        out = hidden.new_empty(heads, h, w, h, w)
-        inverse = hidden.new_empty(heads, h, w, 1, 1)
-        for start in range(0, h, rows_each):
-            cut = slice(start, start + rows_each)
-            x = _hidden(windows[:, cut], *(t if t is None else t[:, cut] for t in (factor, summand)))
-            products = (matrix @ x.flatten(1)).unflatten(0, (kernel**2, heads)).unflatten(2, x.shape[1:])
-            logits = out[:, cut]
-            logits.copy_(bias[:, None, None, None, None].expand_as(logits))
-            for product in _shifted(products, kernel, hw_shape):
-                logits += product
-            if gamma is not None:
-                if rows is None:
-                    variance, mean = torch.var_mean(logits, dim=(3, 4), correction=0, keepdim=True)
-                else:
-                    share = _key_shares(rows, cols, cut)
-                    mean = (logits * share).sum((3, 4), keepdim=True)
-                    variance = ((logits - mean).square() * share).sum((3, 4), keepdim=True)
-                inverse[:, cut] = torch.rsqrt(variance + eps)
-                logits.sub_(mean).mul_(inverse[:, cut])
-        ctx.save_for_backward(hidden, factor, summand, weight, gamma, beta, rows, cols, out, inverse)
-        ctx.hw_shape, ctx.rows_each = hw_shape, rows_each
-        return F.logsigmoid(_scale(out, gamma, beta))
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, grad: Tensor):
-        """Gradients of everything that has one, slice by slice."""
-        hidden, factor, summand, weight, gamma, beta, rows, cols, normed, inverse = ctx.saved_tensors
-        h, w = ctx.hw_shape
-        heads, kernel = weight.shape[0], weight.shape[-1]
-        windows = expand_offsets(hidden, ctx.hw_shape, kernel // 2)
-        matrix = _tap_matrix(weight)
-        dhidden, dmatrix = torch.zeros_like(hidden), torch.zeros_like(matrix)
-        dfactor, dsummand = (None if t is None else torch.empty_like(t) for t in (factor, summand))
-        dbias, dgamma, dbeta = hidden.new_zeros(heads), hidden.new_zeros(heads), hidden.new_zeros(heads)
-        for start in range(0, h, ctx.rows_each):
-            cut = slice(start, start + ctx.rows_each)
-            y = normed[:, cut]
-            # Through log-sigmoid, then the last norm.
-            dlogits = grad[:, cut] * torch.sigmoid(_scale(y, gamma, beta).neg_())
-            if gamma is not None:
-                dgamma += (dlogits * y).sum((1, 2, 3, 4))
-                dbeta += dlogits.sum((1, 2, 3, 4))
-                total = dlogits.sum((3, 4), keepdim=True)
-                slope = (dlogits * y).sum((3, 4), keepdim=True)
-                share = 1 / (h * w) if rows is None else _key_shares(rows, cols, cut)
-                dlogits = (dlogits - (total + y * slope) * share) * (inverse[:, cut] * gamma[:, None, None, None, None])
-            dbias += dlogits.sum((1, 2, 3, 4))
-            # Through the convolution: shifted copies, then the transposed product.
-            window = windows[:, cut]
-            x = _hidden(window, *(t if t is None else t[:, cut] for t in (factor, summand)))
-            dproducts = x.new_zeros(kernel**2, heads, *x.shape[1:])
-            for product in _shifted(dproducts, kernel, ctx.hw_shape):
-                product.copy_(dlogits)
-            dproducts = dproducts.flatten(0, 1).flatten(1)
-            dmatrix += dproducts @ x.flatten(1).t()
-            dx = (matrix.t() @ dproducts).view_as(x).mul_(x > 0)
-            if factor is not None:
-                dsummand[:, cut] = dx.sum((3, 4))
-                dfactor[:, cut] = (dx * window).sum((3, 4))
-                dx *= factor[:, cut, :, None, None]
-            dhidden[:, start:start + dx.shape[1] + dx.shape[3] - 1] += _fold_windows(dx)
-        dweight = dmatrix.unflatten(0, (kernel, kernel, heads)).permute(2, 3, 0, 1)
-        return (dhidden, dfactor, dsummand, dweight, dbias, None if gamma is None else dgamma,
-                None if beta is None else dbeta, None, None, None, None, None)
+    h, w = hw_shape
+    layers, heads, _, kernel, _ = weight.shape
+    windows = expand_offsets(hidden, hw_shape, kernel // 2)
+    matrix = _tap_matrix(weight)
+    term, normed = (hidden.new_empty(layers, heads, h, w, h, w) for _ in range(2))
+    inverse = hidden.new_ones(layers, heads, h, w, 1, 1)
+    for cut, queries in _slices(hw_shape, rows_each):
+        x = _hidden(windows[:, :, cut], *(t if t is None else t[:, :, cut] for t in (factor, summand)))
+        products = torch.bmm(matrix, x.flatten(2)).unflatten(1, (kernel**2, heads))
+        logits = _add_taps(products, _tap_shifts(kernel, x.shape[-1])).view(layers, heads, *x.shape[2:])
+        logits = logits[..., :h, :w].flip(2, 3).add_(_by_head(bias))
+        z = logits
+        if gamma is not None:
+            share = _share(rows, cols, queries, hw_shape)
+            logits.sub_(_sum_keys(logits * share))
+            inverse[:, :, queries] = torch.rsqrt(_sum_keys(logits.square() * share) + eps)
+            logits.mul_(inverse[:, :, queries])
+            z = torch.addcmul(_by_head(beta), logits, _by_head(gamma))
+        normed[:, :, queries] = logits
+        term[:, :, queries] = _log_sigmoid(z)
+    return term, normed, inverse
 
 
-def _scale(normed: Tensor, gamma: Tensor | None, beta: Tensor | None) -> Tensor:
-    """γ·y + β by head, a new tensor."""
-    if gamma is None:
-        return normed.clone()
-    return torch.addcmul(beta[:, None, None, None, None], normed, gamma[:, None, None, None, None])
+@query_position.register_fake
+def _(hidden, factor, summand, weight, bias, gamma, beta, rows, cols, hw_shape, eps, rows_each):
+    h, w = hw_shape
+    term, normed = (hidden.new_empty(*weight.shape[:2], h, w, h, w) for _ in range(2))
+    return term, normed, hidden.new_empty(*weight.shape[:2], h, w, 1, 1)
+
+
+@torch.library.custom_op(
+    'pervit_mm::query_position_backward', mutates_args=(),
+    schema='(Tensor grad, Tensor normed, Tensor inverse, Tensor hidden, Tensor? factor, Tensor? summand, '
+           'Tensor weight, Tensor? gamma, Tensor? beta, Tensor? rows, Tensor? cols, int[] hw_shape, int rows_each) '
+           '-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)')
+def query_position_backward(grad, normed, inverse, hidden, factor, summand, weight, gamma, beta, rows, cols, hw_shape,
+                            rows_each):
+    """Gradients of hidden, factor, summand, weight, bias, gamma and beta; empty for those that there are not."""
+    h, w = hw_shape
+    layers, heads, _, kernel, _ = weight.shape
+    windows = expand_offsets(hidden, hw_shape, kernel // 2)
+    matrix = _tap_matrix(weight)
+    dhidden, dmatrix = torch.zeros_like(hidden), torch.zeros_like(matrix)
+    dfactor, dsummand = (hidden.new_empty(0 if t is None else t.shape) for t in (factor, summand))
+    dbias, dgamma, dbeta = (hidden.new_zeros(layers, heads) for _ in range(3))
+    for cut, queries in _slices(hw_shape, rows_each):
+        y = normed[:, :, queries]
+        # Through log-sigmoid, whose slope is sigmoid(-z), then the last norm.
+        z = y if gamma is None else torch.addcmul(_by_head(beta), y, _by_head(gamma))
+        dlogits = grad[:, :, queries] * z.neg().sigmoid_()
+        if gamma is not None:
+            total, slope = _sum_keys(dlogits), _sum_keys(dlogits * y)
+            dbeta += total.sum((2, 3, 4, 5))
+            dgamma += slope.sum((2, 3, 4, 5))
+            share = _share(rows, cols, queries, hw_shape)
+            dlogits.sub_(torch.addcmul(total, y, slope).mul_(share)).mul_(inverse[:, :, queries] * _by_head(gamma))
+        dbias += dlogits.sum((2, 3, 4, 5))
+        # Through the convolution: shifted copies, then the transposed product.
+        window = windows[:, :, cut]
+        x = _hidden(window, *(t if t is None else t[:, :, cut] for t in (factor, summand)))
+        padded = x.new_zeros(layers, heads, *x.shape[2:])
+        padded[..., :h, :w] = dlogits.flip(2, 3)
+        dproducts = _spread_taps(padded.flatten(2), _tap_shifts(kernel, x.shape[-1]))
+        dmatrix.baddbmm_(dproducts, x.flatten(2).transpose(1, 2))
+        dx = torch.bmm(matrix.transpose(1, 2), dproducts).view_as(x).mul_(x.sign_())  # x >= 0: its sign is ReLU's slope
+        if factor is not None:
+            dsummand[:, :, cut] = dx.sum((-2, -1))
+            dfactor[:, :, cut] = (dx * window).sum((-2, -1))
+            dx *= factor[:, :, cut, :, None, None]
+        for i in range(dx.shape[2]):  # each window back to where it lies in the map
+            top = cut.start + i
+            for j in range(w):
+                dhidden[:, :, top:top + dx.shape[-2], j:j + dx.shape[-1]] += dx[:, :, i, j]
+    dweight = dmatrix.unflatten(1, (kernel, kernel, heads)).permute(0, 3, 4, 1, 2).contiguous()
+    return dhidden, dfactor, dsummand, dweight, dbias, dgamma, dbeta
+
+
+@query_position_backward.register_fake
+def _(grad, normed, inverse, hidden, factor, summand, weight, gamma, beta, rows, cols, hw_shape, rows_each):
+    norm1 = (hidden.new_empty(0 if t is None else t.shape) for t in (factor, summand))
+    by_head = (hidden.new_empty(weight.shape[:2]) for _ in range(3))
+    return torch.empty_like(hidden), *norm1, torch.empty_like(weight), *by_head
+
+
+def _keep(ctx, inputs, output) -> None:
+    hidden, factor, summand, weight, _, gamma, beta, rows, cols, hw_shape, _, rows_each = inputs
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(*output[1:], hidden, factor, summand, weight, gamma, beta, rows, cols)
+    ctx.hw_shape, ctx.rows_each = hw_shape, rows_each
+
+
+def _backward(ctx, grad, *_):
+    if grad is None:
+        return (None, ) * 12
+    saved = ctx.saved_tensors
+    with torch.autocast(grad.device.type, enabled=False):
+        grads = query_position_backward(grad, *saved, ctx.hw_shape, ctx.rows_each)
+    factor, gamma = saved[3], saved[6]
+    dhidden, dfactor, dsummand, dweight, dbias, dgamma, dbeta = grads
+    norm1 = (None, None) if factor is None else (dfactor, dsummand)
+    norm2 = (None, None) if gamma is None else (dgamma, dbeta)
+    return dhidden, *norm1, dweight, dbias, *norm2, None, None, None, None, None
+
+
+query_position.register_autograd(_backward, setup_context=_keep)

@@ -1,7 +1,11 @@
 """Timing and memory helpers; the figures themselves are never asserted."""
+import json
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+import torch
 
 from pervit_mm.analysis import benchmark
 
@@ -34,15 +38,29 @@ def test_interleave_names_mistakes(kwargs):
 def test_peak_memory_in_a_fresh_process(tmp_path):
     script = tmp_path / 'case.py'
     script.write_text('import json, sys, torch\n'
-                      'from pervit_mm.analysis.benchmark import peak_memory\n'
+                      'from pervit_mm.analysis.benchmark import first_call\n'
                       'torch.ones(80 * 2**18)\n'  # a peak ahead of the case must not hide it
-                      "print(json.dumps(dict(peak_mib=peak_memory(lambda: torch.ones(int(sys.argv[1]) * 2**18)))))\n")
-    assert benchmark.memory_of_case([str(script), '64']) == pytest.approx(64, abs=4)
+                      "print(json.dumps(first_call(lambda: torch.ones(int(sys.argv[1]) * 2**18))))\n")
+    case = benchmark.run_case([str(script), '64'])
+    assert case['peak_mib'] == pytest.approx(64, abs=4) and 0 < case['seconds'] < 60
     with pytest.raises(RuntimeError, match=r'(?s)the case .* failed: .*ValueError'):
-        benchmark.memory_of_case([str(script), 'many'])
+        benchmark.run_case([str(script), 'many'])
 
 
 def test_markdown_table():
     rows = [dict(a=1, b='x'), dict(a=2, b='y')]
     assert benchmark.markdown_table(rows) == '| a | b |\n| --- | --- |\n| 1 | x |\n| 2 | y |'
     assert benchmark.markdown_table([]) == ''
+
+
+def test_the_tool_writes_tables(tmp_path):
+    tool = Path(__file__).parents[2] / 'tools' / 'benchmark.py'
+    command = [sys.executable, str(tool), '--suite', 'attention', '--threads', '1', '--out', str(tmp_path)]
+    subprocess.run(command, check=True, capture_output=True)
+    result = json.loads((tmp_path / 'benchmark.json').read_text())
+    rows = result['tables']['attention']
+    assert [row['attention'] for row in rows] == [
+        'no mask', 'mask without gradient', 'trainable mask, ours', "trainable mask, torch's"]
+    assert float(rows[0]['ratio']) == 1 and all(float(row['ms']) > 0 for row in rows)
+    text = (tmp_path / 'benchmark.md').read_text()
+    assert torch.__version__ in text and '1 threads' in text and '| no mask |' in text

@@ -31,13 +31,14 @@ def test_peripheral_position_and_its_gradients(hw, kernel_size, norm):
     model = build(position_cfg=dict(kernel_size=kernel_size, norm=norm))
     state = {k: v.detach().double().requires_grad_(v.is_floating_point()) for k, v in model.state_dict().items()}
     weight = torch.rand(2, hw[0] * hw[1], hw[0] * hw[1])
-    for i in range(3):
+    loss = 0
+    for i, term in enumerate(model.log_positions(hw)):
         step = 2 / 6 if hw == (1, 1) else None
         expected = oracle.position_attention(state, i, hw, step=step)
-        phi = model.log_positions(hw)[i].exp()
-        torch.testing.assert_close(phi.double(), expected, atol=1e-5, rtol=1e-4)
-        (phi * weight).sum().backward()
+        torch.testing.assert_close(term.exp().double(), expected, atol=1e-5, rtol=1e-4)
+        loss += (term.exp() * weight).sum()
         (expected * weight).sum().backward()
+    loss.backward()
     check_gradients(model, state)
 
 
@@ -46,11 +47,13 @@ def test_fixed_scale_and_its_gradients_by_definition(hw):
     model = build(distance_scale='fixed')
     state = {k: v.detach().double().requires_grad_(v.is_floating_point()) for k, v in model.state_dict().items()}
     weight = torch.rand(2, hw[0] * hw[1], hw[0] * hw[1])
+    loss = 0
     for i, term in enumerate(model.log_positions(hw)):
         expected = oracle.position_attention(state, i, hw, fixed=(7, 7))
         torch.testing.assert_close(term.exp().double(), expected, atol=1e-5, rtol=1e-4)
-        (term.exp() * weight).sum().backward()
+        loss += (term.exp() * weight).sum()
         (expected * weight).sum().backward()
+    loss.backward()
     check_gradients(model, state)
 
 
@@ -84,12 +87,13 @@ def test_reach_at_initialization_by_scale():
 def test_slices_of_queries_change_nothing(hw, distance_scale):
     model = build()
     position = model.blocks[1].attn.position
-    weights = position.position_weights(model.position_proj)
+    proj = model.position_proj
+    weights = ops.PositionWeights(proj.weight, proj.bias, *(w[None] for w in position.position_weights()))
     stat_hw = (4, 4) if distance_scale == 'fixed' else None
     results = []
     for slice_bytes in (2**30, 1):
         model.zero_grad()
-        term = ops.log_position_map(weights, hw, 0.2, stat_hw, slice_bytes=slice_bytes)
+        term, = ops.log_position_maps(weights, hw, 0.2, stat_hw, slice_bytes=slice_bytes)
         term.square().mean().backward(retain_graph=True)
         results.append([term.detach(), *(p.grad.clone() for p in position.parameters())])
     for whole, sliced in zip(*results):

@@ -8,7 +8,7 @@ from conftest import TINY_ARCH, randomize
 from mmengine.hooks import EMAHook
 from mmengine.model import ExponentialMovingAverage
 
-from pervit_mm.models import PerViT
+from pervit_mm.models import PerViT, PerViTPeripheralPosition
 
 IMAGES = torch.randn(2, 3, 28, 28, generator=torch.Generator().manual_seed(5))
 
@@ -31,15 +31,21 @@ def kept(model, images=IMAGES):
         return model(images)[0]
 
 
-def computed(model, calls):
-    """Count how often a position module is asked."""
-    for block in model.blocks:
-        block.attn.position.register_forward_hook(lambda *a: calls.append(1))
-
-
-def test_kept_without_gradient_only(model):
+def computed(monkeypatch):
+    """List that grows by one for each block whose Φp is made."""
     calls = []
-    computed(model, calls)
+    original = PerViTPeripheralPosition.forward_blocks
+
+    def forward_blocks(modules, *args):
+        calls.extend([1] * len(modules))
+        return original(modules, *args)
+
+    monkeypatch.setattr(PerViTPeripheralPosition, 'forward_blocks', staticmethod(forward_blocks))
+    return calls
+
+
+def test_kept_without_gradient_only(model, monkeypatch):
+    calls = computed(monkeypatch)
     kept(model), kept(model)
     assert len(calls) == 3
     model(IMAGES)[0].sum().backward()  # gradients in eval mode, as Grad-CAM takes them
@@ -140,28 +146,26 @@ def test_a_second_grid(model):
     assert {key[0] for key, _ in model.position_cache._terms.values()} == {(7, 7)}  # one grid at a time
 
 
-def test_byte_cap(model):
+def test_byte_cap(model, monkeypatch):
     each = 4 * 2 * 49**2
     model.position_cache.max_bytes = 2 * each
-    calls = []
-    computed(model, calls)
-    torch.testing.assert_close(kept(model), fresh(model), atol=0, rtol=0)
-    torch.testing.assert_close(kept(model), fresh(model), atol=0, rtol=0)
+    expected = fresh(model)
+    calls = computed(monkeypatch)
+    torch.testing.assert_close(kept(model), expected, atol=0, rtol=0)
+    torch.testing.assert_close(kept(model), expected, atol=0, rtol=0)
     assert set(model.position_cache._terms) == {0, 1} and len(calls) == 4  # the third block each time
 
 
-def test_windows_stay_kept_when_the_map_changes():
+def test_windows_stay_kept_when_the_map_changes(monkeypatch):
     model = randomize(PerViT(TINY_ARCH, img_size=28, window_size=4, global_attn_indexes=(1, ))).eval()
-    calls = []
-    computed(model, calls)
+    calls = computed(monkeypatch)
     kept(model, torch.randn(1, 3, 40, 24)), kept(model, torch.randn(1, 3, 24, 44))
     assert len(calls) == 4  # all blocks, then the global one
 
 
-def test_weights_that_are_not_a_number_are_never_kept(model):
+def test_weights_that_are_not_a_number_are_never_kept(model, monkeypatch):
     model.position_proj.weight.data.fill_(float('nan'))
-    calls = []
-    computed(model, calls)
+    calls = computed(monkeypatch)
     kept(model), kept(model)
     assert len(calls) == 6
 
