@@ -3,7 +3,7 @@ from collections.abc import Sequence
 
 import torch
 from mmcv.cnn import build_norm_layer
-from mmengine.model import BaseModule
+from mmengine.model import BaseModule, update_init_info
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -15,6 +15,7 @@ from .layers import PerViTBlock
 from .position import DistanceProjection, log_position_terms
 from .position_cache import PositionCache
 from .position_variants import FrozenPosition
+from .pretrained import load_pretrained
 from .rules import rule_name, with_peripheral_init
 
 OUT_TYPES = ('avg_featmap', 'featmap', 'raw')
@@ -169,6 +170,22 @@ class PerViT(BaseModule):
             norm = build_norm_layer(norm_cfg, width)[1] if final_norm else nn.Identity()
             self.add_module(f'norm{i}', norm)
         self._freeze_stages()
+
+    def init_weights(self) -> None:
+        """Initialize by ``init_cfg``; a ``Pretrained`` rule comes last, through :func:`load_pretrained`."""
+        rules = self.init_cfg
+        pretrained = [rule for rule in rules if rule_name(rule) == 'Pretrained']
+        first = not self.is_init
+        self.init_cfg = [rule for rule in rules if rule_name(rule) != 'Pretrained']
+        try:
+            super().init_weights()
+        finally:
+            self.init_cfg = rules
+        if first:
+            for rule in pretrained:
+                load_pretrained(self, **{key: value for key, value in rule.items() if key != 'type'})
+                if hasattr(self, '_params_init_info'):
+                    update_init_info(self, init_info=f'PretrainedInit: load from {rule["checkpoint"]}')
 
     def set_peripheral_init(self, options: dict, override: bool = True) -> None:
         """Merge options into the ``PeripheralInit`` rule of ``init_cfg``, ahead of :meth:`init_weights`.
