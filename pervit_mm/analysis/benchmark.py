@@ -98,7 +98,7 @@ def _peak_mib() -> float:
 
 
 def first_call(run: Callable[[], object]) -> dict[str, float]:
-    """Call ``run`` once in a process that has done nothing else: ``peak_mib``, see :func:`peak_memory`, ``seconds``."""
+    """Call ``run`` in a process that has done nothing else: ``peak_mib``, see :func:`peak_memory`, and ``seconds``."""
     start = time.perf_counter()
     peak = peak_memory(run)
     return dict(peak_mib=peak, seconds=time.perf_counter() - start)

@@ -1,10 +1,13 @@
 """What ``tools/benchmark.py`` compares: models to time, and calls of them."""
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import torch
 import torch.nn as nn
-from mmengine.registry import MODELS
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
 
 from ..models import PerViT
 
@@ -77,3 +80,41 @@ def by_definition(oracle: ModuleType, state: dict, num_heads: int, positions: li
                    images: torch.Tensor) -> torch.Tensor:
     """PerViT by its definition in eval mode, ``(B, C)``, of a state dict."""
     return oracle.backbone(state, images, num_heads, torch.float32, positions=positions)[0].mean(1)
+
+
+def detector_step(kind: str, height: int, width: int) -> Callable[[], None]:
+    """One forward and backward pass of Mask R-CNN with PerViT-S, with checkpointing, on one image with eight objects.
+
+    Args:
+        kind (str): 'windows' or 'global' attention.
+        height, width (int): Of the image, in pixels.
+    """
+    from mmdet.structures import DetDataSample
+    from mmdet.structures.mask import BitmapMasks
+    from mmengine.structures import InstanceData
+    init_default_scope('mmdet')
+    cfg = Config.fromfile(Path(__file__).parents[2] / 'configs' / 'detection' / 'mask-rcnn_pervit-small_fpn_1x_coco.py')
+    window_size = 'pretrain' if kind == 'windows' else None
+    cfg.model.backbone.update(init_cfg=None, with_cp=True, window_size=window_size)
+    model = MODELS.build(cfg.model).to(device()).train()
+    model.init_weights()
+    generator = torch.Generator().manual_seed(0)
+    corner = torch.rand(8, 2, generator=generator) * torch.tensor([width - 200, height - 200])
+    sides = 40 + 160 * torch.rand(8, 2, generator=generator)
+    boxes = torch.cat([corner, corner + sides], 1)
+    masks = np.zeros((8, height, width), dtype=np.uint8)
+    for mask, (left, top, right, bottom) in zip(masks, boxes.int().tolist()):
+        mask[top:bottom, left:right] = 1
+    sample = DetDataSample(metainfo=dict(img_shape=(height, width), pad_shape=(height, width),
+                                         batch_input_shape=(height, width), scale_factor=(1., 1.)))
+    sample.gt_instances = InstanceData(bboxes=boxes, labels=torch.arange(8), masks=BitmapMasks(masks, height, width))
+    image = torch.randint(0, 256, (3, height, width), generator=generator, dtype=torch.uint8)
+
+    def run() -> None:
+        for param in model.parameters():
+            param.grad = None
+        data = model.data_preprocessor(dict(inputs=[image], data_samples=[sample.clone()]), training=True)
+        losses = model(**data, mode='loss')
+        model.parse_losses(losses)[0].backward()
+
+    return run

@@ -13,7 +13,7 @@ from mmengine.registry import init_default_scope
 from ..models.position import DistanceProjection, PerViTPeripheralPosition, PositionInit
 from ..ops import peripheral_attention
 from .benchmark import interleave, run_case
-from .benchmark_subjects import RIVALS, ConstantMask, by_definition, device, infer, pervit, rival, step
+from .benchmark_subjects import RIVALS, ConstantMask, by_definition, detector_step, device, infer, pervit, rival, step
 from .flops import count_flops
 
 Rows = list[dict[str, object]]
@@ -187,6 +187,24 @@ def dense(args: Namespace, oracle: ModuleType, script: list[str]) -> Rows:
     return rows
 
 
+def detection(args: Namespace, oracle: ModuleType, script: list[str]) -> Rows:
+    """One training step of Mask R-CNN with PerViT-S on one image, with checkpointing, each in a process of its own.
+
+    The first call is timed; ratio: over windows on the smallest image.
+    """
+    rows, base = [], None
+    for kind in ('windows', 'global'):
+        for height, width in ((672, 672), (800, 1344), (1344, 1344)):
+            case = run_case([*script, '--memory-case', f'detection/{kind}/{height}/{width}'])
+            base = base or case['seconds']
+            tokens = (height // 16) * (width // 16)
+            rows.append({
+                'attention': kind, 'pixels': f'{height} x {width}', 'tokens': tokens, 's': f'{case["seconds"]:.1f}',
+                'ratio': f'{case["seconds"] / base:.2f}', 'ms/token': f'{1000 * case["seconds"] / tokens:.3f}',
+                'peak GiB': f'{case["peak_mib"] / 1024:.2f}'})
+    return rows
+
+
 def bf16(args: Namespace, oracle: ModuleType, script: list[str]) -> Rows:
     """Deployed inference under bf16 autocast; ratio: time over float32."""
     rows = []
@@ -207,7 +225,8 @@ def bf16(args: Namespace, oracle: ModuleType, script: list[str]) -> Rows:
 def compiled(args: Namespace, oracle: ModuleType, script: list[str]) -> Rows:
     """torch.compile without graph breaks (fullgraph); ratio: time over eager.
 
-    Graphs are counted over batches of the given size, half of it and two more: 2 is one recompilation.
+    Graphs are counted over batches of the given size and of 2 and 4 more: 2 graphs are one recompilation. (torch's
+    convolution compiles anew when a batch gets smaller than 16.)
     """
     rows = []
     for size in args.sizes:
@@ -221,7 +240,7 @@ def compiled(args: Namespace, oracle: ModuleType, script: list[str]) -> Rows:
             fast = torch.compile(model, fullgraph=True, backend=partial(_counted, graphs))
             timings = interleave({'eager': make(model, images), 'compiled': _compiled_call(make, model, fast, images)},
                                  args.repeats)
-            for other in (batch // 2, batch + 2):
+            for other in (batch + 2, batch + 4):
                 _compiled_call(make, model, fast, torch.randn(other, 3, 224, 224, device=device()))()
             for name, timing in timings.items():
                 rows.append(_row(timing, model=f'PerViT {size}', work=what, mode=name, batch=batch,
@@ -240,15 +259,15 @@ def _compiled_call(make: Callable, model: nn.Module, fast: Callable, images: tor
 
 
 SUITES: dict[str, Callable[[Namespace, ModuleType, list[str]], Rows]] = dict(
-    inference=inference, training=training, attention=attention, position=position, dense=dense, bf16=bf16,
-    compile=compiled)
+    inference=inference, training=training, attention=attention, position=position, dense=dense, detection=detection,
+    bf16=bf16, compile=compiled)
 
 
 def memory_case(name: str, oracle: ModuleType | None = None) -> Callable[[], None]:
     """What a fresh process runs once for its peak memory.
 
     Args:
-        name (str): 'position/FORM' or 'dense/KIND/PIXELS'.
+        name (str): 'position/FORM', 'dense/KIND/PIXELS' or 'detection/KIND/HEIGHT/WIDTH'.
         oracle (ModuleType, optional): The by-definition form, for 'position/full form'. Defaults to None.
 
     Raises:
@@ -260,4 +279,8 @@ def memory_case(name: str, oracle: ModuleType | None = None) -> Callable[[], Non
     if suite == 'dense':
         kind, side = rest
         return infer(_dense_model(kind), torch.randn(1, 3, int(side), int(side), device=device()))
-    raise ValueError(f"memory case must be 'position/FORM' or 'dense/KIND/PIXELS', got {name!r}")
+    if suite == 'detection':
+        kind, *side = rest
+        return detector_step(kind, int(side[0]), int(side[1]))
+    raise ValueError("memory case must be 'position/FORM', 'dense/KIND/PIXELS' or 'detection/KIND/HEIGHT/WIDTH', "
+                     f'got {name!r}')

@@ -1,11 +1,12 @@
 """Backbone and its parts, registered in MMEngine's root ``MODELS``."""
 from .attention import PeripheralAttention
+from .deploy import FrozenPosition
 from .layers import ConditionalPositionEncoding, ConvStem, FeedForward, PatchifyStem, PerViTBlock
 from .necks import PerViTFeaturePyramid, PerViTLayerNorm2d
 from .pervit import PerViT
 from .position import DistanceProjection, PerViTPeripheralPosition, PositionInit
 from .position_cache import PositionCache
-from .position_variants import FrozenPosition, PerViTEuclideanPosition, PerViTRelativePositionBias
+from .position_variants import PerViTEuclideanPosition, PerViTRelativePositionBias
 from .pretrained import load_pretrained
 
 __all__ = [

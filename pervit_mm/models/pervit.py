@@ -11,10 +11,10 @@ from torch.utils.checkpoint import checkpoint
 
 from .arch import resolve_arch, resolve_indices, to_pair
 from .build import build_position, build_stem
+from .deploy import freeze_positions
 from .layers import PerViTBlock
 from .position import DistanceProjection, log_position_terms
 from .position_cache import PositionCache
-from .position_variants import FrozenPosition
 from .pretrained import load_pretrained
 from .rules import rule_name, with_peripheral_init
 
@@ -308,7 +308,6 @@ class PerViT(BaseModule):
             return int(parts[1]) + 1, num_layers
         return num_layers - 1, num_layers
 
-    @torch.no_grad()
     def switch_to_deploy(self, hw_shapes: Sequence[tuple[int, int]] | None = None) -> None:
         """Freeze Φp into buffers and fold BatchNorm into the stem's convolutions, for inference.
 
@@ -319,20 +318,4 @@ class PerViT(BaseModule):
             hw_shapes (Sequence[tuple[int, int]], optional): Token grids (H, W) to serve. Defaults to None, the
                 pretraining grid.
         """
-        if any(isinstance(block.attn.position, FrozenPosition) for block in self.blocks):
-            return
-        shapes = [self.patch_resolution] if hw_shapes is None else [to_pair('hw_shapes', s) for s in hw_shapes]
-        if not shapes:
-            raise ValueError('hw_shapes must name at least one token grid (H, W), got none')
-        self.eval()
-        terms: list[dict[tuple[int, int], Tensor]] = [{} for _ in self.blocks]
-        for hw_shape in shapes:
-            for i, grid in enumerate(self.position_grids(hw_shape)):
-                if self.blocks[i].attn.position is not None:
-                    terms[i].setdefault(grid, self._log_position(i, grid))
-        for block, frozen in zip(self.blocks, terms):
-            if frozen:
-                block.attn.position = FrozenPosition(frozen)
-        self.position_proj = None
-        self.position_cache.clear()
-        self.stem.fuse_norm()
+        freeze_positions(self, hw_shapes)

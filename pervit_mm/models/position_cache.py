@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from .deploy import FrozenPosition
 from .position import DistanceProjection, log_position_terms
-from .position_variants import FrozenPosition
 
 
 class PositionCache:

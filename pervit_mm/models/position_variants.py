@@ -1,4 +1,4 @@
-"""Other position modules: those of the paper's ablations, and what deployment leaves of any."""
+"""Other position modules: those of the paper's ablations."""
 import torch
 import torch.nn.functional as F
 from mmengine.registry import MODELS
@@ -86,30 +86,3 @@ class PerViTRelativePositionBias(nn.Module):
         if size != tuple(table.shape[1:]):
             table = F.interpolate(table[None], size=size, mode='bicubic', align_corners=False)[0]
         return expand_offsets(table, hw_shape).flip(1, 2).reshape(-1, n, n)
-
-
-class FrozenPosition(nn.Module):
-    """log Φp of named grids as buffers: what deployment leaves of a position module.
-
-    Args:
-        terms (dict[tuple[int, int], Tensor]): log Φp ``(nH, N, N)`` by grid (H, W).
-    """
-
-    def __init__(self, terms: dict[tuple[int, int], Tensor]) -> None:
-        super().__init__()
-        for (h, w), term in terms.items():
-            self.register_buffer(f'grid_{h}x{w}', term.detach().clone())
-
-    def forward(self, hw_shape: tuple[int, int], projection: DistanceProjection | None = None) -> Tensor:
-        """Look log Φp of a grid up.
-
-        Raises:
-            ValueError: If the grid was not frozen.
-        """
-        name = f'grid_{hw_shape[0]}x{hw_shape[1]}'
-        if name not in self._buffers:
-            have = ', '.join(key.removeprefix('grid_') for key in self._buffers)
-            raise ValueError(
-                f'this PerViT was deployed for the token grids {have} and got {hw_shape[0]}x{hw_shape[1]}; '
-                'call switch_to_deploy(hw_shapes=[...]) on the trained model with every grid you need')
-        return self._buffers[name]

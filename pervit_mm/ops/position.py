@@ -182,14 +182,14 @@ def log_position_maps(weights: PositionWeights, hw_shape: tuple[int, int], step:
     layers, channels, _, kernel, _ = weights.conv1_weight.shape
     margin = kernel // 2
     slice_bytes = SLICE_BYTES if slice_bytes is None else slice_bytes
-    row_bytes = channels * w * (h + 2 * margin) * (w + 2 * margin) * hidden.element_size()
-    layers_each = max(1, min(layers, slice_bytes // row_bytes))
-    rows_each = max(1, min(h, slice_bytes // (row_bytes * layers_each)))
+    query_bytes = channels * (h + 2 * margin) * (w + 2 * margin) * hidden.element_size()
+    layers_each = max(1, min(layers, slice_bytes // (query_bytes * w)))
+    queries_each = max(1, slice_bytes // (query_bytes * layers_each))
     by_layer = (hidden, factor, summand, weights.conv2_weight, weights.conv2_bias, weights.norm2_weight,
                 weights.norm2_bias)
     terms: list[Tensor] = []
     for start in range(0, layers, layers_each):
         part = (t if t is None else t[start:start + layers_each] for t in by_layer)
-        term = query_position(*part, rows, cols, hw_shape, eps, rows_each)[0]
+        term = query_position(*part, rows, cols, hw_shape, eps, queries_each, torch.is_grad_enabled())[0]
         terms += term.flatten(4, 5).flatten(2, 3).unbind()
     return tuple(terms)

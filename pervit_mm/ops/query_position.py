@@ -16,9 +16,12 @@ from torch import Tensor
 
 from .distance import expand_offsets
 
+#: Index of all keys of some queries.
+KEYS = (slice(None), slice(None))
+
 
 def _hidden(windows: Tensor, factor: Tensor | None, summand: Tensor | None) -> Tensor:
-    """First norm and ReLU of windows ``(L, D, r, W, H + 2p, W + 2p)``; factor and summand are ``(L, D, r, W)``."""
+    """First norm and ReLU of windows ``(L, D, r, c, H + 2p, W + 2p)``; factor and summand are ``(L, D, r, c)``."""
     if factor is None:
         return windows.relu()
     return torch.addcmul(summand[..., None, None], windows, factor[..., None, None]).relu_()
@@ -52,11 +55,11 @@ def _spread_taps(grad: Tensor, shifts: list[int]) -> Tensor:
     return products.flatten(1, 2)
 
 
-def _share(rows: Tensor | None, cols: Tensor | None, cut: slice, hw_shape: tuple[int, int]) -> Tensor | float:
-    """Share of each key in the last norm, ``(r, W, H, W)``, from those along each axis; None counts all alike."""
+def _share(rows: Tensor | None, cols: Tensor | None, queries: tuple, hw_shape: tuple[int, int]) -> Tensor | float:
+    """Share of each key in the last norm, ``(r, c, H, W)``, from those along each axis; None counts all alike."""
     if rows is None:
         return 1 / (hw_shape[0] * hw_shape[1])
-    return torch.einsum('ik,jl->ijkl', rows[cut], cols)
+    return torch.einsum('ik,jl->ijkl', rows[queries[1]], cols[queries[2]])
 
 
 def _sum_keys(x: Tensor) -> Tensor:
@@ -64,7 +67,7 @@ def _sum_keys(x: Tensor) -> Tensor:
 
 
 def _by_head(x: Tensor) -> Tensor:
-    """``(L, nH)`` against ``(L, nH, r, W, H, W)``."""
+    """``(L, nH)`` against ``(L, nH, r, c, H, W)``."""
     return x[..., None, None, None, None]
 
 
@@ -76,19 +79,27 @@ def _log_sigmoid(x: Tensor) -> Tensor:
     return x.clamp_max(0).sub_(x.abs().neg_().exp_().add_(1).log_())
 
 
-def _slices(hw_shape: tuple[int, int], rows_each: int):
-    """Rows of windows, and of queries: windows run backwards, see :func:`pervit_mm.ops.expand_offsets`."""
-    h = hw_shape[0]
-    for start in range(0, h, rows_each):
-        stop = min(start + rows_each, h)
-        yield slice(start, stop), slice(h - stop, h - start)
+def _slices(hw_shape: tuple[int, int], queries_each: int):
+    """Rectangles of windows, and of queries, of at most ``queries_each``: whole rows, or parts of one.
+
+    Windows run backwards, see :func:`pervit_mm.ops.expand_offsets`.
+    """
+    h, w = hw_shape
+    rows_each, cols_each = max(1, queries_each // w), min(w, queries_each)
+    for top in range(0, h, rows_each):
+        bottom = min(top + rows_each, h)
+        for left in range(0, w, cols_each):
+            right = min(left + cols_each, w)
+            yield ((..., slice(top, bottom), slice(left, right)),
+                   (..., slice(h - bottom, h - top), slice(w - right, w - left), *KEYS))
 
 
 @torch.library.custom_op(
     'pervit_mm::query_position', mutates_args=(),
     schema='(Tensor hidden, Tensor? factor, Tensor? summand, Tensor weight, Tensor bias, Tensor? gamma, Tensor? beta, '
-           'Tensor? rows, Tensor? cols, int[] hw_shape, float eps, int rows_each) -> (Tensor, Tensor, Tensor)')
-def query_position(hidden, factor, summand, weight, bias, gamma, beta, rows, cols, hw_shape, eps, rows_each):
+           'Tensor? rows, Tensor? cols, int[] hw_shape, float eps, int queries_each, bool keep) '
+           '-> (Tensor, Tensor, Tensor)')
+def query_position(hidden, factor, summand, weight, bias, gamma, beta, rows, cols, hw_shape, eps, queries_each, keep):
     """log Φp of all queries from the hidden offset maps; called by :func:`pervit_mm.ops.log_position_maps`.
 
     Differentiable in its floating-point arguments but rows and cols.
@@ -103,20 +114,22 @@ def query_position(hidden, factor, summand, weight, bias, gamma, beta, rows, col
             queries first; None counts all keys alike.
         hw_shape (tuple[int, int]): Grid (H, W) in tokens.
         eps (float): Of the last norm.
-        rows_each (int): Query rows in a slice.
+        queries_each (int): Queries in a slice.
+        keep (bool): Whether backward may come.
 
     Returns:
         tuple[Tensor, Tensor, Tensor]: log Φp ``(L, nH, H, W, H, W)``, queries first; and what backward needs, the
-        normalized logits of the same shape and the norm's factor ``(L, nH, H, W, 1, 1)``.
+        normalized logits of the same shape (empty unless kept) and the norm's factor ``(L, nH, H, W, 1, 1)``.
     """
     h, w = hw_shape
     layers, heads, _, kernel, _ = weight.shape
     windows = expand_offsets(hidden, hw_shape, kernel // 2)
     matrix = _tap_matrix(weight)
-    term, normed = (hidden.new_empty(layers, heads, h, w, h, w) for _ in range(2))
+    term = hidden.new_empty(layers, heads, h, w, h, w)
+    normed = torch.empty_like(term) if keep else hidden.new_empty(0)
     inverse = hidden.new_ones(layers, heads, h, w, 1, 1)
-    for cut, queries in _slices(hw_shape, rows_each):
-        x = _hidden(windows[:, :, cut], *(t if t is None else t[:, :, cut] for t in (factor, summand)))
+    for cut, queries in _slices(hw_shape, queries_each):
+        x = _hidden(windows[cut + KEYS], *(t if t is None else t[cut] for t in (factor, summand)))
         products = torch.bmm(matrix, x.flatten(2)).unflatten(1, (kernel**2, heads))
         logits = _add_taps(products, _tap_shifts(kernel, x.shape[-1])).view(layers, heads, *x.shape[2:])
         logits = logits[..., :h, :w].flip(2, 3).add_(_by_head(bias))
@@ -124,28 +137,29 @@ def query_position(hidden, factor, summand, weight, bias, gamma, beta, rows, col
         if gamma is not None:
             share = _share(rows, cols, queries, hw_shape)
             logits.sub_(_sum_keys(logits * share))
-            inverse[:, :, queries] = torch.rsqrt(_sum_keys(logits.square() * share) + eps)
-            logits.mul_(inverse[:, :, queries])
+            inverse[queries] = torch.rsqrt(_sum_keys(logits.square() * share) + eps)
+            logits.mul_(inverse[queries])
             z = torch.addcmul(_by_head(beta), logits, _by_head(gamma))
-        normed[:, :, queries] = logits
-        term[:, :, queries] = _log_sigmoid(z)
+        if keep:
+            normed[queries] = logits
+        term[queries] = _log_sigmoid(z)
     return term, normed, inverse
 
 
 @query_position.register_fake
-def _(hidden, factor, summand, weight, bias, gamma, beta, rows, cols, hw_shape, eps, rows_each):
+def _(hidden, factor, summand, weight, bias, gamma, beta, rows, cols, hw_shape, eps, queries_each, keep):
     h, w = hw_shape
-    term, normed = (hidden.new_empty(*weight.shape[:2], h, w, h, w) for _ in range(2))
-    return term, normed, hidden.new_empty(*weight.shape[:2], h, w, 1, 1)
+    term = hidden.new_empty(*weight.shape[:2], h, w, h, w)
+    return term, torch.empty_like(term) if keep else hidden.new_empty(0), hidden.new_empty(*weight.shape[:2], h, w, 1, 1)
 
 
 @torch.library.custom_op(
     'pervit_mm::query_position_backward', mutates_args=(),
     schema='(Tensor grad, Tensor normed, Tensor inverse, Tensor hidden, Tensor? factor, Tensor? summand, '
-           'Tensor weight, Tensor? gamma, Tensor? beta, Tensor? rows, Tensor? cols, int[] hw_shape, int rows_each) '
+           'Tensor weight, Tensor? gamma, Tensor? beta, Tensor? rows, Tensor? cols, int[] hw_shape, int queries_each) '
            '-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)')
 def query_position_backward(grad, normed, inverse, hidden, factor, summand, weight, gamma, beta, rows, cols, hw_shape,
-                            rows_each):
+                            queries_each):
     """Gradients of hidden, factor, summand, weight, bias, gamma and beta; empty for those that there are not."""
     h, w = hw_shape
     layers, heads, _, kernel, _ = weight.shape
@@ -154,63 +168,63 @@ def query_position_backward(grad, normed, inverse, hidden, factor, summand, weig
     dhidden, dmatrix = torch.zeros_like(hidden), torch.zeros_like(matrix)
     dfactor, dsummand = (hidden.new_empty(0 if t is None else t.shape) for t in (factor, summand))
     dbias, dgamma, dbeta = (hidden.new_zeros(layers, heads) for _ in range(3))
-    for cut, queries in _slices(hw_shape, rows_each):
-        y = normed[:, :, queries]
+    for cut, queries in _slices(hw_shape, queries_each):
+        y = normed[queries]
         # Through log-sigmoid, whose slope is sigmoid(-z), then the last norm.
         z = y if gamma is None else torch.addcmul(_by_head(beta), y, _by_head(gamma))
-        dlogits = grad[:, :, queries] * z.neg().sigmoid_()
+        dlogits = grad[queries] * z.neg().sigmoid_()
         if gamma is not None:
             total, slope = _sum_keys(dlogits), _sum_keys(dlogits * y)
             dbeta += total.sum((2, 3, 4, 5))
             dgamma += slope.sum((2, 3, 4, 5))
             share = _share(rows, cols, queries, hw_shape)
-            dlogits.sub_(torch.addcmul(total, y, slope).mul_(share)).mul_(inverse[:, :, queries] * _by_head(gamma))
+            dlogits.sub_(torch.addcmul(total, y, slope).mul_(share)).mul_(inverse[queries] * _by_head(gamma))
         dbias += dlogits.sum((2, 3, 4, 5))
         # Through the convolution: shifted copies, then the transposed product.
-        window = windows[:, :, cut]
-        x = _hidden(window, *(t if t is None else t[:, :, cut] for t in (factor, summand)))
+        window = windows[cut + KEYS]
+        x = _hidden(window, *(t if t is None else t[cut] for t in (factor, summand)))
         padded = x.new_zeros(layers, heads, *x.shape[2:])
         padded[..., :h, :w] = dlogits.flip(2, 3)
         dproducts = _spread_taps(padded.flatten(2), _tap_shifts(kernel, x.shape[-1]))
         dmatrix.baddbmm_(dproducts, x.flatten(2).transpose(1, 2))
         dx = torch.bmm(matrix.transpose(1, 2), dproducts).view_as(x).mul_(x.sign_())  # x >= 0: its sign is ReLU's slope
         if factor is not None:
-            dsummand[:, :, cut] = dx.sum((-2, -1))
-            dfactor[:, :, cut] = (dx * window).sum((-2, -1))
-            dx *= factor[:, :, cut, :, None, None]
+            dsummand[cut] = dx.sum((-2, -1))
+            dfactor[cut] = (dx * window).sum((-2, -1))
+            dx *= factor[cut][..., None, None]
+        (top, left), (height, width) = (side.start for side in cut[1:]), dx.shape[-2:]
         for i in range(dx.shape[2]):  # each window back to where it lies in the map
-            top = cut.start + i
-            for j in range(w):
-                dhidden[:, :, top:top + dx.shape[-2], j:j + dx.shape[-1]] += dx[:, :, i, j]
+            for j in range(dx.shape[3]):
+                dhidden[..., top + i:top + i + height, left + j:left + j + width] += dx[:, :, i, j]
     dweight = dmatrix.unflatten(1, (kernel, kernel, heads)).permute(0, 3, 4, 1, 2).contiguous()
     return dhidden, dfactor, dsummand, dweight, dbias, dgamma, dbeta
 
 
 @query_position_backward.register_fake
-def _(grad, normed, inverse, hidden, factor, summand, weight, gamma, beta, rows, cols, hw_shape, rows_each):
+def _(grad, normed, inverse, hidden, factor, summand, weight, gamma, beta, rows, cols, hw_shape, queries_each):
     norm1 = (hidden.new_empty(0 if t is None else t.shape) for t in (factor, summand))
     by_head = (hidden.new_empty(weight.shape[:2]) for _ in range(3))
     return torch.empty_like(hidden), *norm1, torch.empty_like(weight), *by_head
 
 
 def _keep(ctx, inputs, output) -> None:
-    hidden, factor, summand, weight, _, gamma, beta, rows, cols, hw_shape, _, rows_each = inputs
+    hidden, factor, summand, weight, _, gamma, beta, rows, cols, hw_shape, _, queries_each, _ = inputs
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(*output[1:], hidden, factor, summand, weight, gamma, beta, rows, cols)
-    ctx.hw_shape, ctx.rows_each = hw_shape, rows_each
+    ctx.hw_shape, ctx.queries_each = hw_shape, queries_each
 
 
 def _backward(ctx, grad, *_):
     if grad is None:
-        return (None, ) * 12
+        return (None, ) * 13
     saved = ctx.saved_tensors
     with torch.autocast(grad.device.type, enabled=False):
-        grads = query_position_backward(grad, *saved, ctx.hw_shape, ctx.rows_each)
+        grads = query_position_backward(grad, *saved, ctx.hw_shape, ctx.queries_each)
     factor, gamma = saved[3], saved[6]
     dhidden, dfactor, dsummand, dweight, dbias, dgamma, dbeta = grads
     norm1 = (None, None) if factor is None else (dfactor, dsummand)
     norm2 = (None, None) if gamma is None else (dgamma, dbeta)
-    return dhidden, *norm1, dweight, dbias, *norm2, None, None, None, None, None
+    return dhidden, *norm1, dweight, dbias, *norm2, None, None, None, None, None, None
 
 
 query_position.register_autograd(_backward, setup_context=_keep)

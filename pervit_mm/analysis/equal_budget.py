@@ -1,0 +1,109 @@
+"""Training several configs for the same time each, in runs that can be stopped and started again."""
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+#: Iterations of the trial that tells how many fit into the time.
+TRIAL = 40
+
+
+def scalars(work_dir: str | Path) -> list[dict]:
+    """What MMEngine logged into a work directory, all starts after another.
+
+    Args:
+        work_dir (str | Path): The runner's.
+
+    Returns:
+        list[dict]: One for each line of ``*/vis_data/scalars.json``, oldest first.
+    """
+    lines = []
+    for path in sorted(Path(work_dir).glob('*/vis_data/scalars.json')):
+        lines += [json.loads(line) for line in path.read_text().splitlines() if line]
+    return lines
+
+
+def iterations_for(seconds: float, trial_dir: str | Path) -> int:
+    """How many iterations fit into a time, by a trial's log.
+
+    Args:
+        seconds (float): The time.
+        trial_dir (str | Path): Work directory of the trial, whose later half counts.
+
+    Returns:
+        int: At least 1.
+
+    Raises:
+        ValueError: If the trial logged no time.
+    """
+    times = [line['time'] for line in scalars(trial_dir) if 'time' in line and 'step' in line]
+    if not times:
+        raise ValueError(f'the trial in {trial_dir} logged no time: see its log for what stopped it')
+    late = times[len(times) // 2:]
+    return max(1, int(seconds / (sum(late) / len(late))))
+
+
+def train(tool: str | Path, config: str, work_dir: str | Path, seed: int, iterations: int, options: Sequence[str] = (),
+          threads: int | None = None, log_interval: int = 50, validate: bool = True) -> None:
+    """Train a config of ``configs/_base_/schedules/adamw_fashion-scenes.py`` in a process of its own, or go on with it.
+
+    Args:
+        tool (str | Path): ``tools/train.py``.
+        config (str): Path of the config.
+        work_dir (str | Path): Where logs and checkpoints go.
+        seed (int): Random seed.
+        iterations (int): Length of the run, and of its schedule.
+        options (Sequence[str]): More ``KEY=VALUE`` for ``--cfg-options``. Defaults to ().
+        threads (int, optional): OpenMP threads. Defaults to None, as the environment says.
+        log_interval (int): Iterations between lines of the log. Defaults to 50.
+        validate (bool): Whether to evaluate at the end. Defaults to True.
+
+    Raises:
+        RuntimeError: If the process fails.
+    """
+    command = [
+        sys.executable, str(tool), config, '--work-dir', str(work_dir), '--seed', str(seed), '--resume',
+        *(() if validate else ('--no-validate', )), '--cfg-options', f'train_cfg.max_iters={iterations}',
+        f'train_cfg.val_interval={iterations}', f'param_scheduler.1.end={iterations}',
+        f'default_hooks.logger.interval={log_interval}', *options
+    ]
+    environment = dict(os.environ, **({} if threads is None else {'OMP_NUM_THREADS': str(threads)}))
+    Path(work_dir).mkdir(parents=True, exist_ok=True)
+    with open(Path(work_dir) / 'output.txt', 'a') as output:
+        code = subprocess.run(command, env=environment, stdout=output, stderr=subprocess.STDOUT).returncode
+    if code:
+        raise RuntimeError(f'training {config} stopped with exit code {code}: see {work_dir}/output.txt')
+
+
+def run_for(tool: str | Path, config: str, root: str | Path, seed: int, minutes: float, options: Sequence[str] = (),
+            threads: int | None = None) -> dict:
+    """Train a config for a time and return its last metrics; what is done already is not done again.
+
+    Args:
+        tool, config, seed, options, threads: See :func:`train`.
+        root (str | Path): Folder of all runs; this one gets ``<config>_seed<seed>`` in it.
+        minutes (float): Training time, evaluation not counted.
+
+    Returns:
+        dict: ``config``, ``seed``, ``minutes``, ``iterations`` and every metric of the evaluation.
+    """
+    name = f'{Path(config).stem}_seed{seed}'
+    work_dir = Path(root) / name
+    result = work_dir / 'result.json'
+    if result.is_file():
+        return json.loads(result.read_text())
+    plan = work_dir / 'plan.json'
+    if not plan.is_file():
+        trial = work_dir / 'trial'
+        if not any('time' in line for line in scalars(trial)):
+            train(tool, config, trial, seed, TRIAL, options, threads, log_interval=TRIAL // 4, validate=False)
+        plan.write_text(json.dumps(dict(iterations=iterations_for(60 * minutes, trial))))
+    iterations = json.loads(plan.read_text())['iterations']
+    train(tool, config, work_dir, seed, iterations, options, threads)
+    metrics = {key: value for line in scalars(work_dir) if 'time' not in line or 'loss' not in line
+               for key, value in line.items() if key not in ('step', 'time', 'data_time')}
+    content = dict(config=Path(config).stem, seed=seed, minutes=minutes, iterations=iterations, **metrics)
+    result.write_text(json.dumps(content, indent=1))
+    return content

@@ -1,0 +1,70 @@
+"""Runs of equal time, with a stand-in for tools/train.py that logs as MMEngine does."""
+import json
+
+import pytest
+
+from pervit_mm.analysis import equal_budget
+
+TOOL = '''
+import json, os, sys
+from pathlib import Path
+args = sys.argv[1:]
+work_dir = Path(args[args.index('--work-dir') + 1])
+options = dict(arg.split('=') for arg in args[args.index('--cfg-options') + 1:])
+calls = work_dir.parent.parent / 'calls.jsonl'
+with open(calls, 'a') as file:
+    file.write(json.dumps([args[0], args[args.index('--seed') + 1], '--no-validate' in args, '--resume' in args,
+                           os.environ.get('OMP_NUM_THREADS'), options]) + '\\n')
+if Path(work_dir.parent.parent / 'fail').exists() and '--no-validate' not in args:
+    sys.exit(3)
+log = work_dir / '20260101_000000' / 'vis_data' / 'scalars.json'
+log.parent.mkdir(parents=True, exist_ok=True)
+lines = [dict(lr=0.1, loss=2., time=t, data_time=0.1, iter=i, step=i) for i, t in enumerate((9., 9., 0.5, 0.3))]
+if '--no-validate' not in args:
+    lines.append({'coco/bbox_mAP': 0.25, 'mIoU': 50., 'data_time': 0.1, 'time': 0.2, 'step': 4})
+log.write_text('\\n'.join(map(json.dumps, lines)))
+'''
+
+
+@pytest.fixture
+def tool(tmp_path):
+    path = tmp_path / 'train.py'
+    path.write_text(TOOL)
+    return path
+
+
+def calls(tmp_path):
+    """The trial's and the run's: each writes two folders up from where it works."""
+    return [json.loads(line) for path in (tmp_path / 'runs' / 'calls.jsonl', tmp_path / 'calls.jsonl')
+            for line in path.read_text().splitlines()]
+
+
+def test_a_run_is_planned_by_a_trial_and_never_repeated(tmp_path, tool):
+    root = tmp_path / 'runs'
+    for _ in range(2):
+        result = equal_budget.run_for(tool, 'configs/a_b.py', root, 1, 2., ['x.y=z'], threads=1)
+        # The later half of the trial took 0.4 s for each iteration.
+        assert result == {'config': 'a_b', 'seed': 1, 'minutes': 2., 'iterations': 300, 'coco/bbox_mAP': 0.25,
+                          'mIoU': 50.}
+    trial, run = calls(tmp_path)
+    assert trial[:5] == ['configs/a_b.py', '1', True, True, '1'] and trial[5]['train_cfg.max_iters'] == '40'
+    assert run[:5] == ['configs/a_b.py', '1', False, True, '1']
+    assert run[5] == {'train_cfg.max_iters': '300', 'train_cfg.val_interval': '300', 'param_scheduler.1.end': '300',
+                      'default_hooks.logger.interval': '50', 'x.y': 'z'}
+    assert json.loads((root / 'a_b_seed1' / 'result.json').read_text())['iterations'] == 300
+
+
+def test_a_failed_run_goes_on_by_its_old_plan(tmp_path, tool):
+    root = tmp_path / 'runs'
+    (tmp_path / 'fail').touch()
+    with pytest.raises(RuntimeError, match=r'training a.py stopped with exit code 3: see .*output.txt'):
+        equal_budget.run_for(tool, 'a.py', root, 0, 1.)
+    (tmp_path / 'fail').unlink()
+    (root / 'a_seed0' / 'plan.json').write_text('{"iterations": 77}')
+    assert equal_budget.run_for(tool, 'a.py', root, 0, 1.)['iterations'] == 77
+    assert len((root / 'calls.jsonl').read_text().splitlines()) == 1  # one trial in all
+
+
+def test_a_trial_without_times(tmp_path):
+    with pytest.raises(ValueError, match='logged no time'):
+        equal_budget.iterations_for(60., tmp_path)
