@@ -1,4 +1,5 @@
 # make train: set everything up and train a small PerViT on real images.
+# make train-detection, make train-segmentation: likewise, with that PerViT as the backbone.
 # make test:  set everything up, with mmcv's compiled ops, and run every test.
 #
 # Everything goes into the virtual environment $(VENV), made with $(PYTHON). Stamp files in it say
@@ -18,17 +19,21 @@ SETTINGS := constraints.txt setup.cfg pyproject.toml
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup setup-test data train test lint clean clean-all
+.PHONY: help setup setup-test data scenes train train-detection train-segmentation test lint clean clean-all
 
 help:
 	@echo 'make train       set up, fetch Fashion-MNIST, train $(CONFIG)'
+	@echo 'make train-detection, make train-segmentation'
+	@echo '                 set up with mmcv ops, draw FashionScenes, train PerViT-nano with Mask R-CNN'
+	@echo '                 or Semantic FPN, from the checkpoint of make train (made if missing)'
 	@echo 'make test        set up with mmcv ops, fetch Fashion-MNIST, lint, run every test'
 	@echo 'make setup       what training takes (no compiler needed)'
 	@echo 'make setup-test  what testing takes (a C++ compiler and the headers of Python)'
 	@echo 'make data        put Fashion-MNIST into data/fashion_mnist'
+	@echo 'make scenes      put FashionScenes into data/fashion_scenes'
 	@echo 'make lint        ruff'
 	@echo 'make clean       remove caches and build output'
-	@echo 'make clean-all   remove $(VENV) and data/fashion_mnist as well'
+	@echo 'make clean-all   remove $(VENV) and the data as well'
 	@echo 'Another Python: make train PYTHON=python3.12. Another environment: VENV=folder.'
 
 $(VENV)/.stamp-venv:
@@ -92,6 +97,20 @@ data: setup
 train: setup data
 	$(PY) tools/train.py $(CONFIG) $(TRAIN_ARGS)
 
+scenes: setup-test data
+	@$(PY) tools/prepare_fashion_scenes.py
+
+# What the dense configs start from.
+BACKBONE := work_dirs/pervit_nano_fashion-mnist/epoch_3.pth
+$(BACKBONE): | setup data
+	$(PY) tools/train.py configs/pervit_nano_fashion-mnist.py
+
+train-detection: scenes $(BACKBONE)
+	$(PY) tools/train.py configs/detection/mask-rcnn_pervit-nano_fashion-scenes.py $(TRAIN_ARGS)
+
+train-segmentation: scenes $(BACKBONE)
+	$(PY) tools/train.py configs/segmentation/pervit-nano_fpn_fashion-scenes.py $(TRAIN_ARGS)
+
 lint: setup-test
 	$(PY) -m ruff check .
 
@@ -103,4 +122,4 @@ clean:
 	find . -path './$(VENV)' -prune -o -name __pycache__ -type d -print | xargs rm -rf
 
 clean-all: clean
-	rm -rf '$(VENV)' data/fashion_mnist
+	rm -rf '$(VENV)' data/fashion_mnist data/fashion_scenes

@@ -149,8 +149,8 @@ def query_position(hidden, factor, summand, weight, bias, gamma, beta, rows, col
 @query_position.register_fake
 def _(hidden, factor, summand, weight, bias, gamma, beta, rows, cols, hw_shape, eps, queries_each, keep):
     h, w = hw_shape
-    term = hidden.new_empty(*weight.shape[:2], h, w, h, w)
-    return term, torch.empty_like(term) if keep else hidden.new_empty(0), hidden.new_empty(*weight.shape[:2], h, w, 1, 1)
+    term, inverse = (hidden.new_empty(*weight.shape[:2], h, w, *keys) for keys in ((h, w), (1, 1)))
+    return term, torch.empty_like(term) if keep else hidden.new_empty(0), inverse
 
 
 @torch.library.custom_op(
