@@ -73,35 +73,43 @@ def synchronize() -> None:
         torch.cuda.synchronize()
 
 
-def peak_memory(run: Callable[[], object]) -> float:
-    """Call ``run`` once and tell by how much the peak of this process's memory rose, in MiB.
+def first_call(case: Callable[[], Callable[[], object]]) -> dict[str, float]:
+    """Build something and call it once, in a process that has done nothing else, see :func:`run_case`.
 
-    Only meaningful in a process that has done nothing else, see :func:`run_case`. On the CPU Linux alone tells.
+    On the CPU Linux alone tells the peak.
+
+    Args:
+        case (Callable): Returns what is called.
+
+    Returns:
+        dict[str, float]: ``peak_mib``, by how much the peak of this process's memory rose, building included; and
+        ``seconds``, of the call alone.
     """
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
-        run()
-        return (torch.cuda.max_memory_allocated() - before) / 2**20
-    # Linux: let the peak start from where memory stands now. getrusage won't do, a new process inherits its parent's.
-    with open('/proc/self/clear_refs', 'w') as file:
-        file.write('5')
-    before = _peak_mib()
+    else:
+        # Let the peak start from where memory stands now. getrusage won't do, a new process inherits its parent's.
+        with open('/proc/self/clear_refs', 'w') as file:
+            file.write('5')
+        before = _peak_mib()
+    run = case()
+    synchronize()
+    start = time.perf_counter()
     run()
-    return _peak_mib() - before
+    synchronize()
+    seconds = time.perf_counter() - start
+    if torch.cuda.is_available():
+        peak = (torch.cuda.max_memory_allocated() - before) / 2**20
+    else:
+        peak = _peak_mib() - before
+    return dict(peak_mib=peak, seconds=seconds)
 
 
 def _peak_mib() -> float:
     """Peak resident memory of this process, in MiB."""
     with open('/proc/self/status') as lines:
         return next(int(line.split()[1]) for line in lines if line.startswith('VmHWM')) / 2**10
-
-
-def first_call(run: Callable[[], object]) -> dict[str, float]:
-    """Call ``run`` in a process that has done nothing else: ``peak_mib``, see :func:`peak_memory`, and ``seconds``."""
-    start = time.perf_counter()
-    peak = peak_memory(run)
-    return dict(peak_mib=peak, seconds=time.perf_counter() - start)
 
 
 def run_case(command: Sequence[str]) -> dict[str, float]:
