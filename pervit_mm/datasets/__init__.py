@@ -1,5 +1,9 @@
 """Real data sets that small machines can train on."""
 
 from .fashion_mnist import FASHION_MNIST_FILES, prepare_fashion_mnist
+from .fashion_scenes import FASHION_CLASSES, FashionScenes, Scene, prepare_fashion_scenes
 
-__all__ = ['FASHION_MNIST_FILES', 'prepare_fashion_mnist']
+__all__ = [
+    'FASHION_CLASSES', 'FASHION_MNIST_FILES', 'FashionScenes', 'Scene', 'prepare_fashion_mnist',
+    'prepare_fashion_scenes'
+]

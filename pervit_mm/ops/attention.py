@@ -8,6 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+#: Attention scores (bytes) that backward of a trainable mask works on at a time.
+CHUNK_BYTES = 2 * 2**20
+
 
 def pad_head_width(q: Tensor, k: Tensor, v: Tensor, multiple: int = 8) -> tuple[Tensor, Tensor, Tensor]:
     """Pad the head width with zeros up to a multiple, which leaves attention as it was.
@@ -34,7 +37,7 @@ def trainable_mask_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> T
 
     There torch's fused kernel takes a mask only without a gradient, and its fallback keeps scores and weights of all
     heads of the batch. This one runs the fused kernel forward and keeps nothing but inputs and output; backward
-    recomputes one image at a time, so that what it works on stays in the cache.
+    recomputes a few images (or windows) at a time, so that what it works on stays in the cache.
 
     Args:
         q, k, v (Tensor): ``(B, nH, N, d)``.
@@ -64,14 +67,16 @@ def trainable_mask_attention_backward(grad: Tensor, q: Tensor, k: Tensor, v: Ten
     delta = (grad * out).sum(-1).transpose(1, 2)[..., None]
     dq, dk, dv = (torch.empty_like(t, memory_format=torch.contiguous_format) for t in (q, k, v))
     dmask = torch.zeros_like(mask)
-    for b in range(q.shape[0]):
-        dout = grad[b].transpose(0, 1)
-        weights = torch.baddbmm(mask, q[b], k[b].transpose(1, 2)).softmax(-1)
-        dv[b] = weights.transpose(1, 2) @ dout
-        dscores = torch.baddbmm(delta[b], dout, v[b].transpose(1, 2), beta=-1).mul_(weights)
-        dmask += dscores
+    each = max(1, CHUNK_BYTES // (mask.numel() * mask.element_size()))
+    for start in range(0, q.shape[0], each):
+        b = slice(start, start + each)
+        dout = grad[b].transpose(1, 2)
+        weights = (q[b] @ k[b].transpose(-2, -1)).add_(mask).softmax(-1)
+        dv[b] = weights.transpose(-2, -1) @ dout
+        dscores = (dout @ v[b].transpose(-2, -1)).sub_(delta[b]).mul_(weights)
+        dmask += dscores.sum(0)
         dq[b] = dscores @ k[b]
-        dk[b] = dscores.transpose(1, 2) @ q[b]
+        dk[b] = dscores.transpose(-2, -1) @ q[b]
     return dq.mul_(scale), dk, dv, dmask
 
 

@@ -1,0 +1,62 @@
+# Scenes of Fashion-MNIST items, 128 to 224 px a side, the ground and 10 classes: for MMSegmentation.
+# tools/prepare_fashion_scenes.py draws them.
+data_root = 'data/fashion_scenes/'
+metainfo = dict(
+    classes=('background', 'T-shirt', 'Trouser', 'Pullover', 'Dress', 'Coat', 'Sandal', 'Shirt', 'Sneaker', 'Bag',
+             'Ankle boot'),
+    palette=[[0, 0, 0], [230, 25, 75], [60, 180, 75], [255, 225, 25], [0, 130, 200], [245, 130, 48], [145, 30, 180],
+             [70, 240, 240], [240, 50, 230], [210, 245, 60], [250, 190, 212]])
+
+# No scene is smaller, so a crop needs no padding. Four fifths of the pixels are background, and that is not evened out.
+crop_size = (128, 128)
+train_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations'),
+    dict(type='RandomCrop', crop_size=crop_size),
+    dict(type='RandomFlip', prob=0.5),
+    dict(type='PackSegInputs'),
+]
+# Whole scenes at their own size.
+test_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations'),
+    dict(type='PackSegInputs'),
+]
+
+train_dataloader = dict(
+    batch_size=8,
+    num_workers=1,
+    persistent_workers=True,
+    # Without an end, for a schedule by iterations.
+    sampler=dict(type='InfiniteSampler', shuffle=True),
+    dataset=dict(
+        type='BaseSegDataset',
+        data_root=data_root,
+        data_prefix=dict(img_path='train', seg_map_path='labels/train'),
+        img_suffix='.png',
+        seg_map_suffix='.png',
+        metainfo=metainfo,
+        reduce_zero_label=False,
+        pipeline=train_pipeline))
+
+# One by one, as the scenes differ in size.
+val_dataloader = dict(
+    batch_size=1,
+    num_workers=1,
+    persistent_workers=True,
+    sampler=dict(type='DefaultSampler', shuffle=False),
+    dataset=dict(
+        type='BaseSegDataset',
+        data_root=data_root,
+        data_prefix=dict(img_path='test', seg_map_path='labels/test'),
+        img_suffix='.png',
+        seg_map_suffix='.png',
+        metainfo=metainfo,
+        reduce_zero_label=False,
+        test_mode=True,
+        pipeline=test_pipeline))
+val_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])
+
+# The test split is for evaluation alone: it is reported, and no checkpoint is chosen by it.
+test_dataloader = val_dataloader
+test_evaluator = val_evaluator

@@ -1,0 +1,11 @@
+# MMDetection's runtime, by iteration, with PerViT and runs that can be resumed on their own path.
+_base_ = 'mmdet::_base_/default_runtime.py'
+
+custom_imports = dict(imports=['pervit_mm'], allow_failed_imports=False)
+custom_hooks = [dict(type='PerViTRandomStateHook')]
+
+default_hooks = dict(
+    logger=dict(type='LoggerHook', interval=50, log_metric_by_epoch=False),
+    checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=500, max_keep_ckpts=1))
+log_processor = dict(by_epoch=False)
+randomness = dict(seed=0, diff_rank_seed=True)

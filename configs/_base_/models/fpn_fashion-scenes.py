@@ -1,0 +1,10 @@
+# Semantic FPN, sized for two CPU cores; a config adds backbone and neck.
+_base_ = 'mmseg::_base_/models/fpn_r50.py'
+
+norm_cfg = dict(type='BN', requires_grad=True)
+model = dict(
+    data_preprocessor=dict(mean=[72.94] * 3, std=[90.02] * 3, size=(128, 128)),  # Fashion-MNIST's, for its weights
+    pretrained=None,
+    backbone=dict(_delete_=True),
+    neck=dict(_delete_=True),
+    decode_head=dict(in_channels=[64] * 4, channels=64, num_classes=11, norm_cfg=norm_cfg))

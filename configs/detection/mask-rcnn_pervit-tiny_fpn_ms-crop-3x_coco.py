@@ -1,0 +1,6 @@
+# Mask R-CNN with PerViT-T on COCO: 8 x 2 images, 36 epochs of multi-scale crops.
+_base_ = [
+    '../_base_/models/mask-rcnn_pervit.py',
+    '../_base_/schedules/adamw_coco-instance_ms-crop-3x.py',
+    'mmdet::_base_/default_runtime.py',
+]

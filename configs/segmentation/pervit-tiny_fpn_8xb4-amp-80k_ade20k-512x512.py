@@ -1,0 +1,10 @@
+# Semantic FPN with PerViT-T on ADE20K: 8 x 4 crops of 512 px, 80,000 iterations.
+_base_ = [
+    '../_base_/models/fpn_pervit.py',
+    'mmseg::_base_/datasets/ade20k.py',
+    '../_base_/schedules/adamw_seg_80k.py',
+    'mmseg::_base_/default_runtime.py',
+]
+
+data_preprocessor = dict(size=_base_.crop_size)
+model = dict(data_preprocessor=data_preprocessor, decode_head=dict(num_classes=150))

@@ -1,0 +1,203 @@
+"""How scenes of Fashion-MNIST items are drawn: each depends on its own number alone, and every item stays in view."""
+import hashlib
+import sys
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pervit_mm.datasets import FASHION_MNIST_FILES, fashion_scenes
+from pervit_mm.datasets.fashion_mnist import missing_files
+from pervit_mm.datasets.fashion_scenes import SPLITS, FashionScenes, prepare_fashion_scenes
+from pervit_mm.datasets.fashion_scenes_canvas import TEXTURES, cut_out, draw_ground, dye, read_idx
+
+REAL = Path(__file__).resolve().parents[2] / 'data' / 'fashion_mnist'
+
+
+def write_idx(path, array):
+    """Write bytes as Fashion-MNIST's files hold them."""
+    lengths = b''.join(length.to_bytes(4, 'big') for length in array.shape)
+    path.write_bytes(bytes((0, 0, 8, array.ndim)) + lengths + array.tobytes())
+
+
+def make_items(seed, count=30):
+    """Patterned rectangles, some with a hole, in a haze that is no part of them; the classes go round."""
+    rng = np.random.default_rng(seed)
+    images = rng.integers(0, 9, (count, 28, 28), dtype=np.uint8)
+    for i, image in enumerate(images):
+        top, left = rng.integers(0, 9, 2)
+        bottom, right = rng.integers(18, 29, 2)
+        image[top:bottom, left:right] = rng.integers(60, 256, (bottom - top, right - left))
+        if i % 3 == 0:
+            image[12:16, 11:15] = 0
+    return images, np.arange(count, dtype=np.uint8) % 10
+
+
+def make_fashion_mnist(folder, train_seed=0, test_seed=1):
+    """Put small files in Fashion-MNIST's format into a folder; returns their md5 sums."""
+    folder.mkdir()
+    for split, seed in (('train', train_seed), ('test', test_seed)):
+        for name, array in zip(SPLITS[split], make_items(seed)):
+            write_idx(folder / name, array)
+    return {name: hashlib.md5((folder / name).read_bytes()).hexdigest() for name in FASHION_MNIST_FILES}
+
+
+@pytest.fixture(scope='module')
+def source(tmp_path_factory):
+    """A folder that stands for Fashion-MNIST, and its sums."""
+    folder = tmp_path_factory.mktemp('source') / 'fashion_mnist'
+    return folder, make_fashion_mnist(folder)
+
+
+@pytest.fixture
+def squares():
+    """Scenes of items that fill their squares, so that an area tells the side."""
+    return FashionScenes(np.full((10, 28, 28), 255, np.uint8), np.arange(10), 'train')
+
+
+def test_read_idx(tmp_path):
+    array = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
+    write_idx(tmp_path / 'file', array)
+    np.testing.assert_array_equal(read_idx(tmp_path / 'file'), array)
+    whole = (tmp_path / 'file').read_bytes()
+    for broken in (b'', b'\0\0\x08', whole[:9], whole[:-1], whole + b'\0', b'\x1f\x8b' + whole[2:]):
+        (tmp_path / 'file').write_bytes(broken)
+        with pytest.raises(ValueError, match='path=.*is no whole, extracted idx file'):
+            read_idx(tmp_path / 'file')
+
+
+def test_cut_out_follows_the_outline_and_leaves_the_black_outside():
+    item = np.full((28, 28), 16, np.uint8)  # as bright as haze can be
+    item[4:20, 6:10] = 51
+    expected = np.zeros((56, 56), bool)
+    expected[8:40, 12:20] = True
+    grey, inside = cut_out(item, 56)
+    np.testing.assert_array_equal(inside, expected)
+    np.testing.assert_allclose(grey[inside], 0.2, rtol=1e-6)
+    np.testing.assert_array_equal(cut_out(item, 56, flip=True)[1], expected[:, ::-1])
+    grey, inside = cut_out(item, 28)
+    np.testing.assert_array_equal(inside, item == 51)
+    assert cut_out(item, 91)[0].dtype == np.float32 and cut_out(item, 91)[1].shape == (91, 91)
+
+
+def test_dye_keeps_the_order_of_greys():
+    colours = dye(np.linspace(0, 1, 5), np.random.default_rng(0))
+    assert colours.shape == (5, 3) and colours.min() >= 0 and colours.max() <= 255
+    assert (np.diff(colours, axis=0) > 0).all()
+    np.testing.assert_allclose(np.diff(colours, 2, axis=0), 0, atol=1e-9)
+
+
+@pytest.mark.parametrize('kind', sorted(TEXTURES))
+def test_ground_is_textured_but_low_in_contrast(kind, monkeypatch):
+    monkeypatch.setattr('pervit_mm.datasets.fashion_scenes_canvas.TEXTURES', {kind: TEXTURES[kind]})
+    for seed in range(5):
+        ground = draw_ground((130, 170), np.random.default_rng(seed))
+        assert ground.shape == (130, 170, 3) and ground.dtype == np.float32
+        assert (np.ptp(ground, axis=(0, 1)) <= 2 * 45 + 1e-3).all()
+        assert ground.std(axis=(0, 1)).max() > 1
+
+
+def test_a_scene_is_the_same_whenever_it_is_drawn(source):
+    folder, _ = source
+    first = FashionScenes.from_folder(folder, 'train', seed=3)
+    drawn = [first.scene(index) for index in range(4)]
+    again = FashionScenes.from_folder(folder, 'train', seed=3).scene(2)
+    np.testing.assert_array_equal(again.image, drawn[2].image)
+    np.testing.assert_array_equal(again.owners, drawn[2].owners)
+    assert (again.classes, again.items, again.areas) == (drawn[2].classes, drawn[2].items, drawn[2].areas)
+    # With the same items, even: a test scene does not repeat the ground and layout of a training scene.
+    others = [FashionScenes(*make_items(0), split, seed).scene(index)
+              for split, seed, index in product(('train', 'test'), (3, 4), (2, 3))]
+    assert len({scene.image.tobytes() for scene in others}) == 8
+
+
+def test_sizes_and_what_stays_in_view(squares):
+    covered, numbers, heights, widths, sides = 0, set(), set(), set(), set()
+    for index in range(60):
+        scene = squares.scene(index)
+        height, width = scene.owners.shape
+        assert scene.image.shape == (height, width, 3) and scene.image.dtype == np.uint8
+        heights.add(height)
+        widths.add(width)
+        numbers.add(len(scene.items))
+        assert len(scene.items) == len(scene.classes) == len(scene.areas)
+        assert set(np.unique(scene.owners)) - {0} == set(range(1, len(scene.items) + 1))
+        for k, area in enumerate(scene.areas, 1):
+            side = round(area**0.5)
+            assert side**2 == area
+            sides.add(side)
+            seen = int((scene.owners == k).sum())
+            assert 64 <= seen <= area and seen >= 0.4 * area
+            covered += seen < area
+        # Nothing lies on the last one.
+        rows, columns = np.nonzero(scene.owners == len(scene.items))
+        assert np.ptp(rows) + 1 == np.ptp(columns) + 1 == scene.areas[-1]**0.5 and len(rows) == scene.areas[-1]
+    assert covered > 40, 'items overlap'
+    assert min(numbers) == 1 and 6 <= max(numbers) <= 8
+    assert 28 <= min(sides) < 33 and 86 < max(sides) <= 96
+    for lengths in (heights, widths):
+        assert 128 <= min(lengths) < 138 and 214 < max(lengths) <= 224
+
+
+def test_an_item_too_small_to_be_seen_is_left_out():
+    images = np.zeros((2, 28, 28), np.uint8)
+    images[1, 14, 14] = 255  # at most nine pixels of 96 x 96
+    scene = FashionScenes(images, np.zeros(2, int), 'train').scene(0)
+    assert scene.items == () and not scene.owners.any() and not scene.label_map().any()
+    assert scene.annotations(0) == []
+
+
+def test_masks_are_where_the_items_are_painted(monkeypatch):
+    images = np.zeros((2, 28, 28), np.uint8)
+    images[:, 2:, 3:9] = images[:, 20:, 3:] = 255  # an L
+    scenes = FashionScenes(images, np.arange(2), 'test')
+    monkeypatch.setattr(fashion_scenes, 'draw_ground', lambda size, rng: np.full((*size, 3), 60, np.float32))
+    monkeypatch.setattr(fashion_scenes, 'dye', lambda grey, rng: 60 + 130 * np.stack([grey] * 3, -1))
+    for index in range(5):
+        scene = scenes.scene(index)
+        # The grain's deviation is at most 5.
+        np.testing.assert_array_equal(scene.image.min(2) > 120, scene.owners > 0)
+        assert scene.image[scene.owners > 0].mean() == pytest.approx(190, abs=0.5)
+        assert 0.9 < scene.image[scene.owners == 0].astype(float).std() < 5.2
+
+
+@pytest.mark.skipif(bool(missing_files(REAL)), reason='Fashion-MNIST is not in data/fashion_mnist')
+def test_no_real_item_is_in_both_splits():
+    train, test = ({image.tobytes() for image in FashionScenes.from_folder(REAL, split).images} for split in SPLITS)
+    assert (len(train), len(test)) == (60_000, 10_000)
+    assert not train & test
+
+
+def test_missing_pycocotools_is_named(squares, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'pycocotools', None)
+    with pytest.raises(ImportError, match='pip install pycocotools'):
+        squares.scene(0).annotations(0)
+
+
+@pytest.mark.parametrize('arguments, message', [
+    (dict(train=0), r'train must be an integer from 1 on, got 0'),
+    (dict(test=2.0), r'test must be an integer from 1 on, got 2.0'),
+    (dict(seed=-1), r'seed must be an integer from 0 on, got -1'),
+])
+def test_numbers_out_of_range(tmp_path, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        prepare_fashion_scenes(tmp_path / 'fashion_scenes', **arguments)
+
+
+def test_bad_items_and_splits(squares):
+    images, labels = squares.images, squares.labels
+    for arguments, message in (
+        ((images[:, :27], labels, 'train'), r'images must be uint8 of shape \(N, 28, 28\), got .* of \(10, 27, 28\)'),
+        ((images / 255, labels, 'train'), 'images must be uint8 .* got float64'),
+        ((images[:0], labels[:0], 'train'), r'got uint8 of \(0, 28, 28\)'),
+        ((images, labels[:9], 'train'), r'labels must be 10 classes from 0 to 9, one per image, got \(9,\)'),
+        ((images, labels + 1, 'train'), 'labels must be .* from 1 to 10'),
+        ((images, labels, 'val'), r"split must be one of \['test', 'train'\], got 'val'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            FashionScenes(*arguments)
+    with pytest.raises(ValueError, match="split must be one of .* got 'val'"):
+        FashionScenes.from_folder('nowhere', 'val')
+    with pytest.raises(ValueError, match='index must be an integer from 0 on, got -1'):
+        squares.scene(-1)

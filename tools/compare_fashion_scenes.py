@@ -1,0 +1,59 @@
+#!/usr/bin/env python
+"""Train PerViT and its controls on FashionScenes for the same time each, and print one table for each task.
+
+    python tools/compare_fashion_scenes.py                  # 12 runs of 10 minutes, two at a time
+    python tools/compare_fashion_scenes.py --task detection --minutes 10 --jobs 1
+
+Stop it at any time and start it again with the same arguments: finished runs are kept, an interrupted one goes on from
+its last checkpoint. Each run gets as many threads as CPUs / jobs; the time includes no evaluation.
+"""
+import argparse
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from pervit_mm.analysis.benchmark import markdown_table
+from pervit_mm.analysis.equal_budget import run_for
+
+ROOT = Path(__file__).resolve().parents[1]
+RUNS = dict(
+    detection=dict(
+        seeds=(0, 1),
+        metrics=('coco/bbox_mAP', 'coco/bbox_mAP_50', 'coco/segm_mAP', 'coco/segm_mAP_50'),
+        configs=('mask-rcnn_pervit-nano', 'mask-rcnn_pervit-nano_scratch', 'mask-rcnn_pervit-nano_global',
+                 'mask-rcnn_resnet18')),
+    segmentation=dict(
+        seeds=(0, ),
+        metrics=('mIoU', 'mAcc', 'aAcc'),
+        configs=('pervit-nano_fpn', 'pervit-nano_scratch_fpn', 'pervit-nano_global_fpn', 'resnet18_fpn')))
+
+
+def main() -> None:
+    """Run what is missing and print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--task', nargs='+', choices=RUNS, default=list(RUNS))
+    parser.add_argument('--minutes', type=float, default=10., help='training time of each run')
+    parser.add_argument('--jobs', type=int, default=2, help='runs at a time')
+    parser.add_argument('--root', default='work_dirs/fashion_scenes', help='folder of all runs')
+    parser.add_argument('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='for every run')
+    args = parser.parse_args()
+    threads = max(1, (os.cpu_count() or 1) // args.jobs)
+    with ThreadPoolExecutor(args.jobs) as pool:
+        # One seed of everything first: an interrupted comparison is a comparison.
+        jobs = {(task, seed, name): pool.submit(
+            run_for, ROOT / 'tools' / 'train.py', str(ROOT / 'configs' / task / f'{name}_fashion-scenes.py'), args.root,
+            seed, args.minutes, args.cfg_options, threads)
+                for seed in (0, 1) for task in args.task if seed in RUNS[task]['seeds']
+                for name in RUNS[task]['configs']}
+    for task in args.task:
+        rows = []
+        for (of, seed, name), job in jobs.items():
+            if of == task:
+                result = job.result()
+                rows.append({'model': name, 'seed': seed, 'iterations': result['iterations'],
+                             **{key.split('/')[-1]: result[key] for key in RUNS[task]['metrics']}})
+        print(f'\n## {task}, {args.minutes:g} minutes each, {threads} threads\n\n{markdown_table(rows)}')
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,38 @@
+"""Draw the scenes of Fashion-MNIST items that the detection and segmentation configs read: data/fashion_scenes.
+
+Run it from the top of the repository, when Fashion-MNIST is in data/fashion_mnist ("make data"):
+``python tools/prepare_fashion_scenes.py``. A second run does nothing, one with other settings draws anew.
+"""
+
+import argparse
+import sys
+
+from pervit_mm.datasets.fashion_scenes import prepare_fashion_scenes
+
+
+def parse_args() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description='Draw scenes of Fashion-MNIST items, with masks, boxes and label maps.')
+    parser.add_argument('--root', default='data/fashion_scenes', help='where the scenes go (default: %(default)s)')
+    parser.add_argument(
+        '--fashion-mnist', default='data/fashion_mnist', help='where Fashion-MNIST is (default: %(default)s)')
+    parser.add_argument('--train', type=int, default=3000, help='training scenes (default: %(default)s)')
+    parser.add_argument('--test', type=int, default=400, help='test scenes (default: %(default)s)')
+    parser.add_argument('--seed', type=int, default=0, help='default: %(default)s')
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Draw the scenes; report a failure as sentences, not as a traceback."""
+    args = parse_args()
+    try:
+        prepare_fashion_scenes(args.root, args.fashion_mnist, args.train, args.test, args.seed)
+    except (ImportError, OSError, RuntimeError, ValueError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
