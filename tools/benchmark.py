@@ -40,6 +40,8 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser.add_argument('--suite', nargs='+', choices=benchmark_suites.SUITES, default=list(benchmark_suites.SUITES))
     parser.add_argument('--sizes', nargs='+', choices=['tiny', 'small', 'medium'], default=['tiny', 'small'])
     parser.add_argument('--batch', nargs='+', type=int, help="batch sizes, in place of the suite's own")
+    parser.add_argument('--pixels', nargs='+', type=int, choices=[224, 384], default=[224, 384],
+                        help='image sides of the suite "inference"')
     parser.add_argument('--repeats', type=int, default=7, help='turns that count, at least 7')
     parser.add_argument('--threads', type=int, help='CPU threads; default torch\'s own')
     parser.add_argument('--out', default='work_dirs/benchmark', help='folder for benchmark.md and benchmark.json')

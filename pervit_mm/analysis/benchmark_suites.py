@@ -35,7 +35,8 @@ def inference(args: Namespace, oracle: ModuleType, script: list[str]) -> Rows:
     init_default_scope('mmpretrain')
     rows = []
     for size in args.sizes:
-        for side, batches in ((224, _batches(args, (1, 16, 32))), (384, (4, ))):
+        for side in args.pixels:
+            batches = _batches(args, (1, 16, 32)) if side == 224 else (4, )
             models, flops = _inference_subjects(size, side, oracle)
             for batch in batches:
                 images = torch.randn(batch, 3, side, side, device=device())
