@@ -8,6 +8,8 @@ from pathlib import Path
 
 #: Iterations of the trial that tells how many fit into the time.
 TRIAL = 40
+#: Iterations of warm-up in the schedule; the cosine behind it must not end earlier.
+WARMUP = 100
 
 
 def scalars(work_dir: str | Path) -> list[dict]:
@@ -66,7 +68,7 @@ def train(tool: str | Path, config: str, work_dir: str | Path, seed: int, iterat
     command = [
         sys.executable, str(tool), config, '--work-dir', str(work_dir), '--seed', str(seed), '--resume',
         *(() if validate else ('--no-validate', )), '--cfg-options', f'train_cfg.max_iters={iterations}',
-        f'train_cfg.val_interval={iterations}', f'param_scheduler.1.end={iterations}',
+        f'train_cfg.val_interval={iterations}', f'param_scheduler.1.end={max(iterations, WARMUP + 1)}',
         f'default_hooks.logger.interval={log_interval}', *options
     ]
     environment = dict(os.environ, **({} if threads is None else {'OMP_NUM_THREADS': str(threads)}))

@@ -12,7 +12,7 @@ import torch
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from ..ops import PositionWeights, grid_step, log_position_maps
+from ..ops import PositionWeights, grid_step, log_position_maps, without_autocast
 
 DISTANCE_SCALES = ('grid', 'fixed')
 
@@ -174,7 +174,7 @@ class PerViTPeripheralPosition(nn.Module):
             tuple[Tensor, ...]: ``(nH, N, N)`` float32 for each of ``modules``.
         """
         first = modules[0]
-        with torch.autocast(projection.weight.device.type, enabled=False):
+        with without_autocast(projection.weight.device):
             by_block = zip(*(module.position_weights() for module in modules))
             stacked = (None if tensors[0] is None else torch.stack([t.float() for t in tensors])
                        for tensors in by_block)

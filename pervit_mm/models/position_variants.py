@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from ..ops import expand_offsets, grid_step, offset_distances
+from ..ops import expand_offsets, grid_step, offset_distances, without_autocast
 from .position import DISTANCE_SCALES, DistanceProjection, PositionInit
 
 
@@ -46,7 +46,7 @@ class PerViTEuclideanPosition(nn.Module):
         n = hw_shape[0] * hw_shape[1]
         fixed = self.distance_scale == 'fixed'
         step = grid_step(self.pretrain_hw if fixed else hw_shape, self.pretrain_hw)
-        with torch.autocast(self.weight.device.type, enabled=False):
+        with without_autocast(self.weight.device):
             distances = offset_distances(hw_shape, step, device=self.weight.device)
             logits = F.linear(projection(distances), self.weight.float(), self.bias.float())
             windows = expand_offsets(F.logsigmoid(logits).permute(2, 0, 1), hw_shape)

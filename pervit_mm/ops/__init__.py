@@ -7,6 +7,7 @@ from .attention import (
 )
 from .distance import expand_offsets, grid_step, offset_distances, pairwise_distances
 from .position import PositionWeights, log_position_maps
+from .query_position import without_autocast
 from .window import attend_in_windows, crop_position, partition, split_axis, unpartition
 
 __all__ = [
@@ -24,5 +25,6 @@ __all__ = [
     'plain_attention',
     'position_attention',
     'split_axis',
-    'unpartition'
+    'unpartition',
+    'without_autocast'
 ]

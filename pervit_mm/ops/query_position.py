@@ -11,6 +11,8 @@ many output channels, where the position network has nH.
 
 Two custom operators rather than an autograd function: a compiler takes them as they are instead of unrolling the loops.
 """
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from torch import Tensor
 
@@ -18,6 +20,11 @@ from .distance import expand_offsets
 
 #: Index of all keys of some queries.
 KEYS = (slice(None), slice(None))
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager:
+    """Context in which autocast is off on a device; the meta device has none."""
+    return nullcontext() if device.type == 'meta' else torch.autocast(device.type, enabled=False)
 
 
 def _hidden(windows: Tensor, factor: Tensor | None, summand: Tensor | None) -> Tensor:
@@ -218,7 +225,7 @@ def _backward(ctx, grad, *_):
     if grad is None:
         return (None, ) * 13
     saved = ctx.saved_tensors
-    with torch.autocast(grad.device.type, enabled=False):
+    with without_autocast(grad.device):
         grads = query_position_backward(grad, *saved, ctx.hw_shape, ctx.queries_each)
     factor, gamma = saved[3], saved[6]
     dhidden, dfactor, dsummand, dweight, dbias, dgamma, dbeta = grads

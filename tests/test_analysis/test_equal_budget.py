@@ -48,6 +48,7 @@ def test_a_run_is_planned_by_a_trial_and_never_repeated(tmp_path, tool):
                           'mIoU': 50.}
     trial, run = calls(tmp_path)
     assert trial[:5] == ['configs/a_b.py', '1', True, True, '1'] and trial[5]['train_cfg.max_iters'] == '40'
+    assert trial[5]['param_scheduler.1.end'] == '101'  # behind the warm-up
     assert run[:5] == ['configs/a_b.py', '1', False, True, '1']
     assert run[5] == {'train_cfg.max_iters': '300', 'train_cfg.val_interval': '300', 'param_scheduler.1.end': '300',
                       'default_hooks.logger.interval': '50', 'x.y': 'z'}

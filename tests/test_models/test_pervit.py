@@ -275,3 +275,13 @@ def test_nano_size():
     model = PerViT('nano', img_size=28, in_channels=1)
     assert model.out_stride == 4 and model.patch_resolution == (7, 7) and model.out_channels == (96, )
     assert 480_000 < sum(p.numel() for p in model.parameters()) < 500_000
+
+
+@pytest.mark.parametrize('kwargs', [dict(), dict(position_cfg=dict(type='PerViTEuclideanPosition'))])
+def test_shapes_on_the_meta_device(kwargs):
+    """Where nothing is computed: how tools learn shapes of a model too large to build."""
+    with torch.device('meta'):
+        model = PerViT(TINY_ARCH, img_size=28, out_type='featmap', **kwargs)
+        with torch.no_grad():
+            out = model(torch.empty(2, 3, 40, 28))[0]
+    assert out.is_meta and out.shape == (2, 24, 10, 7)
