@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from dense_configs import read
+from mmengine.registry import DefaultScope
 
 import pervit_mm  # noqa: F401  (registers everything)
 
@@ -28,6 +30,13 @@ def _quiet_and_pinned():
 def _seeded():
     torch.manual_seed(0)
     np.random.seed(0)
+
+
+@pytest.fixture
+def scope(request):
+    """Scope of the dense config that the test is parametrized with, for the time of the test."""
+    with DefaultScope.overwrite_default_scope(read(request.getfixturevalue('name')).default_scope):
+        yield
 
 
 def golden_value(key, shape):

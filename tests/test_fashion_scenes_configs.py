@@ -1,0 +1,103 @@
+"""configs/*/*_fashion-scenes.py: what controls change, and a step of the two that are trained by make."""
+import copy
+from importlib import import_module
+
+import numpy as np
+import pytest
+import torch
+from dense_configs import CONFIGS, differences, read
+from mmengine.structures import InstanceData, PixelData
+
+from pervit_mm.datasets import FASHION_CLASSES
+from pervit_mm.models import PerViT
+
+pytest.importorskip('mmdet')
+pytest.importorskip('mmseg')
+
+MAIN = dict(detection='mask-rcnn_pervit-nano_fashion-scenes', segmentation='pervit-nano_fpn_fashion-scenes')
+CONTROLS = [(folder, path.stem) for folder in MAIN for path in sorted((CONFIGS / folder).glob('*fashion-scenes.py'))
+            if path.stem != MAIN[folder]]
+
+
+@pytest.mark.parametrize('folder, name', CONTROLS)
+def test_controls_change_what_they_say(folder, name):
+    changed = differences(read(f'{folder}/{MAIN[folder]}').to_dict(), read(f'{folder}/{name}').to_dict())
+    if 'scratch' in name:
+        assert changed == {'model.backbone.init_cfg'}
+    elif 'global' in name:
+        assert changed == {'model.backbone.window_size'}
+    else:
+        assert {key.split('.')[1] for key in changed - {'checkpoint'}} == {'backbone', 'neck'}
+        assert 'init_cfg' not in read(f'{folder}/{name}').model.backbone, 'from scratch'
+
+
+@pytest.mark.parametrize('folder', MAIN)
+def test_data_and_budget(folder):
+    cfg = read(f'{folder}/{MAIN[folder]}')
+    ground = () if folder == 'detection' else ('background', )
+    assert cfg.train_dataloader.dataset.metainfo['classes'][len(ground):] == FASHION_CLASSES
+    assert len(cfg.train_dataloader.dataset.metainfo['classes']) == len(FASHION_CLASSES) + len(ground)
+    assert cfg.param_scheduler[1].end == cfg.train_cfg.max_iters == cfg.train_cfg.val_interval
+    assert cfg.checkpoint == cfg.model.backbone.init_cfg.checkpoint
+    epochs = read('pervit_nano_fashion-mnist').train_cfg.max_epochs
+    assert cfg.checkpoint == f'work_dirs/pervit_nano_fashion-mnist/epoch_{epochs}.pth'
+
+
+def batch(folder):
+    """Two images of 96 x 64 pixels, each with a Bag and a Coat."""
+    shape, samples = (96, 64), []
+    for _ in range(2):
+        labels = torch.zeros(1, *shape, dtype=torch.long)
+        labels[:, 10:40, 5:40], labels[:, 50:90, 20:60] = 9, 5
+        if folder == 'segmentation':
+            from mmseg.structures import SegDataSample
+            sample = SegDataSample(metainfo=dict(img_shape=shape, ori_shape=shape))
+            sample.gt_sem_seg = PixelData(data=labels)
+        else:
+            from mmdet.structures import DetDataSample
+            from mmdet.structures.mask import BitmapMasks
+            sample = DetDataSample(metainfo=dict(img_id=0, img_shape=shape, ori_shape=shape, scale_factor=(1., 1.)))
+            masks = np.concatenate([labels.numpy() == 9, labels.numpy() == 5]).astype(np.uint8)
+            sample.gt_instances = InstanceData(
+                bboxes=torch.tensor([[5., 10., 40., 40.], [20., 50., 60., 90.]]), labels=torch.tensor([8, 4]),
+                masks=BitmapMasks(masks, *shape))
+        samples.append(sample)
+    return dict(inputs=[torch.randint(0, 256, (3, *shape), dtype=torch.uint8) for _ in range(2)], data_samples=samples)
+
+
+@pytest.mark.parametrize('folder, name', [*MAIN.items(), *CONTROLS])
+def test_loss_falls(folder, name, tmp_path):
+    """From a classifier's grey weights; a few steps on one batch."""
+    cfg = copy.deepcopy(read(f'{folder}/{name}'))
+    if cfg.model.backbone.get('init_cfg'):
+        source = PerViT('nano', img_size=28, in_channels=1)
+        source.init_weights()
+        torch.save(dict(state_dict={f'backbone.{k}': v for k, v in source.state_dict().items()}), tmp_path / 'a.pth')
+        cfg.model.backbone.init_cfg.checkpoint = str(tmp_path / 'a.pth')
+    from mmengine.registry import DefaultScope
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        model = import_module(f'{cfg.default_scope}.registry').MODELS.build(cfg.model)
+        model.init_weights()
+        if cfg.model.backbone.get('init_cfg'):
+            weight = source.stem.layers[0].conv.weight
+            torch.testing.assert_close(model.backbone.stem.layers[0].conv.weight, weight.expand(-1, 3, -1, -1) / 3)
+        model.train()
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+        data, losses = batch(folder), []
+        for _ in range(6):
+            inputs = model.data_preprocessor(copy.deepcopy(data), training=True)
+            if folder == 'segmentation':  # padded to the crop of 128 x 128
+                assert inputs['inputs'].shape[2:] == (128, 128)
+            loss, _ = model.parse_losses(model(**inputs, mode='loss'))
+            optimizer.zero_grad()
+            loss.backward()
+            assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)
+            optimizer.step()
+            losses.append(float(loss))
+        assert min(losses[3:]) < 0.8 * losses[0], losses
+        model.eval()
+        out = model.test_step(copy.deepcopy(data))
+    if folder == 'segmentation':
+        assert out[0].pred_sem_seg.shape == (96, 64) and int(out[0].pred_sem_seg.data.max()) <= 10
+    else:
+        assert all(len(sample.pred_instances.labels) <= 30 for sample in out)
