@@ -22,7 +22,8 @@ class FrozenPosition(nn.Module):
     def __init__(self, terms: dict[tuple[int, int], Tensor]) -> None:
         super().__init__()
         for (h, w), term in terms.items():
-            self.register_buffer(f'grid_{h}x{w}', term.detach().clone())
+            # No copy: what is frozen was made for this, and may be gigabytes.
+            self.register_buffer(f'grid_{h}x{w}', term.detach())
 
     def forward(self, hw_shape: tuple[int, int], projection: DistanceProjection | None = None) -> Tensor:
         """Look log Φp of a grid up.
