@@ -149,3 +149,30 @@ def test_position_without_norm_starts_alive():
     torch.testing.assert_close(term.exp(), torch.full_like(term, 1 / (1 + torch.e**5)), atol=1e-3, rtol=0.05)
     term.sum().backward()
     assert model.position_proj.weight.grad.abs().max() > 0
+
+
+def test_blocks_together_are_the_blocks_alone():
+    """Computed as one for the backbone; each module alone gives the same, also where blocks have windows."""
+    model = build(window_size=4, global_attn_indexes=(1, ))
+    for hw, term, block in zip(model.position_grids((6, 5)), model.log_positions((6, 5)), model.blocks):
+        alone = block.attn.position(hw, model.position_proj)
+        assert term.shape == (2, hw[0] * hw[1], hw[0] * hw[1])
+        torch.testing.assert_close(term, alone, atol=1e-6, rtol=1e-6)
+
+
+def test_a_frozen_block_needs_no_backward_beside_others():
+    model = build(frozen_stages=1)
+    assert [term.requires_grad for term in model.log_positions((7, 7))] == [False, False, True]
+
+
+def test_single_queries_per_slice_change_nothing():
+    """A row of a wide grid does not fit a slice: it is cut between queries."""
+    model = build()
+    proj, position = model.position_proj, model.blocks[0].attn.position
+    weights = ops.PositionWeights(proj.weight, proj.bias, *(w[None] for w in position.position_weights()))
+    query_bytes = 8 * 7 * 11 * 4
+    whole, parts = (ops.log_position_maps(weights, (5, 9), 0.2, slice_bytes=size)[0]
+                    for size in (2**30, 4 * query_bytes))
+    torch.testing.assert_close(parts, whole, atol=1e-6, rtol=1e-6)
+    grads = [torch.autograd.grad(term.square().mean(), proj.weight)[0] for term in (whole, parts)]
+    torch.testing.assert_close(*grads, atol=1e-6, rtol=1e-4)

@@ -5,6 +5,8 @@ import torch
 import torch.nn.functional as F
 
 from pervit_mm import ops
+from pervit_mm.ops.attention import trainable_mask_attention
+from pervit_mm.ops.query_position import _log_sigmoid, query_position
 
 GRIDS = [(5, 5), (3, 7), (6, 2), (1, 6), (4, 1), (1, 1)]
 
@@ -121,3 +123,37 @@ def test_attention_with_a_trainable_mask_takes_strided_heads_and_half_precision(
         grads[dtype] = (qkv.grad, logits.grad)
     for half, single in zip(grads[torch.bfloat16], grads[torch.float32]):
         torch.testing.assert_close(half, single, atol=0.05 * single.abs().max().item(), rtol=0.1)
+
+
+def test_custom_operators_keep_torchs_rules():
+    """Schema, shapes without computing, autograd and tracing, by torch's own checker."""
+    qkv = [torch.randn(3, 2, 7, 5, requires_grad=True) for _ in range(3)]
+    torch.library.opcheck(trainable_mask_attention, (*qkv, torch.randn(2, 7, 7, requires_grad=True)))
+    layers, d, heads, h, w = 2, 4, 2, 3, 4
+    hidden = torch.randn(layers, d, 2 * h + 1, 2 * w + 1, requires_grad=True)
+    factor, summand = (torch.rand(layers, d, h, w, requires_grad=True) for _ in range(2))
+    weight = torch.randn(layers, heads, d, 3, 3, requires_grad=True)
+    bias, gamma, beta = (torch.randn(layers, heads, requires_grad=True) for _ in range(3))
+    for norms in ((factor, summand, weight, bias, gamma, beta), (None, None, weight, bias, None, None)):
+        args = (hidden, *norms, None, None, (h, w), 1e-5, 5, True)
+        torch.library.opcheck(query_position, args)
+
+
+@pytest.mark.parametrize('alike', [True, False])
+def test_gradients_of_the_query_operator_by_differences(alike):
+    """In float64 against finite differences, with keys that count alike in the last norm and with others."""
+    layers, d, heads, h, w = 2, 3, 2, 2, 3
+
+    def draw(*shape):
+        return torch.randn(*shape, dtype=torch.float64, requires_grad=True)
+
+    share = [torch.rand(n, n, dtype=torch.float64) for n in (h, w)]
+    shares = (None, None) if alike else tuple(s / s.sum(1, keepdim=True) for s in share)
+    tensors = (draw(layers, d, 2 * h + 1, 2 * w + 1), draw(layers, d, h, w), draw(layers, d, h, w),
+               draw(layers, heads, d, 3, 3), draw(layers, heads), draw(layers, heads), draw(layers, heads))
+    assert torch.autograd.gradcheck(lambda *t: query_position(*t, *shares, (h, w), 1e-5, 2, True)[0], tensors)
+
+
+def test_log_sigmoid_is_torchs():
+    x = torch.cat([torch.linspace(-120, 120, 1001), torch.tensor([0., -1e-7, 1e-7])])
+    torch.testing.assert_close(_log_sigmoid(x), F.logsigmoid(x), atol=2e-7, rtol=1e-6)
