@@ -1,0 +1,33 @@
+#!/usr/bin/env python
+"""Convert a checkpoint of this repository's classifiers for the authors' PerViT code.
+
+Takes what a training of configs/pervit_{tiny,small,medium}.py or pervit_to_mm.py wrote, head included, and writes a
+dict whose 'model' is the state dict in the authors' layout. Example:
+
+    python tools/model_converters/mm_to_pervit.py work_dirs/pervit_tiny/epoch_300.pth official.pth
+"""
+import argparse
+import sys
+
+from pervit_mm import official
+
+
+def main(argv=None) -> None:
+    """Read the command line, convert, and say what the file is."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('src', help='checkpoint of an ImageClassifier of this repository')
+    parser.add_argument('dst', help='file to write')
+    parser.add_argument('--force', action='store_true', help='replace DST if it exists')
+    args = parser.parse_args(argv)
+    try:
+        official.check_target(args.dst, args.force)
+        state, meta = official.revert_to_official(official.read_classifier(args.src))
+        digest = official.write_checkpoint(dict(model=state), args.dst, args.force)
+    except (OSError, TypeError, ValueError) as error:
+        sys.exit(f'tools/model_converters/mm_to_pervit.py: {error}')
+    print(f'{args.dst}: PerViT {meta["size"]} in the authors\' layout, {official.count_parameters(state):,} '
+          f'parameters, {meta["num_classes"]} classes, sha256 {digest}')
+
+
+if __name__ == '__main__':
+    main()
