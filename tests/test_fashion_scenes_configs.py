@@ -93,7 +93,7 @@ def test_loss_falls(folder, name, tmp_path):
             loss.backward()
             assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)
             optimizer.step()
-            losses.append(float(loss))
+            losses.append(loss.item())
         assert min(losses[3:]) < 0.8 * losses[0], losses
         model.eval()
         out = model.test_step(copy.deepcopy(data))

@@ -272,7 +272,7 @@ def test_mmsegmentation_reads_what_was_written(scenes):
     with DefaultScope.overwrite_default_scope('mmseg'):
         batch = next(iter(Runner.build_dataloader(cfg.train_dataloader, seed=0)))
         test, metric = DATASETS.build(cfg.val_dataloader.dataset), METRICS.build(cfg.val_evaluator)
-        assert len(batch['inputs']) == 16
+        assert len(batch['inputs']) == cfg.train_dataloader.batch_size
         for image, sample in zip(batch['inputs'], batch['data_samples']):
             expected, labels = pixels_and_labels(scenes, 'train', int(Path(sample.img_path).stem))
             image, truth = image.numpy(), sample.gt_sem_seg.data[0].numpy()
