@@ -1,21 +1,9 @@
 # MMSegmentation's 80,000 iterations, with AdamW, warm-up and linear decay as for its Swin and ConvNeXt.
-_base_ = 'mmseg::_base_/schedules/schedule_80k.py'
+_base_ = ['mmseg::_base_/schedules/schedule_80k.py', 'adamw_layer_decay.py']
 
-optim_wrapper = dict(
-    _delete_=True,
-    type='AmpOptimWrapper',
-    dtype='float16',
-    loss_scale='dynamic',
-    optimizer=dict(type='AdamW', lr=1e-4, betas=(0.9, 0.999), weight_decay=0.05),
-    # Each block has 0.8 x the rate of the one behind it: the stem 0.8^13 = 0.055 x that of the heads.
-    constructor='PerViTLayerDecayConstructor',
-    paramwise_cfg=dict(
-        layer_decay_rate=0.8, norm_decay_mult=0., bias_decay_mult=0., flat_decay_mult=0.))
+optim_wrapper = dict(_delete_=True, **_base_.layer_decay)
 
 param_scheduler = [
     dict(type='LinearLR', start_factor=1e-6, by_epoch=False, begin=0, end=1500),
     dict(type='PolyLR', power=1.0, eta_min=0., by_epoch=False, begin=1500, end=80000),
 ]
-
-# MMEngine saves no random state: without this a resumed run leaves the path of an undisturbed one.
-custom_hooks = [dict(type='PerViTRandomStateHook')]

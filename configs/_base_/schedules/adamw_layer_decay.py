@@ -1,0 +1,13 @@
+# The optimizer that detectors and segmentors share; a schedule takes it as `optim_wrapper`.
+layer_decay = dict(
+    type='AmpOptimWrapper',
+    dtype='float16',
+    loss_scale='dynamic',
+    optimizer=dict(type='AdamW', lr=1e-4, betas=(0.9, 0.999), weight_decay=0.05),
+    # Each block has 0.8 x the rate of the one behind it: the stem 0.8^13 = 0.055 x that of the heads.
+    constructor='PerViTLayerDecayConstructor',
+    paramwise_cfg=dict(
+        layer_decay_rate=0.8, norm_decay_mult=0., bias_decay_mult=0., flat_decay_mult=0.))
+
+# MMEngine saves no random state: without this a resumed run leaves the path of an undisturbed one.
+custom_hooks = [dict(type='PerViTRandomStateHook')]
