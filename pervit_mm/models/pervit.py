@@ -210,7 +210,7 @@ class PerViT(BaseModule):
 
         Returns:
             list[Tensor, optional]: ``(nH, N, N)`` float32 for each block, N tokens of its window or of the map; None
-            without Φp.
+            without Φp. Blocks are computed together, so their gradients come from one backward pass over all of them.
         """
         return log_position_terms([block.attn.position for block in self.blocks], self.position_grids(hw_shape),
                                   self.position_proj)
