@@ -83,7 +83,7 @@ endef
 # else. ninja lets the build of mmcv use all cores.
 $(VENV)/.stamp-setup-test: $(VENV)/.stamp-setup tools/build_mmcv.py tools/build_mmcv_recipe.py
 	@echo 'Installing MMDetection, MMSegmentation and the tools for testing.'
-	@$(PIP) mmdet mmsegmentation ftfy regex pytest ruff tensorboard ninja
+	@$(PIP) mmdet mmsegmentation ftfy regex pytest ruff tensorboard ninja onnx onnxscript onnxruntime
 	@$(PY) tools/build_mmcv.py
 	@touch $@
 

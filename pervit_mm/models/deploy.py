@@ -1,8 +1,10 @@
 """Φp frozen into buffers: what deployment leaves of the position network."""
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
+from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from .arch import to_pair
@@ -68,3 +70,48 @@ def freeze_positions(model: 'PerViT', hw_shapes: Sequence[tuple[int, int]] | Non
     model.position_proj = None
     model.position_cache.clear()
     model.stem.fuse_norm()
+
+
+def frozen_terms(state_dict: Mapping[str, Tensor], prefix: str = '') -> dict[int, dict[tuple[int, int], Tensor]]:
+    """log Φp that a deployed state dict holds.
+
+    Args:
+        state_dict (Mapping[str, Tensor]): Of a PerViT, or of a model around one.
+        prefix (str): What stands ahead of the backbone's keys. Defaults to ''.
+
+    Returns:
+        dict[int, dict]: By block, then by grid (H, W); empty unless the state dict is a deployed one.
+    """
+    pattern = re.compile(re.escape(prefix) + r'blocks\.(\d+)\.attn\.position\.grid_(\d+)x(\d+)')
+    terms: dict[int, dict[tuple[int, int], Tensor]] = {}
+    for key, value in state_dict.items():
+        if found := pattern.fullmatch(key):
+            block, h, w = map(int, found.groups())
+            terms.setdefault(block, {})[h, w] = value
+    return terms
+
+
+@torch.no_grad()
+def follow_checkpoint(model: 'PerViT', state_dict: Mapping[str, Tensor], prefix: str = '') -> None:
+    """Bring a PerViT into the deployed form that a state dict has, ahead of loading it.
+
+    Without this a deployed file would load in part, with a warning at most, and give other outputs.
+
+    Args:
+        model (PerViT): Changed in place if the state dict is a deployed one.
+        state_dict (Mapping[str, Tensor]): What is about to be loaded.
+        prefix (str): What stands ahead of the backbone's keys. Defaults to ''.
+    """
+    terms = frozen_terms(state_dict, prefix)
+    if not terms:
+        return
+    device = next(model.parameters()).device
+    for index, frozen in terms.items():
+        if index < len(model.blocks):
+            model.blocks[index].attn.position = FrozenPosition(
+                {grid: torch.empty_like(term, device=device) for grid, term in frozen.items()})
+    model.position_proj = None
+    model.position_cache.clear()
+    model.stem.fuse_norm()
+    grids = sorted({f'{h}x{w}' for frozen in terms.values() for h, w in frozen})
+    print_log(f'PerViT: the checkpoint is deployed, for inference on the token grids {", ".join(grids)}', 'current')

@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from .arch import resolve_arch, resolve_indices, to_pair
 from .build import build_position, build_stem
-from .deploy import freeze_positions
+from .deploy import follow_checkpoint, freeze_positions
 from .layers import PerViTBlock
 from .position import DistanceProjection, log_position_terms
 from .position_cache import PositionCache
@@ -319,3 +319,8 @@ class PerViT(BaseModule):
                 pretraining grid.
         """
         freeze_positions(self, hw_shapes)
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
+        """Take the form of the checkpoint first; torch and MMEngine load the children after this."""
+        follow_checkpoint(self, state_dict, prefix)
+        super()._load_from_state_dict(state_dict, prefix, *args)

@@ -5,6 +5,8 @@ from mmengine.logging import print_log
 from mmengine.runner.checkpoint import CheckpointLoader
 from torch import Tensor, nn
 
+from .deploy import frozen_terms
+
 
 def fit_input_channels(weight: Tensor, in_channels: int) -> Tensor:
     """Fit the first convolution to images with another number of channels.
@@ -35,7 +37,7 @@ def load_pretrained(module: nn.Module, checkpoint: str, prefix: str | None = Non
         map_location (str): Where tensors are loaded to. Defaults to 'cpu'.
 
     Raises:
-        ValueError: If nothing at all could be loaded, or a tensor has another shape.
+        ValueError: If nothing at all could be loaded, a tensor has another shape, or the checkpoint is a deployed one.
     """
     content = CheckpointLoader.load_checkpoint(checkpoint, map_location=map_location, logger='current')
     state = content.get('state_dict', content)
@@ -45,6 +47,9 @@ def load_pretrained(module: nn.Module, checkpoint: str, prefix: str | None = Non
         chosen = {key[len(prefix):]: value for key, value in state.items() if key.startswith(prefix)}
     else:
         chosen = state
+    if frozen_terms(chosen):
+        raise ValueError(f'{checkpoint} is deployed, for inference alone: its Φp is frozen and would not learn. Start '
+                         'from the checkpoint that it was made of')
     own = module.state_dict()
     missing, unexpected = sorted(own.keys() - chosen.keys()), sorted(chosen.keys() - own.keys())
     name = type(module).__name__

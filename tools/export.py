@@ -1,0 +1,64 @@
+#!/usr/bin/env python
+"""Export a trained PerViT to ONNX, or to the format of torch.export, and check the file against PyTorch.
+
+    python tools/export.py configs/pervit_tiny.py work_dirs/pervit_tiny/epoch_300.pth
+    python tools/export.py DENSE_CONFIG CHECKPOINT --backbone-only --img-size 512 1024
+
+The file takes batches of any size of images of one size, normalized already: how is printed, and stands in the file
+('preprocessing'). It returns logits, or with --backbone-only the outputs of the backbone as the config has them. It is
+kept only if it differs from PyTorch by at most 1e-4; or else the exit code is not zero.
+
+--format onnx needs more packages: pip install 'pervit_mm[export]'
+"""
+import argparse
+import sys
+from pathlib import Path
+
+from mmengine.config import DictAction
+
+import pervit_mm  # noqa: F401  registers everything, and lets torch >= 2.6 read checkpoints
+from pervit_mm import export
+from pervit_mm.engine import launch
+
+
+def parse_args(argv=None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('config', help='config file')
+    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument('--format', choices=list(export.FORMATS), default='onnx', help='default onnx')
+    parser.add_argument('--out', metavar='FILE', help="file to write; default the checkpoint's name with .onnx or .pt2")
+    parser.add_argument('--backbone-only', action='store_true', help='without neck and head, for dense tasks')
+    parser.add_argument('--img-size', type=int, nargs='+', metavar='PIXELS',
+                        help='image height and width; default what the config tests with')
+    parser.add_argument('--force', action='store_true', help='replace the file if it exists')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
+                        help='override settings of the config, e.g. model.backbone.out_type=featmap')
+    args = parser.parse_args(argv)
+    if args.img_size and (len(args.img_size) > 2 or min(args.img_size) < 1):
+        parser.error(f'--img-size takes one positive number or two, height and width, got {args.img_size}')
+    return args
+
+
+def main(argv=None) -> None:
+    """Export, check, and say what the file takes and returns."""
+    args = parse_args(argv)
+    path = Path(args.out or Path(args.checkpoint).with_suffix(export.FORMATS[args.format]))
+    try:
+        export.check_packages(args.format)
+        export.check_target(path, args.force)
+        cfg = launch.load_config(args.config, args.cfg_options)
+        model = export.load_model(cfg, args.checkpoint, args.backbone_only)
+        size = (args.img_size[0], args.img_size[-1]) if args.img_size else export.image_size_of(cfg)
+        preprocessing = export.preprocessing_of(cfg)
+        done = export.export_checked(model, path, args.format, size, preprocessing, args.force)
+    except (OSError, TypeError, ValueError) as error:
+        sys.exit(f'tools/export.py: {error}')
+    outputs = ', '.join(f'{name} {shape}' for name, shape in done.output_shapes.items())
+    print(f'{path}: a batch of images {done.image_shape} to {outputs}\n'
+          f'Images are to be normalized ahead of it: {", ".join(f"{k}={v}" for k, v in preprocessing.items())}')
+    print(f'max abs difference to PyTorch: {done.difference:.2g} (at most {export.TOLERANCE:g} is allowed)')
+
+
+if __name__ == '__main__':
+    main()
