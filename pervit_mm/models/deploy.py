@@ -42,6 +42,15 @@ class FrozenPosition(nn.Module):
         return self._buffers[name]
 
 
+def _take_frozen(model: 'PerViT', terms: Mapping[int, dict[tuple[int, int], Tensor]]) -> None:
+    """Put log Φp by block and grid in place of the position modules, and fold the stem."""
+    for index, frozen in terms.items():
+        model.blocks[index].attn.position = FrozenPosition(frozen)
+    model.position_proj = None
+    model.position_cache.clear()
+    model.stem.fuse_norm()
+
+
 @torch.no_grad()
 def freeze_positions(model: 'PerViT', hw_shapes: Sequence[tuple[int, int]] | None = None) -> None:
     """Put frozen positions in place of a PerViT's position modules and fold its stem; see ``switch_to_deploy``.
@@ -59,17 +68,12 @@ def freeze_positions(model: 'PerViT', hw_shapes: Sequence[tuple[int, int]] | Non
     if not shapes:
         raise ValueError('hw_shapes must name at least one token grid (H, W), got none')
     model.eval()
-    terms: list[dict[tuple[int, int], Tensor]] = [{} for _ in model.blocks]
+    terms: dict[int, dict[tuple[int, int], Tensor]] = {}
     for hw_shape in shapes:
         for i, (grid, block) in enumerate(zip(model.position_grids(hw_shape), model.blocks)):
-            if block.attn.position is not None and grid not in terms[i]:
+            if block.attn.position is not None and grid not in terms.setdefault(i, {}):
                 terms[i][grid] = block.attn.position(grid, model.position_proj)
-    for block, frozen in zip(model.blocks, terms):
-        if frozen:
-            block.attn.position = FrozenPosition(frozen)
-    model.position_proj = None
-    model.position_cache.clear()
-    model.stem.fuse_norm()
+    _take_frozen(model, terms)
 
 
 def frozen_terms(state_dict: Mapping[str, Tensor], prefix: str = '') -> dict[int, dict[tuple[int, int], Tensor]]:
@@ -106,12 +110,8 @@ def follow_checkpoint(model: 'PerViT', state_dict: Mapping[str, Tensor], prefix:
     if not terms:
         return
     device = next(model.parameters()).device
-    for index, frozen in terms.items():
-        if index < len(model.blocks):
-            model.blocks[index].attn.position = FrozenPosition(
-                {grid: torch.empty_like(term, device=device) for grid, term in frozen.items()})
-    model.position_proj = None
-    model.position_cache.clear()
-    model.stem.fuse_norm()
+    _take_frozen(model, {
+        index: {grid: torch.empty_like(term, device=device) for grid, term in frozen.items()}
+        for index, frozen in terms.items() if index < len(model.blocks)})
     grids = sorted({f'{h}x{w}' for frozen in terms.values() for h, w in frozen})
     print_log(f'PerViT: the checkpoint is deployed, for inference on the token grids {", ".join(grids)}', 'current')

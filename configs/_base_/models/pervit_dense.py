@@ -16,3 +16,12 @@ pervit = dict(
     # --cfg-options model.backbone.init_cfg.checkpoint=PATH
     init_cfg=dict(
         type='Pretrained', checkpoint='work_dirs/pervit_tiny/epoch_300.pth', prefix='backbone.'))
+
+# Levels of a two-stage detector, all made from the last map. Stride 64, for the RPN alone, is the coarsest
+# level, subsampled.
+pyramid = dict(
+    type='PerViTFeaturePyramid',
+    in_channels=280,
+    out_channels=256,
+    out_strides=(4, 8, 16, 32),
+    num_outs=5)
