@@ -1,20 +1,24 @@
-# PerViT-nano on Fashion-MNIST: minutes on two CPU cores.
-_base_ = [
-    '_base_/datasets/fashion-mnist.py',
-    '_base_/schedules/adamw_fashion-mnist.py',
-    '_base_/default_runtime.py',
+# PerViT-nano on Fashion-MNIST as it is published: 40 epochs, an hour and a quarter on one CPU core.
+_base_ = 'pervit_nano_3e_fashion-mnist.py'
+
+max_epochs = 40
+train_pipeline = [
+    dict(type='RandomCrop', crop_size=28, padding=2),
+    dict(type='RandomFlip', prob=0.5, direction='horizontal'),
+    # MMPretrain's RandomErasing writes three channels; torchvision's takes grey images.
+    dict(type='NumpyToPIL'),
+    dict(type='torchvision/PILToTensor'),
+    dict(type='torchvision/RandomErasing', p=0.25, scale=(0.02, 0.25)),
+    dict(type='PackInputs', meta_keys=()),
 ]
+train_dataloader = dict(batch_size=128, dataset=dict(pipeline=train_pipeline))
 
-model = dict(
-    type='ImageClassifier',
-    backbone=dict(type='PerViT', arch='nano', img_size=28, in_channels=1),
-    neck=None,
-    head=dict(
-        type='LinearClsHead',
-        num_classes=10,
-        in_channels=96,
-        loss=dict(type='LabelSmoothLoss', label_smooth_val=0.1, mode='original'),
-        topk=(1, ),
-        init_cfg=dict(type='TruncNormal', layer='Linear', std=0.02, bias=0.)))
-
-default_hooks = dict(checkpoint=dict(max_keep_ckpts=1))
+optim_wrapper = dict(type='PerViTBFloat16OptimWrapper')
+param_scheduler = [
+    dict(
+        type='LinearLR', start_factor=0.01, by_epoch=True, begin=0, end=1, convert_to_iter_based=True),
+    dict(
+        type='CosineAnnealingLR', eta_min=1e-5, by_epoch=True, begin=1, end=max_epochs, convert_to_iter_based=True),
+]
+train_cfg = dict(max_epochs=max_epochs)
+auto_scale_lr = dict(base_batch_size=128)

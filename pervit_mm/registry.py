@@ -8,6 +8,7 @@ when it meets a scope it does not know yet, that form needs no ``custom_imports`
 from mmengine.registry import HOOKS as ROOT_HOOKS
 from mmengine.registry import MODELS as ROOT_MODELS
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS as ROOT_OPTIM_WRAPPER_CONSTRUCTORS
+from mmengine.registry import OPTIM_WRAPPERS as ROOT_OPTIM_WRAPPERS
 from mmengine.registry import WEIGHT_INITIALIZERS as ROOT_WEIGHT_INITIALIZERS
 from mmengine.registry import Registry
 
@@ -21,3 +22,5 @@ WEIGHT_INITIALIZERS = Registry(
 OPTIM_WRAPPER_CONSTRUCTORS = Registry(
     'optimizer wrapper constructor', parent=ROOT_OPTIM_WRAPPER_CONSTRUCTORS, scope=_SCOPE,
     locations=['pervit_mm.engine'])
+OPTIM_WRAPPERS = Registry(
+    'optimizer wrapper', parent=ROOT_OPTIM_WRAPPERS, scope=_SCOPE, locations=['pervit_mm.engine'])
