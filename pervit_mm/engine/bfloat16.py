@@ -1,12 +1,38 @@
 """Mixed precision that needs no GPU."""
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 
 import torch
 import torch.nn as nn
+from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
 from mmengine.registry import OPTIM_WRAPPERS
 from mmengine.runner.amp import autocast
+
+
+def _to_float32(output):
+    if isinstance(output, (list, tuple)):
+        return type(output)(_to_float32(item) for item in output)
+    return output.float() if isinstance(output, torch.Tensor) and output.is_floating_point() else output
+
+
+def _under_autocast(forward: Callable) -> Callable:
+    def in_bfloat16(*args, **kwargs):
+        with autocast(dtype=torch.bfloat16):
+            output = forward(*args, **kwargs)
+        return _to_float32(output)
+
+    return in_bfloat16
+
+
+@contextmanager
+def _replaced_forward(module: nn.Module) -> Iterator[None]:
+    # On the instance, in front of the method of the class, and gone again afterwards.
+    module.forward = _under_autocast(module.forward)
+    try:
+        yield
+    finally:
+        del module.forward
 
 
 @OPTIM_WRAPPERS.register_module()
@@ -15,21 +41,46 @@ class PerViTBFloat16OptimWrapper(OptimWrapper):
 
     MMEngine's ``AmpOptimWrapper`` refuses to be built without a GPU, though its autocast knows the CPU, and CPUs with
     bfloat16 instructions gain from it. bfloat16 has the exponents of float32, so there is no loss to scale; weights,
-    gradients and optimizer states stay float32. Arguments are those of ``OptimWrapper``.
+    gradients and optimizer states stay float32.
+
+    Args:
+        modules (Sequence[str]): Submodules of the model that run in bfloat16, such as ``('backbone', 'neck')``; what
+            they return is float32 again. For detectors on the CPU, where mmcv's RoIAlign and NMS know float32 alone.
+            Defaults to (), the whole model.
+        **kwargs: Arguments of ``OptimWrapper``.
 
     Raises:
+        TypeError: If ``modules`` is no sequence of strings.
+        ValueError: While training, if the model has no such submodule.
         RuntimeError: While training on a GPU without bfloat16 (from MMEngine).
 
     Examples:
         >>> optim_wrapper = dict(type='PerViTBFloat16OptimWrapper', optimizer=dict(type='AdamW', lr=1e-3))
     """
 
+    def __init__(self, modules: Sequence[str] = (), **kwargs) -> None:
+        if isinstance(modules, str) or not all(isinstance(name, str) for name in modules):
+            raise TypeError("modules must be a sequence of the names of submodules, such as ('backbone', 'neck'), got "
+                            f'{modules!r}')
+        super().__init__(**kwargs)
+        self.modules = tuple(modules)
+
     @contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:
         """As ``OptimWrapper``'s, under autocast.
 
         Args:
-            model (nn.Module): The model in training.
+            model (nn.Module): The model in training, or its wrapper.
         """
-        with super().optim_context(model), autocast(dtype=torch.bfloat16):
+        inner = model.module if is_model_wrapper(model) else model
+        with super().optim_context(model), ExitStack() as stack:
+            if not self.modules:
+                stack.enter_context(autocast(dtype=torch.bfloat16))
+            for name in self.modules:
+                try:
+                    module = inner.get_submodule(name)
+                except AttributeError:
+                    raise ValueError(f'modules names {name!r}, which {type(inner).__name__} does not have; at its top '
+                                     f'are {[key for key, _ in inner.named_children()]}') from None
+                stack.enter_context(_replaced_forward(module))
             yield

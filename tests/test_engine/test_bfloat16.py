@@ -1,0 +1,89 @@
+"""Training under bfloat16 without a GPU."""
+import pytest
+import torch
+from conftest import TINY_ARCH
+from mmengine.optim import build_optim_wrapper
+from torch import nn
+
+from pervit_mm.models import PerViT
+
+CFG = dict(type='PerViTBFloat16OptimWrapper', optimizer=dict(type='SGD', lr=0.1))
+
+
+class Model(nn.Module):
+    """Says in which type each part ran."""
+
+    def __init__(self):
+        super().__init__()
+        self.backbone, self.head = nn.Linear(4, 4), nn.Linear(4, 2)
+        self.seen = {}
+        for name, layer in list(self.named_children()):
+            layer.register_forward_hook(
+                lambda module, args, output, name=name: self.seen.update({name: output.dtype}))
+
+    def forward(self, x):
+        return self.head(self.backbone(x))
+
+
+def test_whole_model_runs_in_bfloat16_and_its_weights_do_not():
+    model = Model()
+    wrapper = build_optim_wrapper(model, CFG)
+    with wrapper.optim_context(model):
+        output = model(torch.ones(3, 4))
+    assert model.seen == dict(backbone=torch.bfloat16, head=torch.bfloat16)
+    before = model.head.bias.detach().clone()
+    wrapper.update_params(output.float().sum())
+    # d(sum)/d(bias) is the batch of 3, whatever the weights are.
+    assert torch.allclose(model.head.bias, before - 0.1 * 3) and model.head.bias.dtype == torch.float32
+
+
+def test_named_modules_run_in_bfloat16_and_return_float32():
+    model = Model()
+    wrapper = build_optim_wrapper(model, dict(CFG, modules=('backbone', )))
+    x = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
+    with wrapper.optim_context(model):
+        feature = model.backbone(x)
+        assert model.head(feature).dtype == feature.dtype == torch.float32
+    expected = nn.functional.linear(x.bfloat16(), model.backbone.weight.bfloat16(), model.backbone.bias.bfloat16())
+    assert torch.equal(feature, expected.float()), 'the digits are those of bfloat16'
+    assert 'forward' not in vars(model.backbone)
+    assert torch.equal(model.backbone(x), nn.functional.linear(x, model.backbone.weight, model.backbone.bias))
+
+
+def test_forward_is_restored_after_an_error():
+    model = Model()
+    wrapper = build_optim_wrapper(model, dict(CFG, modules=('backbone', )))
+    with pytest.raises(RuntimeError), wrapper.optim_context(model):
+        model.backbone(torch.ones(3, 5))
+    assert 'forward' not in vars(model.backbone) and not torch.is_autocast_enabled('cpu')
+
+
+def test_pervit_step_is_near_that_of_float32():
+    torch.manual_seed(0)
+    model = PerViT(TINY_ARCH, img_size=28)
+    model.init_weights()
+    x = torch.randn(2, 3, 28, 28)
+    model(x)[0].square().sum().backward()
+    exact = {name: p.grad.clone() for name, p in model.named_parameters()}
+    model.zero_grad()
+    with build_optim_wrapper(model, CFG).optim_context(model):
+        output = model(x)[0]
+    output.float().square().sum().backward()
+    for name, param in model.named_parameters():
+        assert param.grad.dtype == torch.float32
+        if 'qkv.weight' in name or 'fc1.weight' in name:
+            similarity = torch.cosine_similarity(param.grad.flatten(), exact[name].flatten(), dim=0)
+            assert similarity > 0.98, (name, float(similarity))
+
+
+@pytest.mark.parametrize('modules', ['backbone', (1, )])
+def test_modules_must_be_names(modules):
+    with pytest.raises(TypeError, match='modules'):
+        build_optim_wrapper(Model(), dict(CFG, modules=modules))
+
+
+def test_unknown_module_is_named():
+    model = Model()
+    wrapper = build_optim_wrapper(model, dict(CFG, modules=('neck', )))
+    with pytest.raises(ValueError, match="'neck'.*backbone.*head"), wrapper.optim_context(model):
+        pass
