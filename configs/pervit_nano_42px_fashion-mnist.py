@@ -1,5 +1,5 @@
 # PerViT-nano at 1.5 times its training size: fine-tuning of 300 iterations, or evaluation alone with tools/test.py.
-_base_ = 'pervit_nano_fashion-mnist.py'
+_base_ = 'pervit_nano_3e_fashion-mnist.py'
 
 side = 42
 train_pipeline = [
@@ -7,7 +7,11 @@ train_pipeline = [
     dict(type='RandomFlip', prob=0.5, direction='horizontal'),
     dict(type='PackInputs', meta_keys=()),
 ]
-test_pipeline = [dict(type='Resize', scale=side, interpolation='bicubic'), dict(type='PackInputs')]
+test_pipeline = [
+    *_base_.test_pipeline[:-1],
+    dict(type='Resize', scale=side, interpolation='bicubic'),
+    dict(type='PackInputs'),
+]
 train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
 val_dataloader = dict(dataset=dict(pipeline=test_pipeline), batch_size=100)
 test_dataloader = val_dataloader

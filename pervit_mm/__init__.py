@@ -1,16 +1,18 @@
 """pervit_mm: the Peripheral Vision Transformer for MMPretrain, MMDetection and MMSegmentation.
 
 ``custom_imports = dict(imports=['pervit_mm'], allow_failed_imports=False)`` in a config makes ``type='PerViT'``
-available.
+available, and ``pervit_mm://<file>`` loads the checkpoints that come with it. ``import pervit_mm.zoo`` adds the models
+to MMPretrain's hub.
 """
 # ruff: noqa: E402
 from .environment import check_environment
 
 check_environment()
 
-from . import engine, models
+from . import checkpoints, engine, models
 from .version import __version__
 
 engine.allow_checkpoint_types()
+checkpoints.register_scheme()
 
-__all__ = ['__version__', 'engine', 'models']
+__all__ = ['__version__', 'checkpoints', 'engine', 'models']

@@ -1,7 +1,7 @@
 """Checkpoint files of the authors' code, to ours and back.
 
-:mod:`pervit_mm.zoo` knows which key is which; here is what surrounds it. The authors' file is a dict of the state dict
-(``model``), the states of optimizer and scheduler, the epoch, and ``args``, an ``argparse.Namespace``.
+:mod:`pervit_mm.official_keys` knows which key is which; here is what surrounds it. The authors' file is a dict of the
+state dict (``model``), the states of optimizer and scheduler, the epoch, and ``args``, an ``argparse.Namespace``.
 """
 import hashlib
 import os
@@ -20,8 +20,8 @@ from torch import Tensor
 
 from .models import PerViT
 from .models.arch import resolve_arch
+from .official_keys import from_official, key_pairs, to_official
 from .version import __version__
-from .zoo import from_official, key_pairs, to_official
 
 #: Sizes that the authors' checkpoints come in.
 SIZES = ('tiny', 'small', 'medium')
@@ -62,8 +62,18 @@ def _allow_not_needed() -> Iterator[None]:
         torch.serialization.add_safe_globals(before)
 
 
-def _read(path: str | Path) -> Any:
-    """Load a file under the allow-list; every failure is a ValueError that names the file and the reason."""
+def read_checkpoint(path: str | Path) -> Any:
+    """Load any PyTorch file on the CPU, never running code of it.
+
+    Args:
+        path (str | Path): The file.
+
+    Returns:
+        Any: What it holds, not checked.
+
+    Raises:
+        ValueError: If it isn't there, can't be read, or asks for an object that isn't on the list.
+    """
     if not os.path.isfile(path):
         raise ValueError(f"path: '{path}' is not a file; give the path of a checkpoint")
     try:
@@ -120,7 +130,7 @@ def read_official(path: str | Path) -> dict[str, Tensor]:
         ValueError: If the file isn't there, can't be read, asks for an object that isn't on the list, or holds
             something else.
     """
-    content = _read(path)
+    content = read_checkpoint(path)
     if _has_backbone(_entry(content, 'state_dict')):
         raise ValueError(f"'{path}' has OpenMMLab's layout already (keys that begin with 'backbone.'), so there is "
                          "nothing to convert; the way back is tools/model_converters/mm_to_pervit.py")
@@ -142,7 +152,7 @@ def read_classifier(path: str | Path) -> dict[str, Tensor]:
     Raises:
         ValueError: As :func:`read_official` does.
     """
-    content = _read(path)
+    content = read_checkpoint(path)
     if _is_state_dict(state := _entry(content, 'state_dict')) and _has_backbone(state):
         return dict(state)
     raise ValueError(f"'{path}' is not a checkpoint of a classifier of MMPretrain, which is a dict whose 'state_dict' "

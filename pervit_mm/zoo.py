@@ -1,97 +1,47 @@
-"""The authors' checkpoint keys and ours."""
-import re
-from collections.abc import Iterable, Mapping
+"""PerViT in MMPretrain's model hub, by name and offline, after ``import pervit_mm.zoo``.
 
-from torch import Tensor
+``mmpretrain.list_models('pervit*')``, ``get_model``, ``inference_model`` and the inferencers then take the names of
+``configs/metafile.yml``. Without MMPretrain the import does nothing, and only :func:`register_models` complains.
 
-from .models.arch import resolve_arch
+The detectors and segmentors of the index aren't registered: MMPretrain could list them, and not build one.
+"""
+from importlib.util import find_spec
 
-#: (theirs, ours) for what one block holds. ``{i}`` is the block.
-_BLOCK = (
-    ('blocks.{i}.norm1', 'backbone.blocks.{i}.norm1', 'wb'),
-    ('blocks.{i}.conv.proj', 'backbone.blocks.{i}.cpe.conv', 'wb'),
-    ('blocks.{i}.attn.to_qkv', 'backbone.blocks.{i}.attn.qkv', 'w'),
-    ('blocks.{i}.attn.proj', 'backbone.blocks.{i}.attn.proj', 'wb'),
-    ('blocks.{i}.attn.activation.conv1', 'backbone.blocks.{i}.attn.position.conv1', 'wb'),
-    ('blocks.{i}.attn.activation.gn1', 'backbone.blocks.{i}.attn.position.norm1', 'wb'),
-    ('blocks.{i}.attn.activation.conv2', 'backbone.blocks.{i}.attn.position.conv2', 'wb'),
-    ('blocks.{i}.attn.activation.gn2', 'backbone.blocks.{i}.attn.position.norm2', 'wb'),
-    ('blocks.{i}.norm2', 'backbone.blocks.{i}.norm2', 'wb'),
-    ('blocks.{i}.mlp.fc1', 'backbone.blocks.{i}.ffn.fc1', 'wb'),
-    ('blocks.{i}.mlp.fc2', 'backbone.blocks.{i}.ffn.fc2', 'wb'),
-)
-_TENSORS = {
-    'w': ('weight', ),
-    'wb': ('weight', 'bias'),
-    'bn': ('weight', 'bias', 'running_mean', 'running_var', 'num_batches_tracked')
-}
+from .checkpoints import package_root
+from .official_keys import from_official, to_official
+
+__all__ = ['from_official', 'register_models', 'to_official']
+
+#: Metafile of the classifiers, below :func:`pervit_mm.checkpoints.package_root`.
+METAFILE = 'configs/metafile.yml'
 
 
-def key_pairs() -> list[tuple[str, str]]:
-    """Every key of an official checkpoint beside ours; all three sizes have the same keys.
+def register_models() -> list[str]:
+    """Register the classifiers with MMPretrain's ``ModelHub``; more calls change nothing.
 
     Returns:
-        list[tuple[str, str]]: ``(theirs, ours)``, ours as ``ImageClassifier`` of configs/pervit_*.py has them.
-    """
-    arch = resolve_arch('tiny')
-    modules = []
-    for i in range(len(arch['stem_channels']) + 1):
-        modules.append((f'conv_layers.conv_layers.{i}.0', f'backbone.stem.layers.{i}.conv', 'wb'))
-        modules.append((f'conv_layers.conv_layers.{i}.1', f'backbone.stem.layers.{i}.norm', 'bn'))
-    modules.append(('conv_layers.conv1x1', 'backbone.stem.proj', 'wb'))
-    modules.append(('rpe_proj', 'backbone.position_proj', 'wb'))
-    num_layers = sum(arch['depths'])
-    stage_ends = [sum(arch['depths'][:k]) - 1 for k in range(1, len(arch['depths']))]
-    for i in range(num_layers):
-        modules += [(theirs.format(i=i), ours.format(i=i), kind) for theirs, ours, kind in _BLOCK]
-        if i in stage_ends:
-            modules.append((f'blocks.{i}.res_path', f'backbone.blocks.{i}.shortcut', 'wb'))
-    modules.append(('norm', f'backbone.norm{num_layers - 1}', 'wb'))
-    modules.append(('head', 'head.fc', 'wb'))
-    return [(f'{theirs}.{name}', f'{ours}.{name}') for theirs, ours, kind in modules
-            for name in _TENSORS[kind]]
-
-
-def _natural(keys: Iterable[str]) -> list[str]:
-    """Sort keys with block 2 ahead of block 10."""
-    return sorted(keys, key=lambda key: [int(p) if p.isdigit() else p for p in re.split(r'(\d+)', key)])
-
-
-def _rename(state_dict: Mapping[str, Tensor], names: dict[str, str], layout: str) -> dict[str, Tensor]:
-    unknown, missing = _natural(set(state_dict) - set(names)), _natural(set(names) - set(state_dict))
-    if unknown or missing:
-        raise ValueError(f'state_dict is not a PerViT checkpoint in {layout}: '
-                         f'unknown keys {unknown or "none"}, missing keys {missing or "none"}')
-    return {names[key]: tensor for key, tensor in state_dict.items()}
-
-
-def from_official(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename the keys of an official PerViT state dict to those of MMPretrain's ``ImageClassifier``.
-
-    The authors' file is a dict whose entry ``model`` is the state dict.
-
-    Args:
-        state_dict (Mapping[str, Tensor]): In the authors' key layout, tiny, small or medium.
-
-    Returns:
-        dict[str, Tensor]: The same tensors under the names that configs/pervit_*.py load strictly.
+        list[str]: Their names, as ``mmpretrain.list_models`` has them.
 
     Raises:
-        ValueError: Naming every unknown and every missing key.
+        ImportError: If MMPretrain isn't installed.
+        ValueError: If another package registered models under some of these names.
     """
-    return _rename(state_dict, dict(key_pairs()), "the authors' key layout")
+    if find_spec('mmpretrain') is None:
+        raise ImportError("models are registered with MMPretrain's hub, and mmpretrain isn't installed: pip install "
+                          'mmpretrain (or onedl-mmpretrain)', name='mmpretrain')
+    from mmpretrain import ModelHub  # here, as `pervit_mm` works without it, and its import takes seconds
+    from modelindex.load_model_index import load
+    root = package_root()
+    names = [model.name.lower() for model in load(str(root / METAFILE)).models]  # the hub looks up lower case
+    taken = [name for name in names if ModelHub.has(name)]
+    if taken and taken != names:
+        raise ValueError(f"{', '.join(taken)} {'is' if len(taken) == 1 else 'are'} in MMPretrain's hub already, from "
+                         'another package: import only one of the two')
+    if not taken:
+        # The hub itself would look for the configs beside the metafile.
+        ModelHub.register_model_index(root / METAFILE, config_prefix=root)
+    return names
 
 
-def to_official(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Inverse of :func:`from_official`.
-
-    Args:
-        state_dict (Mapping[str, Tensor]): Of an ``ImageClassifier`` with PerViT tiny, small or medium.
-
-    Returns:
-        dict[str, Tensor]: The same tensors in the authors' key layout.
-
-    Raises:
-        ValueError: Naming every unknown and every missing key.
-    """
-    return _rename(state_dict, {ours: theirs for theirs, ours in key_pairs()}, "pervit_mm's key layout")
+if find_spec('mmpretrain') is not None:
+    register_models()

@@ -1,6 +1,7 @@
 """Shared fixtures. Threads are pinned: two cores, and the same sums everywhere."""
 import json
 import logging
+import os
 import zlib
 from pathlib import Path
 
@@ -19,7 +20,7 @@ TINY_ARCH = dict(embed_dims=(16, 24), depths=(2, 1), num_heads=2, stem_channels=
 
 @pytest.fixture(autouse=True, scope='session')
 def _quiet_and_pinned():
-    torch.set_num_threads(2)
+    torch.set_num_threads(int(os.environ.get('OMP_NUM_THREADS', 2)))
     # MMEngine prints a line for every parameter that init_weights fills.
     logging.getLogger('mmengine').setLevel(logging.WARNING)
     from mmengine.logging import MMLogger

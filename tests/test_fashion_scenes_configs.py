@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from dense_configs import CONFIGS, differences, read
+from mmengine.optim import build_optim_wrapper
 from mmengine.structures import InstanceData, PixelData
 
 from pervit_mm.datasets import FASHION_CLASSES
@@ -82,17 +83,18 @@ def test_loss_falls(folder, name, tmp_path):
             weight = source.stem.layers[0].conv.weight
             torch.testing.assert_close(model.backbone.stem.layers[0].conv.weight, weight.expand(-1, 3, -1, -1) / 3)
         model.train()
-        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+        wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
         data, losses = batch(folder), []
         for _ in range(6):
             inputs = model.data_preprocessor(copy.deepcopy(data), training=True)
             if folder == 'segmentation':  # padded to the crop of 128 x 128
                 assert inputs['inputs'].shape[2:] == (128, 128)
-            loss, _ = model.parse_losses(model(**inputs, mode='loss'))
-            optimizer.zero_grad()
-            loss.backward()
+            with wrapper.optim_context(model):
+                loss, _ = model.parse_losses(model(**inputs, mode='loss'))
+            wrapper.zero_grad()
+            wrapper.backward(loss)
             assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)
-            optimizer.step()
+            wrapper.step()
             losses.append(loss.item())
         assert min(losses[3:]) < 0.8 * losses[0], losses
         model.eval()

@@ -24,7 +24,7 @@ from pervit_mm.official import (
     revert_to_official,
     write_checkpoint,
 )
-from pervit_mm.zoo import from_official, key_pairs
+from pervit_mm.official_keys import from_official, key_pairs
 
 pytest.importorskip('mmpretrain')
 

@@ -3,7 +3,7 @@
 
 The config's ``default_scope`` says which toolbox it belongs to. Examples:
 
-    python tools/train.py configs/pervit_nano_fashion-mnist.py
+    python tools/train.py configs/pervit_nano_3e_fashion-mnist.py
     python tools/train.py configs/pervit_tiny.py --resume        # go on from the last checkpoint
     bash tools/dist_train.sh configs/pervit_tiny.py 8            # eight GPUs
 """

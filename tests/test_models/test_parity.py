@@ -8,7 +8,7 @@ from conftest import official_keys, official_state
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
-from pervit_mm.zoo import from_official, key_pairs, to_official
+from pervit_mm.official_keys import from_official, key_pairs, to_official
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
 

@@ -7,7 +7,13 @@ train_pipeline = [
     dict(type='RandomFlip', prob=0.5, direction='horizontal'),
     dict(type='PackInputs', meta_keys=()),
 ]
-test_pipeline = [dict(type='PackInputs')]
+# The first two are for images from elsewhere, which MMPretrain's inferencers bring in colour and of any size; the test
+# images pass unchanged. Sixteenths, near the weights of BT.601, are exact in floating point: grey keeps its value.
+test_pipeline = [
+    dict(type='RandomGrayscale', prob=1.0, channel_weights=(2, 9, 5), color_format='bgr'),
+    dict(type='Resize', scale=28, interpolation='area'),
+    dict(type='PackInputs'),
+]
 
 train_dataloader = dict(
     batch_size=64,

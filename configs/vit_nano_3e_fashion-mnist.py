@@ -2,7 +2,7 @@
 # of blocks and heads. It keeps one width where PerViT-nano grows from 48 to 96: 80 is the width of
 # half of PerViT-nano's blocks and gives the nearest number of parameters (0.47 M against 0.49 M).
 # Same pooling and head too: the mean over the tokens, then one linear layer.
-_base_ = 'pervit_nano_fashion-mnist.py'
+_base_ = 'pervit_nano_3e_fashion-mnist.py'
 
 model = dict(
     backbone=dict(

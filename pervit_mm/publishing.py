@@ -1,0 +1,310 @@
+"""From the checkpoint of a training to a published one, in ``checkpoints/`` of a clone.
+
+A published file holds the weights and the names of the classes, and nothing of the machine that made it. Equal weights
+give equal bytes, and so equal names. Beside it come its sha256, the log of its training and, for the tests, what the
+model computes: a later version of the package must load it and compute the same.
+"""
+import datetime
+import hashlib
+import io
+import json
+import os
+import re
+import sys
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import yaml
+from mmengine.config import Config
+from mmengine.registry import MODELS, DefaultScope
+from torch import Tensor, nn
+
+from .analysis.flops import FlopCount, count_flops
+from .checkpoints import FOLDER, PREFIX, SUMS, read_sums
+from .export import image_size_of
+from .official import read_checkpoint
+
+#: Largest file that is published without being forced; setup.py leaves larger ones out of the wheel.
+MAX_BYTES = 10_000_000
+#: Where the tests find what published models compute.
+RECORDS = 'tests/data/published'
+#: Image size of models that test with images of several sizes, for their FLOPs and what is recorded of them.
+DENSE_SIZE = (224, 224)
+
+# What a log calls it -> task, metric and factor, as the toolboxes' metafiles have them.
+_METRICS = {
+    'accuracy/top1': ('Image Classification', 'Top 1 Accuracy', 1),
+    'coco/bbox_mAP': ('Object Detection', 'box AP', 100),
+    'coco/segm_mAP': ('Instance Segmentation', 'mask AP', 100),
+    'mIoU': ('Semantic Segmentation', 'mIoU', 1),
+}
+_DATASETS = {'fashion-mnist': 'Fashion-MNIST', 'fashion-scenes': 'FashionScenes'}
+
+
+class Published(NamedTuple):
+    """What :func:`publish` did.
+
+    Attributes:
+        path (Path): The checkpoint.
+        sha256 (str): Of it, in hexadecimal digits.
+        had_ema (bool): Whether the weights are averages over the training.
+        removed (list[str]): Names of files that this one replaced.
+        entry (str): Lines for the metafile.
+    """
+    path: Path
+    sha256: str
+    had_ema: bool
+    removed: list[str]
+    entry: str
+
+
+def _plain(value: Any, name: str) -> Any:
+    """Copy names and colours. Equal text becomes one object, which pickle writes once: bytes go by content alone."""
+    if isinstance(value, str):
+        return sys.intern(str(value))
+    if isinstance(value, (list, tuple)):  # each stays what it is: MMEngine draws a tuple as one colour
+        return type(value)(_plain(item, name) for item in value)
+    if isinstance(value, int):
+        return value
+    raise ValueError(f'meta.dataset_meta.{name} must hold text and whole numbers, got {type(value).__name__}: put the '
+                     'names of the classes there, as MMEngine does')
+
+
+def strip_checkpoint(content: Any) -> dict:
+    """Keep what inference needs: weights, versions of their modules, names and colours of the classes.
+
+    MMEngine's ``EMAHook`` swaps ahead of saving, so ``state_dict`` holds the averages where there are any, and
+    ``ema_state_dict`` what they are averages of. The latter goes, like the states of optimizer, schedulers and logger.
+
+    Args:
+        content (dict): What MMEngine's runner saved.
+
+    Returns:
+        dict: ``state_dict``, with contiguous tensors on the CPU, and ``meta``, with ``dataset_meta`` at most.
+
+    Raises:
+        ValueError: If there is no state dict of dense tensors in it.
+    """
+    state = content.get('state_dict') if isinstance(content, Mapping) else None
+    if not isinstance(state, Mapping) or not state or not all(
+            isinstance(key, str) and isinstance(value, Tensor) and value.layout == torch.strided
+            for key, value in state.items()):
+        found = ', '.join(map(str, content)) if isinstance(content, Mapping) else type(content).__name__
+        raise ValueError("checkpoint must be a dict whose 'state_dict' maps names to tensors, as MMEngine's runner "
+                         f'saves it; this one holds {found or "nothing"}')
+    # With a storage of its own each: of a view, torch.save would write all that it looks at.
+    weights = OrderedDict((sys.intern(key), value.detach().cpu().clone(memory_format=torch.contiguous_format))
+                          for key, value in state.items())
+    # Modules find their `_version` here when they load the file, so that a later one can rename.
+    weights._metadata = OrderedDict(
+        (sys.intern(key), {sys.intern('version'): value['version']})
+        for key, value in getattr(state, '_metadata', {}).items() if 'version' in value)
+    known = (content.get('meta') or {}).get('dataset_meta') or {}
+    meta = {sys.intern(name): _plain(known[name], name) for name in ('classes', 'palette') if known.get(name)}
+    return dict(state_dict=weights, meta=dict(dataset_meta=meta) if meta else {})
+
+
+def to_bytes(content: dict) -> bytes:
+    """What ``torch.save`` writes, under no file's name: with one it would be part of the bytes."""
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    return buffer.getvalue()
+
+
+def build_model(cfg: Config, state: Mapping[str, Tensor]) -> nn.Module:
+    """Build the model of a config in eval mode, with weights, none missing and none left over.
+
+    Args:
+        cfg (Config): Of any toolbox.
+        state (Mapping[str, Tensor]): The weights.
+
+    Returns:
+        nn.Module: On the CPU.
+
+    Raises:
+        ValueError: If the weights are of another model.
+    """
+    with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmengine')):
+        model = MODELS.build(cfg.model)
+    try:
+        model.load_state_dict(state, strict=True)
+    except RuntimeError as error:
+        lines = str(error).splitlines()
+        raise ValueError(f'checkpoint is not of this config: {" ".join(line.strip() for line in lines[1:4])}; give the '
+                         'config that it was trained with') from error
+    model.eval()  # which some of MMPretrain's backbones don't return from
+    return model
+
+
+def input_shape(cfg: Config) -> tuple[int, int, int]:
+    """Shape of the images that a model is counted and recorded with.
+
+    Args:
+        cfg (Config): Of any toolbox.
+
+    Returns:
+        tuple[int, int, int]: Channels of the backbone, and (h, w) that the config tests with or :data:`DENSE_SIZE`.
+    """
+    try:
+        size = image_size_of(cfg)
+    except ValueError:  # images of several sizes
+        size = DENSE_SIZE
+    return (cfg.model.backbone.get('in_channels', 3), *size)
+
+
+@torch.no_grad()
+def recorded_outputs(model: nn.Module, cfg: Config) -> np.ndarray:
+    """What a published model must go on to compute, on two images made by integer arithmetic.
+
+    Args:
+        model (nn.Module): From :func:`build_model`.
+        cfg (Config): Its config.
+
+    Returns:
+        np.ndarray: Logits ``(2, num_classes)``; of a segmentor their means over the map; of a detector ``(2, sum of
+        channels)``, the means of each level of features, as its heads choose among boxes and so jump.
+    """
+    shape = (2, *input_shape(cfg))
+    steps = torch.arange(int(np.prod(shape)))
+    images = ((steps * steps * 7919 % 251) / 125. - 1.).reshape(shape)
+    outputs = model.extract_feat(images) if cfg.get('default_scope') == 'mmdet' else model(images)
+    levels = (outputs, ) if isinstance(outputs, Tensor) else tuple(outputs)
+    return torch.cat([x.flatten(2).mean(2) if x.dim() > 2 else x for x in levels], 1).numpy()
+
+
+def read_log(paths: Sequence[str | Path]) -> tuple[bytes, dict[str, float]]:
+    """Join the ``vis_data/scalars.json`` of a training and its resumptions.
+
+    Args:
+        paths (Sequence[str | Path]): In the order of time.
+
+    Returns:
+        tuple[bytes, dict[str, float]]: The lines of all, and the last number of each kind that a metafile has.
+
+    Raises:
+        ValueError: If a line holds anything but numbers, as other logs do.
+    """
+    lines, measured = [], {}
+    for path in paths:
+        for line in Path(path).read_text().splitlines():
+            try:
+                values = json.loads(line)
+                if not all(isinstance(value, (int, float)) for value in values.values()):
+                    raise ValueError
+            except (AttributeError, ValueError) as error:
+                raise ValueError(f"--log '{path}' must be a vis_data/scalars.json, a dict of numbers in each line, got "
+                                 f'{line[:60]!r}') from error
+            measured.update({key: values[key] for key in _METRICS if key in values})
+            lines.append(line + '\n')
+    return ''.join(lines).encode(), measured
+
+
+class _Indented(yaml.SafeDumper):
+
+    def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
+        super().increase_indent(flow, False)
+
+
+def metafile_entry(name: str, config: str, file: str, log: str | None, count: FlopCount,
+                   measured: Mapping[str, float]) -> str:
+    """Lines for ``Models:`` of a metafile.
+
+    Args:
+        name (str): Name of the model.
+        config (str): Path of its config, below the top level.
+        file (str): Name of the checkpoint.
+        log (str, optional): Name of the log.
+        count (FlopCount): Multiply-adds and parameters.
+        measured (Mapping[str, float]): From :func:`read_log`.
+
+    Returns:
+        str: YAML.
+    """
+    data = name.rsplit('_', 1)[-1]
+    data = _DATASETS.get(data, data)
+    results = [
+        dict(Dataset=data, Metrics={metric: round(measured[key] * factor, 2)}, Task=task)
+        for key, (task, metric, factor) in _METRICS.items() if key in measured]
+    metadata = {'Training Data': data, 'FLOPs': count.flops, 'Parameters': count.params}
+    entry = {'Name': name, 'Metadata': metadata, 'In Collection': 'PerViT', **({'Results': results} if results else {}),
+             'Weights': PREFIX + file, **({'Training log': f'{FOLDER}/{log}'} if log else {}), 'Config': config}
+    return yaml.dump({'Models': [entry]}, sort_keys=False, Dumper=_Indented).split('\n', 1)[1]  # without 'Models:'
+
+
+def _write(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f'.{path.name}.partial')
+    partial.write_bytes(content)
+    os.replace(partial, path)
+
+
+def _write_all(root: Path, name: str, files: Mapping[str, bytes], outputs: np.ndarray, replace: bool) -> list[str]:
+    """Write the files, their sums and what the first of them computes; returns what was removed for them."""
+    folder, record = root / FOLDER, root / RECORDS / f'{name}.npz'
+    earlier = re.compile(rf'{re.escape(name)}_\d{{8}}(-[0-9a-f]{{8}}\.pth|\.log\.json)')
+    sums = read_sums(folder)
+    removed = [file for file in sums if replace and earlier.fullmatch(file) and file not in files]
+    new = {file: hashlib.sha256(content).hexdigest() for file, content in files.items()}
+    for file in new:
+        if sums.get(file, new[file]) != new[file] and not replace:
+            raise ValueError(f"'{folder / file}' is published already, with other content: give --replace, or another "
+                             '--date')
+    sums = {file: digest for file, digest in {**sums, **new}.items() if file not in removed}
+    for file, content in files.items():
+        _write(folder / file, content)
+    _write(folder / SUMS, ''.join(f'{sums[file]}  {file}\n' for file in sorted(sums)).encode())
+    records = dict(np.load(record)) if record.is_file() else {}
+    records = {file: value for file, value in records.items() if file in sums}
+    buffer = io.BytesIO()
+    np.savez(buffer, **{next(iter(files)): outputs, **records})  # what is recorded once stays
+    _write(record, buffer.getvalue())
+    for file in removed:
+        (folder / file).unlink(missing_ok=True)
+    return removed
+
+
+def publish(config: str | Path, checkpoint: str | Path, root: str | Path, logs: Sequence[str | Path] = (),
+            date: str | None = None, replace: bool = False, max_bytes: int | None = MAX_BYTES) -> Published:
+    """Publish a checkpoint: check it, and write all that belongs to it.
+
+    Args:
+        config (str | Path): Its config file in ``root``, whose stem is the model's name.
+        checkpoint (str | Path): What MMEngine's runner saved.
+        root (str | Path): Top level of a clone.
+        logs (Sequence[str | Path]): For :func:`read_log`. Defaults to none.
+        date (str, optional): YYYYMMDD. Defaults to None, which takes today's.
+        replace (bool): Whether earlier files of this model go. Defaults to False: once published, files stay.
+        max_bytes (int, optional): Largest size, or None for any. Defaults to :data:`MAX_BYTES`.
+
+    Returns:
+        Published: What there is now, and the lines for the metafile.
+
+    Raises:
+        ValueError: If something doesn't fit; nothing is written then.
+    """
+    root, config = Path(root).resolve(), Path(config).resolve()
+    if root not in config.parents or not (root / 'model-index.yml').is_file() or root.name == '.mim':
+        raise ValueError(f"config must be in a clone of the repository, and '{config}' is not in '{root}', or that is "
+                         'none: publish from a clone')
+    date = date or datetime.date.today().strftime('%Y%m%d')
+    if not re.fullmatch(r'\d{8}', date):
+        raise ValueError(f'date must be YYYYMMDD, got {date!r}')
+    content, cfg = read_checkpoint(checkpoint), Config.fromfile(config)
+    log, measured = read_log(logs)
+    stripped = strip_checkpoint(content)
+    data = to_bytes(stripped)
+    if max_bytes is not None and len(data) > max_bytes:
+        raise ValueError(f"'{checkpoint}' is {len(data):,} bytes when stripped, and {max_bytes:,} is the limit of what "
+                         'is kept in the repository and its wheel; --force-size publishes it all the same')
+    model = build_model(cfg, stripped['state_dict'])
+    count = count_flops(model, input_shape(cfg))
+    name, digest = config.stem, hashlib.sha256(data).hexdigest()
+    file, log_file = f'{name}_{date}-{digest[:8]}.pth', f'{name}_{date}.log.json' if logs else None
+    removed = _write_all(root, name, {file: data, **({log_file: log} if log_file else {})},
+                         recorded_outputs(model, cfg), replace)
+    entry = metafile_entry(name, config.relative_to(root).as_posix(), file, log_file, count, measured)
+    return Published(root / FOLDER / file, digest, 'ema_state_dict' in content, removed, entry)

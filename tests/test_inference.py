@@ -1,0 +1,131 @@
+"""demo/image_demo.py and what it stands on, against the networks themselves."""
+import json
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from dense_configs import read
+from mmengine.registry import MODELS, DefaultScope
+
+from pervit_mm.inference import ImagePredictor, find_images, predict_images
+
+ROOT = Path(__file__).resolve().parents[1]
+CLASSES = tuple('abcdefghijk')
+CONFIGS = dict(
+    mmpretrain='pervit_nano_3e_fashion-mnist', mmdet='detection/mask-rcnn_pervit-nano_fashion-scenes',
+    mmseg='segmentation/pervit-nano_fpn_fashion-scenes')
+
+
+@pytest.fixture(scope='module')
+def images(tmp_path_factory):
+    """A folder with two images of noise, a text file and a subfolder with a third."""
+    folder = tmp_path_factory.mktemp('images')
+    rng = np.random.default_rng(0)
+    (folder / 'more').mkdir()
+    for name in ('one.png', 'two.jpg', 'more/three.png'):
+        cv2.imwrite(str(folder / name), rng.integers(0, 256, (40, 56, 3), dtype=np.uint8))
+    (folder / 'notes.txt').write_text('no image')
+    return folder
+
+
+@pytest.fixture(scope='module')
+def checkpoints(tmp_path_factory):
+    """Untrained weights of a model of each toolbox."""
+    folder, files = tmp_path_factory.mktemp('checkpoints'), {}
+    for toolbox, name in CONFIGS.items():
+        pytest.importorskip(toolbox)
+        cfg = read(name)
+        with DefaultScope.overwrite_default_scope(toolbox):
+            torch.manual_seed(0)
+            model = MODELS.build(cfg.model)
+        classes = CLASSES[:10 if toolbox != 'mmseg' else 11]
+        meta = dict(dataset_meta=dict(classes=classes, palette=[(i, 2 * i, 3 * i) for i in range(len(classes))]))
+        files[toolbox] = str(folder / f'{toolbox}.pth')
+        torch.save(dict(state_dict=model.state_dict(), meta=meta), files[toolbox])
+    return files
+
+
+def predictor(toolbox, checkpoints):
+    return ImagePredictor(str(ROOT / 'configs' / f'{CONFIGS[toolbox]}.py'), checkpoints[toolbox], 'cpu')
+
+
+def test_images_of_a_file_a_folder_and_a_pattern(images):
+    assert find_images(images / 'notes.txt') == [images / 'notes.txt'], 'a file that was named is taken'
+    assert find_images(str(images)) == [images / 'one.png', images / 'two.jpg']
+    assert find_images(f'{images}/**/*.png') == [images / 'more/three.png', images / 'one.png']
+    with pytest.raises(FileNotFoundError, match='nothing'):
+        find_images(images / 'nothing*')
+
+
+def test_classifier(images, checkpoints, tmp_path):
+    model = predictor('mmpretrain', checkpoints)
+    result = model.predict(images / 'one.png', tmp_path)
+    grey = cv2.imread(str(images / 'one.png'), cv2.IMREAD_GRAYSCALE).astype(np.float32)
+    assert len(result['pred_scores']) == 10 and sum(result['pred_scores']) == pytest.approx(1, abs=1e-5)
+    assert result['pred_class'] == CLASSES[int(np.argmax(result['pred_scores']))]
+    assert result['pred_score'] == max(result['pred_scores'])
+    # Another way to grey and to 28 x 28 differs by roundings of the pixels alone.
+    x = torch.from_numpy(cv2.resize(grey, (28, 28))).view(1, 1, 28, 28)
+    scores = model.inferencer.model((x - 72.94) / 90.02).softmax(1).flatten()
+    assert np.allclose(result['pred_scores'], scores.detach(), atol=0.02)
+    picture = cv2.imread(result['picture'])
+    assert picture.shape == (224, 313, 3) or picture.shape == (224, 314, 3)
+
+
+def test_detector(images, checkpoints, tmp_path):
+    result = predictor('mmdet', checkpoints).predict(images / 'one.png', tmp_path, score_thr=0.05)
+    assert result['detections'], 'untrained scores are near 1 / 11'
+    for found in result['detections']:
+        assert found['score'] >= 0.05 and found['class'] == CLASSES[found['label']]
+        x1, y1, x2, y2 = found['bbox']
+        assert 0 <= x1 <= x2 <= 56 and 0 <= y1 <= y2 <= 40 and found['mask']['size'] == [40, 56]
+    assert cv2.imread(result['picture']).shape == (40, 56, 3)
+    assert predictor('mmdet', checkpoints).predict(images / 'one.png', tmp_path, score_thr=1.)['detections'] == []
+
+
+def test_segmentor(images, checkpoints, tmp_path):
+    model = predictor('mmseg', checkpoints)
+    result = model.predict(images / 'one.png', tmp_path)
+    labels = cv2.imread(result['label_map'], cv2.IMREAD_UNCHANGED)
+    assert labels.shape == cv2.imread(result['picture']).shape[:2] == (40, 56)
+    bgr = torch.from_numpy(cv2.imread(str(images / 'one.png'))).permute(2, 0, 1)[None]
+    network, x = model.inferencer.model, (bgr.flip(1) - 72.94) / 90.02
+    logits = network.encode_decode(x, [dict(img_shape=(40, 56), ori_shape=(40, 56))])
+    assert (logits.argmax(1)[0].numpy() == labels).mean() > 0.999
+    assert sum(result['shares'].values()) == pytest.approx(1)
+    for name, share in result['shares'].items():
+        assert share == pytest.approx((labels == CLASSES.index(name)).mean())
+
+
+def run_demo(monkeypatch, *args):
+    import runpy
+    monkeypatch.setattr(sys, 'argv', ['image_demo.py', *map(str, args)])
+    runpy.run_path(str(ROOT / 'demo' / 'image_demo.py'), run_name='__main__')
+
+
+def test_demo_writes_predictions_and_pictures(images, checkpoints, tmp_path, monkeypatch, capsys):
+    run_demo(monkeypatch, images, ROOT / 'configs' / f'{CONFIGS["mmpretrain"]}.py', '--weights',
+             checkpoints['mmpretrain'], '--out-dir', tmp_path / 'out', '--device', 'cpu')
+    written = json.loads((tmp_path / 'out' / 'predictions.json').read_text())
+    assert [Path(entry['file']).name for entry in written] == ['one.png', 'two.jpg']
+    assert all(Path(entry['picture']).is_file() for entry in written)
+    out = capsys.readouterr().out
+    assert '2/2' in out and '2 images' in out
+
+
+@pytest.mark.parametrize('args, message', [
+    (('nowhere.png', 'pervit_nano_3e_fashion-mnist'), 'nowhere.png'),
+    (('{images}', 'pervit_giant'), 'pervit_giant'),
+    (('{images}', str(ROOT / 'configs' / 'pervit_tiny.py')), 'weights'),
+])
+def test_demo_says_what_is_wrong(images, args, message, monkeypatch):
+    with pytest.raises(SystemExit, match=message):
+        run_demo(monkeypatch, *(arg.format(images=images) for arg in args))
+
+
+def test_pictures_are_not_overwritten(images, checkpoints, tmp_path):
+    with pytest.raises(ValueError, match="'one'"):
+        predict_images(predictor('mmpretrain', checkpoints), [images / 'one.png', Path('other/one.png')], tmp_path)

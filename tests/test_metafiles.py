@@ -1,0 +1,134 @@
+"""model-index.yml and its metafiles by OpenMMLab's rules, with every number counted again or written down here."""
+import re
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from mmengine.config import Config
+from mmengine.dataset import default_collate
+from mmengine.registry import MODELS, DefaultScope
+
+import pervit_mm
+from pervit_mm import checkpoints
+from pervit_mm.analysis.flops import count_flops
+from pervit_mm.publishing import input_shape
+
+ROOT = Path(__file__).parents[1]
+IMPORTED = yaml.safe_load((ROOT / 'model-index.yml').read_text())['Import']
+METAFILES = {name: yaml.safe_load((ROOT / name).read_text()) for name in IMPORTED}
+ENTRIES = {entry['Name']: entry for content in METAFILES.values() for entry in content['Models']}
+COLLECTIONS = [entry for content in METAFILES.values() for entry in content.get('Collections', [])]
+FASHION_MNIST = ROOT / 'data' / 'fashion_mnist'
+#: Top-1 on ImageNet-1k at 224 px that the paper has (table of comparison with the state of the art).
+CITED = {'pervit-small_3rdparty_in1k': 82.1, 'pervit-medium_3rdparty_in1k': 82.9}
+TASKS = {'mmpretrain': {'Image Classification'}, 'mmdet': {'Object Detection', 'Instance Segmentation'},
+         'mmseg': {'Semantic Segmentation'}}
+
+
+def config_of(name):
+    cfg = Config.fromfile(ROOT / ENTRIES[name]['Config'])
+    if find_spec(cfg.default_scope) is None:
+        pytest.skip(f'{cfg.default_scope} is not installed')
+    return cfg
+
+
+def build(cfg):
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        return MODELS.build(cfg.model)
+
+
+def is_converted(name):
+    return '3rdparty' in name
+
+
+def test_the_index_names_every_metafile():
+    there = {str(path.relative_to(ROOT)) for path in (ROOT / 'configs').rglob('metafile.y*ml')}
+    assert set(IMPORTED) == there and len(IMPORTED) == len(there)
+    assert all(content['Models'] for content in METAFILES.values()), 'an empty list breaks readers of the index'
+    names = [entry['Name'].lower() for content in METAFILES.values() for entry in content['Models']]
+    assert len(names) == len(set(names)), "MMPretrain's hub goes by lower case"
+
+
+def test_openmmlab_s_reader_has_no_complaint():
+    load = pytest.importorskip('modelindex.load_model_index').load
+    index = load(str(ROOT / 'model-index.yml'))
+    # OpenMMLab writes paths from the top level, the reader looks beside the metafile; see the test of collections.
+    assert [error for error in index.check(silent=True) if 'Path to README file' not in error] == []
+    assert {model.name for model in index.models} == set(ENTRIES)
+
+
+def test_collections():
+    assert [collection['Name'] for collection in COLLECTIONS] == ['PerViT']
+    paper = COLLECTIONS[0]['Paper']
+    assert paper == dict(Title='Peripheral Vision Transformer', URL='https://arxiv.org/abs/2206.06801')
+    assert (ROOT / COLLECTIONS[0]['README']).is_file() and (ROOT / COLLECTIONS[0]['Code']['URL']).is_file()
+    assert re.fullmatch(r'v\d+\.\d+\.\d+', COLLECTIONS[0]['Code']['Version'])
+    assert COLLECTIONS[0]['Code']['Version'] <= f'v{pervit_mm.__version__}'
+
+
+@pytest.mark.parametrize('name', ENTRIES)
+def test_entry(name):
+    entry = ENTRIES[name]
+    known = {'Name', 'Metadata', 'In Collection', 'Results', 'Weights', 'Training log', 'Config', 'Converted From'}
+    assert entry.keys() <= known and entry['In Collection'] == 'PerViT'
+    path = ROOT / entry['Config']
+    assert path.is_file() and path.parts[-2] != '_base_'
+    for key in ('FLOPs', 'Parameters'):
+        assert type(entry['Metadata'][key]) is int and entry['Metadata'][key] > 0
+    cfg = Config.fromfile(path)
+    for result in entry.get('Results', []):
+        assert result.keys() == {'Dataset', 'Metrics', 'Task'} and result['Task'] in TASKS[cfg.default_scope]
+        assert all(isinstance(value, float) and 0 < value < 100 for value in result['Metrics'].values())
+    if is_converted(name):
+        size = re.fullmatch('pervit-(tiny|small|medium)_3rdparty_in1k', name)[1]
+        assert entry['Config'] == f'configs/pervit_{size}.py'
+        assert entry['Converted From'] == dict(Code='https://github.com/juhongm999/pervit')
+        assert 'Weights' not in entry, "the authors' files are not ours to give out"
+    else:
+        assert path.stem == name and 'Converted From' not in entry
+        assert entry['Results'], 'a model with weights has been measured'
+        file = entry['Weights'].removeprefix('pervit_mm://')
+        digest = checkpoints.published()[file]
+        assert re.fullmatch(rf'{re.escape(name)}_20\d{{6}}-{digest[:8]}\.pth', file)
+        log = entry.get('Training log', 'checkpoints/SHA256SUMS')
+        assert (ROOT / log).is_file() and Path(log).parent == Path('checkpoints')
+
+
+@pytest.mark.parametrize('name', ENTRIES)
+def test_flops_and_parameters_are_counted(name):
+    cfg = config_of(name)
+    count = count_flops(build(cfg), input_shape(cfg))
+    metadata = ENTRIES[name]['Metadata']
+    assert (count.flops, count.params) == (metadata['FLOPs'], metadata['Parameters'])
+
+
+def test_the_paper_s_results_are_cited():
+    """And no other: for PerViT-T no independent source of its number was at hand."""
+    found = {name: entry['Results'] for name, entry in ENTRIES.items() if is_converted(name) and 'Results' in entry}
+    assert found == {name: [dict(Dataset='ImageNet-1k', Metrics={'Top 1 Accuracy': top1}, Task='Image Classification')]
+                     for name, top1 in CITED.items()}
+
+
+@pytest.mark.filterwarnings('ignore:.*copy keyword', 'ignore:.*not writable')  # of MMPretrain's data set, per image
+@pytest.mark.skipif(not (FASHION_MNIST / 't10k-images-idx3-ubyte').is_file(), reason='no Fashion-MNIST')
+@pytest.mark.parametrize('name', [name for name in ENTRIES if name.endswith('_fashion-mnist')])
+def test_accuracy_is_what_the_published_weights_have(name):
+    """All 10,000 test images, through the config's pipeline."""
+    mmpretrain = pytest.importorskip('mmpretrain')
+    import pervit_mm.zoo  # noqa: F401
+    model = mmpretrain.get_model(name, pretrained=True)
+    dataset = model._config.test_dataloader.dataset
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        images = mmpretrain.registry.DATASETS.build({**dataset, 'data_root': str(FASHION_MNIST)})
+    right = 0
+    with torch.inference_mode():
+        for start in range(0, len(images), 500):
+            batch = default_collate([images[i] for i in range(start, start + 500)])
+            labels = torch.cat([sample.gt_label for sample in batch['data_samples']])
+            logits = model(model.data_preprocessor(batch, False)['inputs'])
+            right += int((logits.argmax(1) == labels).sum())
+    assert len(images) == 10000
+    # Five images may fall differently on another machine.
+    assert right / 100 == pytest.approx(ENTRIES[name]['Results'][0]['Metrics']['Top 1 Accuracy'], abs=0.05)

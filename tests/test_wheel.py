@@ -1,0 +1,176 @@
+"""The wheel: what it carries, and that all of the zoo works from it where no clone is."""
+import json
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+# What a clone has besides isn't needed to build.
+SOURCES = ('pervit_mm', 'configs', 'tools', 'checkpoints', 'demo', 'setup.py', 'setup.cfg', 'pyproject.toml',
+           'MANIFEST.in', 'README.md', 'LICENSE', 'CHANGELOG.md', 'CITATION.cff', 'model-index.yml')
+CARRIED = ('configs', 'tools', 'checkpoints', 'demo')
+NANO = 'pervit_nano_fashion-mnist'
+
+# Runs in the new environment, in an empty folder, without network.
+SCRIPT = '''
+import json
+import socket
+import sys
+
+
+def refuse(*args, **kwargs):
+    raise OSError('this must work offline')
+
+
+socket.socket.connect = socket.getaddrinfo = refuse
+
+import cv2
+import numpy as np
+import pervit_mm.zoo
+from mmpretrain import FeatureExtractor, ImageClassificationInferencer, get_model, inference_model, list_models
+from pervit_mm.checkpoints import package_root
+from pervit_mm.publishing import recorded_outputs
+
+NANO = sys.argv[1]
+image = np.zeros((56, 42, 3), np.uint8)
+image[6:50, 4:38] = (90, 200, 160)
+cv2.imwrite('item.png', image)
+model = get_model(NANO, pretrained=True)
+result = ImageClassificationInferencer(NANO)('item.png')[0]
+print(json.dumps(dict(
+    package=pervit_mm.__file__,
+    root=str(package_root()),
+    path=sys.path,
+    names=list_models('pervit*'),
+    outputs=recorded_outputs(model, model._config).tolist(),
+    classes=[result['pred_class'], inference_model(NANO, 'item.png')['pred_class'],
+             model._dataset_meta['classes'][int(result['pred_label'])]],
+    feature=list(FeatureExtractor(NANO, pretrained=True)('item.png')[0][0].shape))))
+'''
+
+
+def run(*command, **options):
+    """A command that must succeed; returns what it printed."""
+    env = {key: value for key, value in os.environ.items() if key not in ('PYTHONPATH', 'PYTHONHOME')}
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=900,
+                          env={**env, 'OMP_NUM_THREADS': '1', 'PIP_NO_INDEX': '1'}, **options)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
+    return done.stdout
+
+
+def pip_wheel(source, target):
+    run(sys.executable, '-m', 'pip', 'wheel', source, '--no-deps', '--no-build-isolation', '-q', '-w', target)
+    return next(Path(target).glob('*.whl'))
+
+
+def contents(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+@pytest.fixture(scope='module')
+def sources(tmp_path_factory):
+    """A copy, so that neither does the clone get a build folder, nor does one of it matter."""
+    if find_spec('setuptools') is None or find_spec('pip') is None:
+        pytest.skip('setuptools or pip is not installed')
+    folder = tmp_path_factory.mktemp('sources')
+    for name in SOURCES:
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns('__pycache__', '.*'))
+        elif (ROOT / name).is_file():
+            shutil.copy(ROOT / name, folder / name)
+    return folder
+
+
+@pytest.fixture(scope='module')
+def wheel(sources, tmp_path_factory):
+    """Built with leftovers around: of an earlier build, of Python, of an editor, and a checkpoint that is too large."""
+    stale = sources / 'build' / 'lib' / 'pervit_mm' / '.mim' / 'configs' / 'gone.py'
+    stale.parent.mkdir(parents=True)
+    for path in (stale, sources / 'tools' / '.train.py.swp', sources / 'configs' / 'x.pyc'):
+        path.touch()
+    large = sources / 'checkpoints' / 'large.pth'
+    with large.open('wb') as file:
+        file.truncate(10_000_001)
+    before = sorted(path for path in (sources / 'pervit_mm').rglob('*'))
+    wheel = pip_wheel(sources, tmp_path_factory.mktemp('wheel'))
+    assert sorted(path for path in (sources / 'pervit_mm').rglob('*')) == before, 'nothing is copied into the package'
+    for path in (sources / 'tools' / '.train.py.swp', sources / 'configs' / 'x.pyc', large):
+        path.unlink()
+    return wheel
+
+
+def test_what_the_wheel_carries(wheel):
+    found = contents(wheel)
+    expected = {'README.md', 'model-index.yml'}
+    for folder in CARRIED:
+        expected |= {str(path.relative_to(ROOT)) for path in (ROOT / folder).rglob('*')
+                     if path.is_file() and path.suffix != '.pyc'}
+    assert {name for name in found if '/.mim/' in name} == {f'pervit_mm/.mim/{name}' for name in expected}
+    index = yaml.safe_load(found['pervit_mm/.mim/model-index.yml'])
+    for name in index['Import']:
+        for entry in yaml.safe_load(found[f'pervit_mm/.mim/{name}'])['Models']:
+            assert f'pervit_mm/.mim/{entry["Config"]}' in found
+            if 'Weights' in entry:
+                assert f'pervit_mm/.mim/checkpoints/{entry["Weights"].removeprefix("pervit_mm://")}' in found
+    assert not [name for name in found if name.startswith(('tests', 'build')) or 'zoo/' in name]
+    assert len(wheel.read_bytes()) < 60e6
+
+
+def test_a_source_distribution_builds_the_same(sources, wheel, tmp_path):
+    """And an editable installation has no copies: it uses the clone's."""
+    script = 'import sys; from setuptools import build_meta; _, sdist, editable = sys.argv; ' \
+        'build_meta.build_sdist(sdist); build_meta.build_editable(editable)'
+    for name in ('sdist', 'editable', 'wheel'):
+        (tmp_path / name).mkdir()
+    run(sys.executable, '-c', script, tmp_path / 'sdist', tmp_path / 'editable', cwd=sources)
+    again = contents(pip_wheel(next((tmp_path / 'sdist').glob('*.tar.gz')), tmp_path / 'wheel'))
+    first = contents(wheel)
+    assert again.keys() == first.keys()
+    assert [name for name in first if first[name] != again[name] and not name.endswith('/RECORD')] == []
+    editable = contents(next((tmp_path / 'editable').glob('*.whl')))
+    assert not [name for name in editable if '.mim' in name] and not (sources / 'pervit_mm' / '.mim').exists()
+
+
+@pytest.fixture(scope='module')
+def python(wheel, tmp_path_factory):
+    """Interpreter of an environment with the wheel that sees the packages here, but not pervit_mm."""
+    if find_spec('mmpretrain') is None:
+        pytest.skip('mmpretrain is not installed')
+    folder = tmp_path_factory.mktemp('environment')
+    links = folder / 'links'
+    links.mkdir()
+    for place in sys.path:
+        if Path(place).name in ('site-packages', 'dist-packages'):
+            for path in Path(place).iterdir():
+                if 'pervit_mm' not in path.name and not (links / path.name).exists():
+                    (links / path.name).symlink_to(path)
+    run(sys.executable, '-m', 'venv', '--without-pip', folder / 'venv')
+    python = folder / 'venv' / 'bin' / 'python'
+    purelib = Path(run(python, '-c', 'import sysconfig; print(sysconfig.get_path("purelib"))').strip())
+    (purelib / 'links.pth').write_text(f'{links}\n')
+    run(python, '-m', 'pip', 'install', '--no-deps', '-q', '--disable-pip-version-check', wheel)
+    return python
+
+
+def test_everything_works_from_the_wheel(python, tmp_path):
+    found = json.loads(run(python, '-c', SCRIPT, NANO, cwd=tmp_path).splitlines()[-1])
+    environment = python.parents[1].resolve()
+    assert environment in Path(found['package']).resolve().parents
+    assert Path(found['root']) == Path(found['package']).parent / '.mim'
+    assert str(ROOT) not in found['path']
+    index = yaml.safe_load((ROOT / 'configs' / 'metafile.yml').read_text())['Models']
+    assert found['names'] == sorted(entry['Name'] for entry in index)
+    file = next(entry['Weights'] for entry in index if entry['Name'] == NANO).removeprefix('pervit_mm://')
+    record = np.load(ROOT / 'tests' / 'data' / 'published' / f'{NANO}.npz')[file]
+    np.testing.assert_allclose(found['outputs'], record, atol=1e-5, rtol=1e-5)
+    assert len(set(found['classes'])) == 1 and found['feature'] == [96]
+    assert sorted(os.listdir(tmp_path)) == ['item.png']

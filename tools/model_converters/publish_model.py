@@ -1,0 +1,49 @@
+#!/usr/bin/env python
+"""Publish the checkpoint of a training in checkpoints/, without the states of its optimizer, schedulers and logger.
+
+    python tools/model_converters/publish_model.py configs/pervit_nano_fashion-mnist.py \\
+        work_dirs/pervit_nano_fashion-mnist/epoch_40.pth \\
+        --log work_dirs/pervit_nano_fashion-mnist/*/vis_data/scalars.json
+
+The file becomes {model}_{date}-{first 8 digits of its sha256}.pth, named after the config; SHA256SUMS has all digits.
+The log goes beside it, and what the model computes into tests/data/published. Paste the lines that are printed into
+configs/metafile.yml, configs/detection/metafile.yml or configs/segmentation/metafile.yml, which model-index.yml has to
+import. Where EMAHook averaged weights, the averages are published.
+
+MMPretrain's publish_model.py doesn't serve: without pervit_mm it can't read MMEngine's files under torch 2.6 and later,
+and it keeps the config, paths included, and every entry that it doesn't know.
+"""
+import argparse
+import sys
+
+import pervit_mm  # noqa: F401  registers everything, and lets torch >= 2.6 read checkpoints
+from pervit_mm import publishing
+from pervit_mm.checkpoints import package_root
+
+
+def main(argv=None) -> None:
+    """Read the command line, publish, and print what to paste."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('config', help='config file of this clone; its stem is the name of the model')
+    parser.add_argument('checkpoint', help="checkpoint of MMEngine's runner")
+    parser.add_argument('--log', nargs='+', default=[], metavar='FILE',
+                        help="the training's vis_data/scalars.json; of a resumed one all, in the order of time")
+    parser.add_argument('--date', metavar='YYYYMMDD', help="for the names; default today's")
+    parser.add_argument('--replace', action='store_true', help='remove what was published of this model before')
+    parser.add_argument('--force-size', action='store_true',
+                        help=f'publish more than {publishing.MAX_BYTES:,} bytes; no wheel will carry them')
+    args = parser.parse_args(argv)
+    try:
+        done = publishing.publish(args.config, args.checkpoint, package_root(), args.log, args.date, args.replace,
+                                  None if args.force_size else publishing.MAX_BYTES)
+    except (OSError, TypeError, ValueError) as error:
+        sys.exit(f'tools/model_converters/publish_model.py: {error}')
+    print(f'{done.path}: {done.path.stat().st_size:,} bytes, sha256 {done.sha256}'
+          f'{", weights averaged by EMAHook" if done.had_ema else ""}')
+    if done.removed:
+        print(f'Removed: {", ".join(done.removed)}')
+    print(f'For the metafile, with the results that were measured:\n{done.entry}', end='')
+
+
+if __name__ == '__main__':
+    main()
