@@ -7,7 +7,6 @@ model computes: a later version of the package must load it and compute the same
 import datetime
 import hashlib
 import io
-import json
 import os
 import re
 import sys
@@ -18,14 +17,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-import yaml
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
 
-from .analysis.flops import FlopCount, count_flops
-from .checkpoints import FOLDER, PREFIX, SUMS, read_sums
+from .analysis.flops import count_flops
+from .checkpoints import FOLDER, SUMS, read_sums
 from .export import image_size_of
+from .metafile import metafile_entry, read_log
 from .official import read_checkpoint
 
 #: Largest file that is published without being forced; setup.py leaves larger ones out of the wheel.
@@ -34,16 +33,6 @@ MAX_BYTES = 10_000_000
 RECORDS = 'tests/data/published'
 #: Image size of models that test with images of several sizes, for their FLOPs and what is recorded of them.
 DENSE_SIZE = (224, 224)
-
-# What a log calls it -> task, metric and factor, as the toolboxes' metafiles have them.
-_METRICS = {
-    'accuracy/top1': ('Image Classification', 'Top 1 Accuracy', 1),
-    'coco/bbox_mAP': ('Object Detection', 'box AP', 100),
-    'coco/segm_mAP': ('Instance Segmentation', 'mask AP', 100),
-    'mIoU': ('Semantic Segmentation', 'mIoU', 1),
-}
-_DATASETS = {'fashion-mnist': 'Fashion-MNIST', 'fashion-scenes': 'FashionScenes'}
-
 
 class Published(NamedTuple):
     """What :func:`publish` did.
@@ -176,65 +165,6 @@ def recorded_outputs(model: nn.Module, cfg: Config) -> np.ndarray:
     return torch.cat([x.flatten(2).mean(2) if x.dim() > 2 else x for x in levels], 1).numpy()
 
 
-def read_log(paths: Sequence[str | Path]) -> tuple[bytes, dict[str, float]]:
-    """Join the ``vis_data/scalars.json`` of a training and its resumptions.
-
-    Args:
-        paths (Sequence[str | Path]): In the order of time.
-
-    Returns:
-        tuple[bytes, dict[str, float]]: The lines of all, and the last number of each kind that a metafile has.
-
-    Raises:
-        ValueError: If a line holds anything but numbers, as other logs do.
-    """
-    lines, measured = [], {}
-    for path in paths:
-        for line in Path(path).read_text().splitlines():
-            try:
-                values = json.loads(line)
-                if not all(isinstance(value, (int, float)) for value in values.values()):
-                    raise ValueError
-            except (AttributeError, ValueError) as error:
-                raise ValueError(f"--log '{path}' must be a vis_data/scalars.json, a dict of numbers in each line, got "
-                                 f'{line[:60]!r}') from error
-            measured.update({key: values[key] for key in _METRICS if key in values})
-            lines.append(line + '\n')
-    return ''.join(lines).encode(), measured
-
-
-class _Indented(yaml.SafeDumper):
-
-    def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
-        super().increase_indent(flow, False)
-
-
-def metafile_entry(name: str, config: str, file: str, log: str | None, count: FlopCount,
-                   measured: Mapping[str, float]) -> str:
-    """Lines for ``Models:`` of a metafile.
-
-    Args:
-        name (str): Name of the model.
-        config (str): Path of its config, below the top level.
-        file (str): Name of the checkpoint.
-        log (str, optional): Name of the log.
-        count (FlopCount): Multiply-adds and parameters.
-        measured (Mapping[str, float]): From :func:`read_log`.
-
-    Returns:
-        str: YAML.
-    """
-    data = name.rsplit('_', 1)[-1]
-    data = _DATASETS.get(data, data)
-    results = [
-        dict(Dataset=data, Metrics={metric: round(measured[key] * factor, 2)}, Task=task)
-        for key, (task, metric, factor) in _METRICS.items() if key in measured]
-    metadata = {'Training Data': data, 'FLOPs': count.flops, 'Parameters': count.params}
-    entry = {'Name': name, 'Metadata': metadata, 'In Collection': 'PerViT', **({'Results': results} if results else {}),
-             'Weights': PREFIX + file, **({'Training log': f'{FOLDER}/{log}'} if log else {}), 'Config': config}
-    return yaml.dump({'Models': [entry]}, sort_keys=False, Dumper=_Indented).split('\n', 1)[1]  # without 'Models:'
-
-
 def _write(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f'.{path.name}.partial')
@@ -268,17 +198,19 @@ def _write_all(root: Path, name: str, files: Mapping[str, bytes], outputs: np.nd
 
 
 def publish(config: str | Path, checkpoint: str | Path, root: str | Path, logs: Sequence[str | Path] = (),
-            date: str | None = None, replace: bool = False, max_bytes: int | None = MAX_BYTES) -> Published:
+            date: str | None = None, replace: bool = False, max_bytes: int | None = MAX_BYTES,
+            command: str | None = None) -> Published:
     """Publish a checkpoint: check it, and write all that belongs to it.
 
     Args:
         config (str | Path): Its config file in ``root``, whose stem is the model's name.
         checkpoint (str | Path): What MMEngine's runner saved.
         root (str | Path): Top level of a clone.
-        logs (Sequence[str | Path]): For :func:`read_log`. Defaults to none.
+        logs (Sequence[str | Path]): For :func:`pervit_mm.metafile.read_log`. Defaults to none.
         date (str, optional): YYYYMMDD. Defaults to None, which takes today's.
         replace (bool): Whether earlier files of this model go. Defaults to False: once published, files stay.
         max_bytes (int, optional): Largest size, or None for any. Defaults to :data:`MAX_BYTES`.
+        command (str, optional): What trained it. Defaults to None, tools/train.py with the config alone.
 
     Returns:
         Published: What there is now, and the lines for the metafile.
@@ -306,5 +238,7 @@ def publish(config: str | Path, checkpoint: str | Path, root: str | Path, logs: 
     file, log_file = f'{name}_{date}-{digest[:8]}.pth', f'{name}_{date}.log.json' if logs else None
     removed = _write_all(root, name, {file: data, **({log_file: log} if log_file else {})},
                          recorded_outputs(model, cfg), replace)
-    entry = metafile_entry(name, config.relative_to(root).as_posix(), file, log_file, count, measured)
+    relative = config.relative_to(root).as_posix()
+    entry = metafile_entry(name, relative, file, log_file, count, measured,
+                           command or f'python tools/train.py {relative}')
     return Published(root / FOLDER / file, digest, 'ema_state_dict' in content, removed, entry)

@@ -21,7 +21,9 @@ from mmengine.logging import HistoryBuffer
 from mmengine.registry import MODELS, DefaultScope
 
 from pervit_mm import publishing
-from pervit_mm.publishing import MAX_BYTES, build_model, publish, read_log, recorded_outputs, strip_checkpoint, to_bytes
+from pervit_mm.analysis.flops import FlopCount
+from pervit_mm.metafile import metafile_entry, read_log
+from pervit_mm.publishing import MAX_BYTES, build_model, publish, recorded_outputs, strip_checkpoint, to_bytes
 
 pytest.importorskip('mmpretrain')
 
@@ -100,7 +102,8 @@ def test_what_is_written(clone):
     # One entry, as the metafiles have them, with what this model has by its config.
     assert yaml.safe_load(done.entry) == [{
         'Name': NAME, 'In Collection': 'PerViT',
-        'Metadata': {'Training Data': 'Fashion-MNIST', 'Parameters': sum(p.numel() for p in clone.model.parameters()),
+        'Metadata': {'Training Data': 'Fashion-MNIST', 'Training Command': f'python tools/train.py configs/{NAME}.py',
+                     'Parameters': sum(p.numel() for p in clone.model.parameters()),
                      'FLOPs': publishing.count_flops(clone.model, (1, 12, 16)).flops},
         'Results': [dict(Task='Image Classification', Dataset='Fashion-MNIST', Metrics={'Top 1 Accuracy': 71.26})],
         'Weights': f'pervit_mm://{done.path.name}', 'Training log': f'checkpoints/{log}',
@@ -210,16 +213,17 @@ def test_what_is_recorded_once_stays(clone, monkeypatch):
 
 def test_logs_of_a_resumed_run_are_joined(tmp_path):
     (tmp_path / 'a').write_text('{"coco/bbox_mAP": 0.1, "coco/segm_mAP": 0.2}\n')
-    (tmp_path / 'b').write_text('{"coco/bbox_mAP": 0.337, "lr": 1}')
+    (tmp_path / 'b').write_text('{"coco/bbox_mAP": 0.337, "coco/bbox_mAP_50": 0.5}')
     content, measured = read_log([tmp_path / 'a', tmp_path / 'b'])
-    assert content == b'{"coco/bbox_mAP": 0.1, "coco/segm_mAP": 0.2}\n{"coco/bbox_mAP": 0.337, "lr": 1}\n'
-    assert measured == {'coco/bbox_mAP': 0.337, 'coco/segm_mAP': 0.2}
-    entry = yaml.safe_load(publishing.metafile_entry(
-        'x_fashion-scenes', 'configs/x.py', 'x.pth', None, publishing.FlopCount(1, 2, ''), measured))[0]
+    assert content == (b'{"coco/bbox_mAP": 0.1, "coco/segm_mAP": 0.2}\n'
+                       b'{"coco/bbox_mAP": 0.337, "coco/bbox_mAP_50": 0.5}\n')
+    assert measured == {'coco/bbox_mAP': 0.337, 'coco/bbox_mAP_50': 0.5, 'coco/segm_mAP': 0.2}
+    entry = yaml.safe_load(metafile_entry(
+        'x_fashion-scenes', 'configs/x.py', 'x.pth', None, FlopCount(1, 2, ''), measured, 'make x'))[0]
     assert entry['Results'] == [
-        dict(Task='Object Detection', Dataset='FashionScenes', Metrics={'box AP': 33.7}),
+        dict(Task='Object Detection', Dataset='FashionScenes', Metrics={'box AP': 33.7, 'box AP50': 50.0}),
         dict(Task='Instance Segmentation', Dataset='FashionScenes', Metrics={'mask AP': 20.0})]
-    assert 'Training log' not in entry
+    assert 'Training log' not in entry and entry['Metadata']['Training Command'] == 'make x'
 
 
 @pytest.mark.parametrize('line', ['11/22 - INFO - loss: 1', '{"config": "/home/me"}', '[1]', '{"loss": 1.0'])

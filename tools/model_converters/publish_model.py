@@ -28,6 +28,7 @@ def main(argv=None) -> None:
     parser.add_argument('checkpoint', help="checkpoint of MMEngine's runner")
     parser.add_argument('--log', nargs='+', default=[], metavar='FILE',
                         help="the training's vis_data/scalars.json; of a resumed one all, in the order of time")
+    parser.add_argument('--command', help='what trained it, for the metafile; default python tools/train.py CONFIG')
     parser.add_argument('--date', metavar='YYYYMMDD', help="for the names; default today's")
     parser.add_argument('--replace', action='store_true', help='remove what was published of this model before')
     parser.add_argument('--force-size', action='store_true',
@@ -35,7 +36,7 @@ def main(argv=None) -> None:
     args = parser.parse_args(argv)
     try:
         done = publishing.publish(args.config, args.checkpoint, package_root(), args.log, args.date, args.replace,
-                                  None if args.force_size else publishing.MAX_BYTES)
+                                  None if args.force_size else publishing.MAX_BYTES, args.command)
     except (OSError, TypeError, ValueError) as error:
         sys.exit(f'tools/model_converters/publish_model.py: {error}')
     print(f'{done.path}: {done.path.stat().st_size:,} bytes, sha256 {done.sha256}'
