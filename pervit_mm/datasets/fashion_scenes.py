@@ -24,16 +24,17 @@ SPLITS = {
     'train': ('train-images-idx3-ubyte', 'train-labels-idx1-ubyte'),
     'test': ('t10k-images-idx3-ubyte', 't10k-labels-idx1-ubyte'),
 }
-#: Least and greatest height and width of a scene, and side of an item's square, in pixels.
-SCENE_SIDES, ITEM_SIDES = (128, 224), (28, 96)
-#: At most so many items are laid on a scene. It has fewer where no place is found for one.
-MAX_ITEMS = 8
+#: Least and greatest height and width of a scene, and side of an item's square, in pixels. An item is 1 to 2 times the
+#: size of a classifier's image: a network that knows Fashion-MNIST has learned something about it.
+SCENE_SIDES, ITEM_SIDES = (128, 224), (28, 56)
+#: Least and greatest number of items that are laid on a scene. It has fewer where no place is found for one.
+NUM_ITEMS = (4, 12)
 #: What every item keeps in view, whatever covers it: this share of its pixels, and this many.
 MIN_VISIBLE_SHARE, MIN_VISIBLE_PIXELS = 0.4, 64
 # Places and scales that are tried for an item before it is left out.
 _TRIES = 20
 # To be counted up whenever the same settings give other files.
-_FORMAT = 1
+_FORMAT = 2
 # Of a name that no other data set has: a folder with this file in it is taken for scenes, and replaced.
 _MANIFEST = 'fashion_scenes.json'
 
@@ -161,10 +162,10 @@ class FashionScenes:
         image = draw_ground(size, rng)
         owners = np.zeros(size, np.uint8)
         items, areas = [], []
-        for _ in range(rng.integers(1, MAX_ITEMS + 1)):
+        for _ in range(rng.integers(NUM_ITEMS[0], NUM_ITEMS[1] + 1)):
             item, flip = int(rng.integers(len(self.images))), bool(rng.random() < 0.5)
             for _ in range(_TRIES):
-                # Even in the logarithm: as many items between 28 and 51 px as between 51 and 96 px.
+                # Even in the logarithm: as many items between 28 and 40 px as between 40 and 56 px.
                 side = round(np.exp(rng.uniform(*np.log(ITEM_SIDES))))
                 top, left = rng.integers(0, size - side + 1)
                 window = np.s_[top:top + side, left:left + side]

@@ -134,15 +134,15 @@ def test_sizes_and_what_stays_in_view(squares):
         rows, columns = np.nonzero(scene.owners == len(scene.items))
         assert np.ptp(rows) + 1 == np.ptp(columns) + 1 == scene.areas[-1]**0.5 and len(rows) == scene.areas[-1]
     assert covered > 40, 'items overlap'
-    assert min(numbers) == 1 and 6 <= max(numbers) <= 8
-    assert 28 <= min(sides) < 33 and 86 < max(sides) <= 96
+    assert 3 <= min(numbers) <= 4 and 10 <= max(numbers) <= 12
+    assert 28 <= min(sides) < 31 and 53 < max(sides) <= 56
     for lengths in (heights, widths):
         assert 128 <= min(lengths) < 138 and 214 < max(lengths) <= 224
 
 
 def test_an_item_too_small_to_be_seen_is_left_out():
     images = np.zeros((2, 28, 28), np.uint8)
-    images[1, 14, 14] = 255  # at most nine pixels of 96 x 96
+    images[1, 14, 14] = 255  # at most four pixels of 56 x 56
     scene = FashionScenes(images, np.zeros(2, int), 'train').scene(0)
     assert scene.items == () and not scene.owners.any() and not scene.label_map().any()
     assert scene.annotations(0) == []

@@ -133,7 +133,7 @@ def test_other_settings_replace_the_set(source, tmp_path):
     after = contents(root)
     assert after['train/000000.png'] != before['train/000000.png']
     assert json.loads(after['fashion_scenes.json']) == dict(
-        format=1, train=2, test=1, seed=1, fashion_mnist=source[1])
+        format=2, train=2, test=1, seed=1, fashion_mnist=source[1])
 
 
 @pytest.mark.parametrize('there', [False, True])
@@ -237,7 +237,7 @@ def test_mmdetection_reads_what_was_written(scenes):
         test, metric = DATASETS.build(cfg.val_dataloader.dataset), METRICS.build(cfg.val_evaluator)
         batches = iter(train)
         flips = []
-        for batch in (next(batches) for _ in range(4)):
+        for batch in (next(batches) for _ in range(6)):
             for image, sample in zip(batch['inputs'], batch['data_samples']):
                 instances = sample.gt_instances
                 expected, labels = pixels_and_labels(scenes, 'train', sample.img_id)

@@ -1,4 +1,4 @@
-# Mask R-CNN for items of 28 to 96 pixels, sized for two CPU cores; a config adds backbone and neck.
+# Mask R-CNN for items of 28 to 56 pixels, sized for two CPU cores; a config adds backbone and neck.
 _base_ = 'mmdet::_base_/models/mask-rcnn_r50_fpn.py'
 
 model = dict(
