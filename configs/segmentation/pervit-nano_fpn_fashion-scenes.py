@@ -13,3 +13,5 @@ model = dict(
         type='PerViT', arch='nano', img_size=28, out_type='featmap', window_size='pretrain',
         init_cfg=dict(type='Pretrained', checkpoint=checkpoint, prefix='backbone.')),
     neck=dict(type='PerViTFeaturePyramid', in_channels=96, out_channels=64, in_stride=4, out_strides=(4, 8, 16, 32)))
+
+optim_wrapper = dict(optimizer=dict(lr=1.5e-3))

@@ -9,3 +9,5 @@ _base_ = [
 model = dict(
     backbone=dict(type='ResNet', depth=18, num_stages=4, out_indices=(0, 1, 2, 3), norm_cfg=dict(type='BN')),
     neck=dict(type='FPN', in_channels=[64, 128, 256, 512], out_channels=64, num_outs=4))
+
+optim_wrapper = dict(optimizer=dict(lr=1.5e-3))

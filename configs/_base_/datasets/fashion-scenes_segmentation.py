@@ -7,7 +7,7 @@ metainfo = dict(
     palette=[[0, 0, 0], [230, 25, 75], [60, 180, 75], [255, 225, 25], [0, 130, 200], [245, 130, 48], [145, 30, 180],
              [70, 240, 240], [240, 50, 230], [210, 245, 60], [250, 190, 212]])
 
-# No scene is smaller, so a crop needs no padding. Four fifths of the pixels are background, and that is not evened out.
+# No scene is smaller, so a crop needs no padding.
 crop_size = (128, 128)
 train_pipeline = [
     dict(type='LoadImageFromFile'),

@@ -1,5 +1,5 @@
 # By iteration, so that the length of a run is one number. Meant for two processes, one on each of two CPU cores.
-max_iters = 2200
+max_iters = 2100
 
 optim_wrapper = dict(
     type='PerViTBFloat16OptimWrapper',
