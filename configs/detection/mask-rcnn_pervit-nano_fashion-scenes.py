@@ -1,4 +1,4 @@
-# PerViT-nano, from the classifier that `make train` makes, with Mask R-CNN on FashionScenes.
+# PerViT-nano, from the published classifier, with Mask R-CNN on FashionScenes.
 _base_ = [
     '../_base_/models/mask-rcnn_fashion-scenes.py',
     '../_base_/datasets/fashion-scenes_detection.py',
@@ -6,7 +6,7 @@ _base_ = [
     '../_base_/fashion-scenes_mmdet.py',
 ]
 
-checkpoint = 'work_dirs/pervit_nano_fashion-mnist/epoch_3.pth'
+checkpoint = 'pervit_mm://pervit_nano_fashion-mnist_20261122-416662e9.pth'
 
 model = dict(
     backbone=dict(

@@ -1,4 +1,4 @@
-# PerViT-nano, from the classifier that `make train` makes, with Semantic FPN on FashionScenes.
+# PerViT-nano, from the published classifier, with Semantic FPN on FashionScenes.
 _base_ = [
     '../_base_/models/fpn_fashion-scenes.py',
     '../_base_/datasets/fashion-scenes_segmentation.py',
@@ -6,7 +6,7 @@ _base_ = [
     '../_base_/fashion-scenes_mmseg.py',
 ]
 
-checkpoint = 'work_dirs/pervit_nano_fashion-mnist/epoch_3.pth'
+checkpoint = 'pervit_mm://pervit_nano_fashion-mnist_20261122-416662e9.pth'
 
 model = dict(
     backbone=dict(
