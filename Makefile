@@ -25,7 +25,7 @@ help:
 	@echo 'make train       set up, fetch Fashion-MNIST, train $(CONFIG)'
 	@echo 'make train-detection, make train-segmentation'
 	@echo '                 set up with mmcv ops, draw FashionScenes, train the published PerViT-nano'
-	@echo '                 on with Mask R-CNN or Semantic FPN, in PROCESSES=2 processes'
+	@echo '                 on with Mask R-CNN or Semantic FPN, in PROCESSES=N processes'
 	@echo 'make test        set up with mmcv ops, fetch Fashion-MNIST, lint, run every test'
 	@echo 'make setup       what training takes (no compiler needed)'
 	@echo 'make setup-test  what testing takes (a C++ compiler and the headers of Python)'
@@ -100,8 +100,8 @@ train: setup data
 scenes: setup-test data
 	@$(PY) tools/prepare_fashion_scenes.py
 
-# Two processes of one thread each get through more images than one process of two threads.
-PROCESSES ?= 2
+# One for each GPU. Without one, two processes of one thread each get through more images than one of two threads.
+PROCESSES ?= $$($(PY) -c 'import torch; print(torch.cuda.device_count() or 2)')
 DENSE_TRAIN := PYTHON=$(PY) bash tools/dist_train.sh
 
 train-detection: scenes

@@ -5,9 +5,10 @@
     python demo/image_demo.py 'shots/**/*.jpg' mask-rcnn_pervit-nano_fashion-scenes
     python demo/image_demo.py shots configs/pervit_tiny.py --weights work_dirs/pervit_tiny/epoch_300.pth
 
-Pictures go to OUT/vis, predictions to OUT/predictions.json.
+Pictures go to OUT/vis, label maps to OUT/labels, predictions to OUT/predictions.json.
 """
 import argparse
+import pickle
 import sys
 
 from pervit_mm.inference import ImagePredictor, find_images, predict_images, published_models
@@ -28,7 +29,7 @@ def main(argv=None) -> None:
         images = find_images(args.images)
         predictor = ImagePredictor(args.model, args.weights, args.device)
         results = predict_images(predictor, images, args.out_dir, args.score_thr)
-    except (ImportError, OSError, ValueError) as error:
+    except (ImportError, OSError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
         sys.exit(f'demo/image_demo.py: {error}')
     print(f'{len(results)} images: pictures in {args.out_dir}/vis, predictions in {args.out_dir}/predictions.json')
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from mmengine.fileio import load
 from mmengine.runner import CheckpointLoader
 
 #: What names of published checkpoints begin with, in ``init_cfg``, ``load_from`` and the model index.
@@ -36,6 +37,16 @@ def package_root() -> Path:
     raise FileNotFoundError(f"there is no model-index.yml in '{package / '.mim'}' nor in '{package.parent}': pervit_mm "
                             'was copied without its configs and checkpoints; install its wheel, or pip install -e a '
                             'clone of it')
+
+
+def index_entries() -> list[dict]:
+    """Read the models of ``model-index.yml``.
+
+    Returns:
+        list[dict]: The entries under ``Models`` of each metafile that it imports, in their order.
+    """
+    root = package_root()
+    return [entry for path in load(root / 'model-index.yml')['Import'] for entry in load(root / path)['Models']]
 
 
 def read_sums(folder: str | Path) -> dict[str, str]:
@@ -90,7 +101,7 @@ def load_from_pervit_mm(filename: str, map_location: Any = None) -> dict:
     path = package_root() / FOLDER / name
     if not path.is_file():
         raise FileNotFoundError(f"'{path}' is missing, though {SUMS} lists it: install pervit_mm again, or check the "
-                                'file out again')
+                                'file out again (what is above 10 MB is in a clone alone, not in a wheel)')
     content = path.read_bytes()
     found = hashlib.sha256(content).hexdigest()
     if found != sums[name]:

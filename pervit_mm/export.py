@@ -14,7 +14,7 @@ import copy
 import json
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
@@ -134,12 +134,24 @@ def load_model(cfg: Config, checkpoint: str | Path, backbone_only: bool = False)
     backbone = model if backbone_only else getattr(model, 'backbone', None)
     if not isinstance(backbone, PerViT):
         raise ValueError(f'model.backbone must be a PerViT, got {config.backbone.get("type")!r}')
-    _load_weights(model, checkpoint, 'backbone.' if backbone_only else '')
+    prefix = 'backbone.' if backbone_only else ''
+    state = read_classifier(checkpoint)
+    load_strictly(model, {key[len(prefix):]: value for key, value in state.items() if key.startswith(prefix)},
+                  f"checkpoint '{checkpoint}'")
     return ExportedModel(model)
 
 
-def _load_weights(model: nn.Module, checkpoint: str | Path, prefix: str) -> None:
-    state = {key[len(prefix):]: value for key, value in read_classifier(checkpoint).items() if key.startswith(prefix)}
+def load_strictly(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    """Load weights, none missing and none left over.
+
+    Args:
+        model (nn.Module): Gets them.
+        state (Mapping[str, Tensor]): The weights.
+        source (str): Where they are from, for the message.
+
+    Raises:
+        ValueError: Naming what is missing, left over or of another shape.
+    """
     own = model.state_dict()
     problems = [f'{key} is {tuple(state[key].shape)} there and {tuple(own[key].shape)} in the config'
                 for key in own if key in state and state[key].shape != own[key].shape]
@@ -148,7 +160,7 @@ def _load_weights(model: nn.Module, checkpoint: str | Path, prefix: str) -> None
         problems = [f'{key} is not in it' for key in missing] + [f'{key} is not in the config' for key in unexpected]
     if problems:
         more = f' and {len(problems) - 4} more' if len(problems) > 4 else ''
-        raise ValueError(f"checkpoint '{checkpoint}' is not of this config: {'; '.join(problems[:4])}{more}")
+        raise ValueError(f"{source} is not of this config: {'; '.join(problems[:4])}{more}")
 
 
 def image_size_of(cfg: Config) -> tuple[int, int]:

@@ -7,14 +7,15 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
-from mmcv.image import imwrite
+from mmcv.image import imread, imwrite
 from mmengine.config import Config
-from mmengine.fileio import load
+from mmengine.device import get_device
 from mmengine.registry import DefaultScope
 from mmengine.utils import track_iter_progress
 
-from .checkpoints import package_root
+from .checkpoints import index_entries, package_root
 
 #: What is an image in a folder.
 SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp')
@@ -30,7 +31,7 @@ def find_images(source: str | Path) -> list[Path]:
 
     Args:
         source (str | Path): A file of any suffix; a folder, whose images are taken and whose subfolders are not; or a
-            pattern, such as ``'shots/**/*.jpg'``, of which folders are left out.
+            pattern, such as ``'shots/**'``, of which the images are taken.
 
     Returns:
         list[Path]: Sorted.
@@ -39,12 +40,10 @@ def find_images(source: str | Path) -> list[Path]:
         FileNotFoundError: If there is no image.
     """
     path = Path(source)
-    if path.is_dir():
-        found = [file for file in path.iterdir() if file.suffix.lower() in SUFFIXES and file.is_file()]
-    elif path.is_file():
-        found = [path]
-    else:
-        found = [Path(name) for name in glob.glob(str(source), recursive=True) if Path(name).is_file()]
+    if path.is_file():
+        return [path]
+    candidates = path.iterdir() if path.is_dir() else map(Path, glob.glob(str(source), recursive=True))
+    found = [file for file in candidates if file.suffix.lower() in SUFFIXES and file.is_file()]
     if not found:
         raise FileNotFoundError(f'images={str(source)!r}: there is no such file, no image in such a folder '
                                 f'({", ".join(SUFFIXES)}), and nothing that the pattern meets')
@@ -58,8 +57,8 @@ def published_models() -> dict[str, tuple[str, str]]:
         dict[str, tuple[str, str]]: Name to path of the config and ``pervit_mm://`` name of the weights.
     """
     root = package_root()
-    entries = [entry for path in load(root / 'model-index.yml')['Import'] for entry in load(root / path)['Models']]
-    return {entry['Name']: (str(root / entry['Config']), entry['Weights']) for entry in entries if 'Weights' in entry}
+    return {entry['Name']: (str(root / entry['Config']), entry['Weights']) for entry in index_entries()
+            if 'Weights' in entry}
 
 
 class ImagePredictor:
@@ -87,13 +86,15 @@ class ImagePredictor:
         if weights is None:
             raise ValueError(f'model={model!r} is a config, which has no weights: give weights, the path of a '
                              'checkpoint')
-        self.scope = Config.fromfile(config).get('default_scope')
+        cfg = Config.fromfile(config)
+        self.scope = cfg.get('default_scope')
         if self.scope not in _INFERENCERS:
             raise ValueError(f'default_scope={self.scope!r} of {config} must be one of {", ".join(_INFERENCERS)}')
         module, name, keyword = _INFERENCERS[self.scope]
         # An inferencer leaves its own scope behind as the default one, in which the next may not find its transforms.
         with DefaultScope.overwrite_default_scope(self.scope):
-            self.inferencer = getattr(import_module(module), name)(config, **{keyword: weights}, device=device)
+            self.inferencer = getattr(import_module(module), name)(
+                cfg, **{keyword: weights}, device=device or get_device())
         self.inferencer.show_progress = False  # one bar over all images, not one for each
 
     @property
@@ -108,25 +109,39 @@ class ImagePredictor:
 
         Args:
             image (str | Path): Its file.
-            folder (str | Path): Where pictures go, and label maps of segmentors.
+            folder (str | Path): Where pictures go, into ``vis``, and label maps of segmentors, into ``labels``.
             score_thr (float): Detections below it are neither drawn nor returned. Defaults to 0.3.
 
         Returns:
-            dict: ``file`` and ``picture``; then of a classifier ``pred_label``, ``pred_class``, ``pred_score`` and
-            ``pred_scores``; of a detector ``detections``, a list of ``label``, ``class``, ``score``, ``bbox`` (x1, y1,
-            x2, y2 in pixels) and, of one with masks, ``mask`` (COCO's run lengths); of a segmentor ``label_map`` (a PNG
-            of class indices) and ``shares`` (class to share of the pixels).
+            dict: ``file`` and ``picture``; then of a classifier ``pred_label``, ``pred_class`` (if the checkpoint holds
+            names), ``pred_score`` and ``pred_scores``; of a detector ``detections``, a list of ``label``, ``class``,
+            ``score``, ``bbox`` (x1, y1, x2, y2 in pixels) and, of one with masks, ``mask`` (COCO's run lengths); of a
+            segmentor ``label_map`` (a PNG of class indices) and ``shares`` (class to share of the pixels).
+
+        Raises:
+            ValueError: If the file cannot be read as an image.
         """
-        image, folder = Path(image), Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        picture = folder / f'{image.stem}.png'
+        image, picture = Path(image), Path(folder) / 'vis' / f'{Path(image).stem}.png'
+        try:
+            readable = imread(str(image)) is not None
+        except (OSError, cv2.error):
+            readable = False
+        if not readable:
+            raise ValueError(f"image '{image}' cannot be read as one: remove it, or name the others")
         with DefaultScope.overwrite_default_scope(self.scope):
             result = getattr(self, f'_predict_{self.scope}')(image, picture, score_thr)
         return dict(file=str(image), picture=str(picture), **result)
 
     def _predict_mmpretrain(self, image: Path, picture: Path, score_thr: float) -> dict[str, Any]:
-        # At least 224 px, so that the text fits on small images.
-        prediction, = self.inferencer(str(image), show_dir=str(picture.parent), resize=224)
+        # Part by part: the whole names pictures otherwise, and shows a bar for each image.
+        from mmpretrain.visualization import UniversalVisualizer
+        data, = self.inferencer.preprocess([str(image)])
+        samples = self.inferencer.forward(data)
+        prediction, = self.inferencer.postprocess(samples, None)
+        pixels = imread(str(image))[..., ::-1]
+        UniversalVisualizer().visualize_cls(
+            pixels, samples[0], classes=self.classes, draw_gt=False, out_file=str(picture),
+            resize=224 if min(pixels.shape[:2]) < 224 else None)  # or the text doesn't fit
         return dict(prediction, pred_scores=prediction['pred_scores'].tolist())
 
     def _predict_mmdet(self, image: Path, picture: Path, score_thr: float) -> dict[str, Any]:
@@ -143,7 +158,7 @@ class ImagePredictor:
         output = self.inferencer(str(image), return_vis=True)
         imwrite(output['visualization'][..., ::-1], str(picture))
         labels, counts = np.unique(output['predictions'].astype(np.uint8), return_counts=True)
-        label_map = picture.with_name(f'{picture.stem}_labels.png')
+        label_map = picture.parents[1] / 'labels' / picture.name
         imwrite(output['predictions'].astype(np.uint8), str(label_map))
         shares = {self._name(label): count / counts.sum() for label, count in zip(labels.tolist(), counts.tolist())}
         return dict(label_map=str(label_map), shares=shares)
@@ -166,16 +181,18 @@ def predict_images(predictor: ImagePredictor, images: list[Path], out_dir: str |
         list[dict]: What the JSON file holds, in the order of ``images``.
 
     Raises:
-        ValueError: If two images have the same name and would share a picture.
+        ValueError: If two images have the same name and would share a picture, or one cannot be read.
     """
     twins = [stem for stem, count in Counter(path.stem for path in images).items() if count > 1]
     if twins:
         raise ValueError(f'images: {len(twins)} names such as {twins[0]!r} belong to several files, whose pictures '
                          'would overwrite each other; give one folder at a time, or rename')
-    out_dir = Path(out_dir)
+    out_dir, results = Path(out_dir), []
     out_dir.mkdir(parents=True, exist_ok=True)
-    # Given, since the default is the standard output of the time when MMEngine was imported.
-    bar = track_iter_progress(images, file=sys.stdout)
-    results = [predictor.predict(path, out_dir / 'vis', score_thr) for path in bar]
-    (out_dir / 'predictions.json').write_text(json.dumps(results, indent=1))
+    try:
+        # Given, since the default is the standard output of the time when MMEngine was imported.
+        for path in track_iter_progress(images, file=sys.stdout):
+            results.append(predictor.predict(path, out_dir, score_thr))
+    finally:  # what there is, also where an image stops the run
+        (out_dir / 'predictions.json').write_text(json.dumps(results, indent=1))
     return results

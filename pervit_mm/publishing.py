@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from .analysis.flops import count_flops
 from .checkpoints import FOLDER, SUMS, read_sums
-from .export import image_size_of
+from .export import image_size_of, load_strictly
 from .metafile import metafile_entry, read_log
 from .official import read_checkpoint
 
@@ -115,16 +115,14 @@ def build_model(cfg: Config, state: Mapping[str, Tensor]) -> nn.Module:
         nn.Module: On the CPU.
 
     Raises:
-        ValueError: If the weights are of another model.
+        ValueError: If the model cannot be built, or the weights are of another one.
     """
-    with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmengine')):
-        model = MODELS.build(cfg.model)
     try:
-        model.load_state_dict(state, strict=True)
-    except RuntimeError as error:
-        lines = str(error).splitlines()
-        raise ValueError(f'checkpoint is not of this config: {" ".join(line.strip() for line in lines[1:4])}; give the '
-                         'config that it was trained with') from error
+        with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmengine')):
+            model = MODELS.build(cfg.model)
+    except KeyError as error:  # a type that no registry has, as where its toolbox isn't installed
+        raise ValueError(f'the model of the config cannot be built: {error.args[0]}') from error
+    load_strictly(model, state, 'checkpoint')
     model.eval()  # which some of MMPretrain's backbones don't return from
     return model
 

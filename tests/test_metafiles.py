@@ -65,7 +65,9 @@ def test_collections():
     assert paper == dict(Title='Peripheral Vision Transformer', URL='https://arxiv.org/abs/2206.06801')
     assert (ROOT / COLLECTIONS[0]['README']).is_file() and (ROOT / COLLECTIONS[0]['Code']['URL']).is_file()
     assert re.fullmatch(r'v\d+\.\d+\.\d+', COLLECTIONS[0]['Code']['Version'])
-    assert COLLECTIONS[0]['Code']['Version'] <= f'v{pervit_mm.__version__}'
+    version, own = (tuple(map(int, text.split('.'))) for text in (COLLECTIONS[0]['Code']['Version'][1:],
+                                                                  pervit_mm.__version__))
+    assert version <= own
 
 
 @pytest.mark.parametrize('name', ENTRIES)
@@ -92,8 +94,15 @@ def test_entry(name):
         file = entry['Weights'].removeprefix('pervit_mm://')
         digest = checkpoints.published()[file]
         assert re.fullmatch(rf'{re.escape(name)}_20\d{{6}}-{digest[:8]}\.pth', file)
-        log = entry.get('Training log', 'checkpoints/SHA256SUMS')
+        assert entry['Metadata']['Training Command']
+        log = entry['Training log']
         assert (ROOT / log).is_file() and Path(log).parent == Path('checkpoints')
+
+
+def test_weights_that_configs_name_are_published():
+    names = {name for path in (ROOT / 'configs').rglob('*.py')
+             for name in re.findall(r"pervit_mm://([^']+)'", path.read_text())}
+    assert names and names <= checkpoints.published().keys()
 
 
 @pytest.mark.parametrize('name', ENTRIES)

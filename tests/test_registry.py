@@ -19,7 +19,8 @@ import sys
 
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
-from mmpretrain.registry import HOOKS, MODELS, WEIGHT_INITIALIZERS
+from mmpretrain.registry import (HOOKS, MODELS, OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS,
+                                 WEIGHT_INITIALIZERS)
 
 CONFIG = sys.argv[1]
 init_default_scope('mmpretrain')
@@ -52,7 +53,10 @@ CASES = dict(
     scope=lambda: classifier('pervit_mm.PerViT'),
     imports=custom_imports,
     hook=lambda: describe(HOOKS.build(dict(type='pervit_mm.PerViTRandomStateHook'))),
-    initializer=lambda: describe(WEIGHT_INITIALIZERS.build(dict(type='pervit_mm.PeripheralInit'))))
+    initializer=lambda: describe(WEIGHT_INITIALIZERS.build(dict(type='pervit_mm.PeripheralInit'))),
+    neck=lambda: describe(MODELS.build(dict(type='pervit_mm.PerViTFeaturePyramid', in_channels=8, out_channels=8))),
+    wrapper=lambda: OPTIM_WRAPPERS.get('pervit_mm.PerViTBFloat16OptimWrapper').__name__,
+    constructor=lambda: OPTIM_WRAPPER_CONSTRUCTORS.get('pervit_mm.PerViTLayerDecayConstructor').__name__)
 for name, case in CASES.items():
     if os.fork() == 0:
         known = 'pervit_mm' in sys.modules
@@ -85,4 +89,7 @@ def test_found_by_name(tmp_path):
         scope=[*model, params],
         imports=[*model, params],
         hook=['pervit_mm.engine.hooks.random_state_hook', 'PerViTRandomStateHook'],
-        initializer=['pervit_mm.engine.initialization', 'PeripheralInit'])
+        initializer=['pervit_mm.engine.initialization', 'PeripheralInit'],
+        neck=['pervit_mm.models.necks', 'PerViTFeaturePyramid'],
+        wrapper='PerViTBFloat16OptimWrapper',
+        constructor='PerViTLayerDecayConstructor')

@@ -1,5 +1,5 @@
 """Mixed precision that needs no GPU."""
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 import torch
@@ -16,23 +16,24 @@ def _to_float32(output):
     return output.float() if isinstance(output, torch.Tensor) and output.is_floating_point() else output
 
 
-def _under_autocast(forward: Callable) -> Callable:
+@contextmanager
+def _bfloat16_forward(module: nn.Module, device_type: str) -> Iterator[None]:
+    """Replace ``forward`` of one module, on the instance, in front of the method of its class, for a while."""
+    forward, own = module.forward, vars(module).get('forward')
+
     def in_bfloat16(*args, **kwargs):
-        with autocast(dtype=torch.bfloat16):
+        with autocast(device_type, dtype=torch.bfloat16):
             output = forward(*args, **kwargs)
         return _to_float32(output)
 
-    return in_bfloat16
-
-
-@contextmanager
-def _replaced_forward(module: nn.Module) -> Iterator[None]:
-    # On the instance, in front of the method of the class, and gone again afterwards.
-    module.forward = _under_autocast(module.forward)
+    module.forward = in_bfloat16
     try:
         yield
     finally:
-        del module.forward
+        if own is None:
+            del module.forward
+        else:  # such as a compiled one
+            module.forward = own
 
 
 @OPTIM_WRAPPERS.register_module()
@@ -44,15 +45,15 @@ class PerViTBFloat16OptimWrapper(OptimWrapper):
     gradients and optimizer states stay float32.
 
     Args:
-        modules (Sequence[str]): Submodules of the model that run in bfloat16, such as ``('backbone', 'neck')``; what
-            they return is float32 again. For detectors on the CPU, where mmcv's RoIAlign and NMS know float32 alone.
-            Defaults to (), the whole model.
+        modules (Sequence[str]): Submodules of the model that run in bfloat16, such as ``('backbone', 'neck')``; tensors
+            that they return, in lists and tuples too, are float32 again. For detectors on the CPU, where mmcv's
+            RoIAlign and NMS know float32 alone, and to keep the loss in float32: autocast on the CPU lets a softmax
+            have 8 bits. Defaults to (), the whole model, loss included.
         **kwargs: Arguments of ``OptimWrapper``.
 
     Raises:
         TypeError: If ``modules`` is no sequence of strings.
         ValueError: While training, if the model has no such submodule.
-        RuntimeError: While training on a GPU without bfloat16 (from MMEngine).
 
     Examples:
         >>> optim_wrapper = dict(type='PerViTBFloat16OptimWrapper', optimizer=dict(type='AdamW', lr=1e-3))
@@ -63,7 +64,7 @@ class PerViTBFloat16OptimWrapper(OptimWrapper):
             raise TypeError("modules must be a sequence of the names of submodules, such as ('backbone', 'neck'), got "
                             f'{modules!r}')
         super().__init__(**kwargs)
-        self.modules = tuple(modules)
+        self.modules = tuple(dict.fromkeys(modules))
 
     @contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:
@@ -73,14 +74,15 @@ class PerViTBFloat16OptimWrapper(OptimWrapper):
             model (nn.Module): The model in training, or its wrapper.
         """
         inner = model.module if is_model_wrapper(model) else model
+        device_type = next(inner.parameters()).device.type
         with super().optim_context(model), ExitStack() as stack:
             if not self.modules:
-                stack.enter_context(autocast(dtype=torch.bfloat16))
+                stack.enter_context(autocast(device_type, dtype=torch.bfloat16))
             for name in self.modules:
                 try:
                     module = inner.get_submodule(name)
                 except AttributeError:
                     raise ValueError(f'modules names {name!r}, which {type(inner).__name__} does not have; at its top '
                                      f'are {[key for key, _ in inner.named_children()]}') from None
-                stack.enter_context(_replaced_forward(module))
+                stack.enter_context(_bfloat16_forward(module, device_type))
             yield

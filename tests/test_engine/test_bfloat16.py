@@ -1,7 +1,9 @@
 """Training under bfloat16 without a GPU."""
 import pytest
 import torch
+import torch.distributed as dist
 from conftest import TINY_ARCH
+from mmengine.model import MMDistributedDataParallel
 from mmengine.optim import build_optim_wrapper
 from torch import nn
 
@@ -56,6 +58,29 @@ def test_forward_is_restored_after_an_error():
     with pytest.raises(RuntimeError), wrapper.optim_context(model):
         model.backbone(torch.ones(3, 5))
     assert 'forward' not in vars(model.backbone) and not torch.is_autocast_enabled('cpu')
+
+
+def test_a_forward_of_the_instance_comes_back():
+    model = Model()
+    own = model.backbone.forward = lambda x: 2 * x
+    wrapper = build_optim_wrapper(model, dict(CFG, modules=('backbone', 'backbone')))
+    with wrapper.optim_context(model):
+        assert torch.equal(model.backbone(torch.ones(1, 4)), torch.full((1, 4), 2.))
+    assert model.backbone.forward is own
+
+
+def test_wrapped_model(tmp_path):
+    dist.init_process_group('gloo', init_method=f'file://{tmp_path}/store', rank=0, world_size=1)
+    try:
+        model = MMDistributedDataParallel(Model())
+        wrapper = build_optim_wrapper(model, dict(CFG, modules=('backbone', )))
+        x, layer = torch.randn(3, 4), model.module.backbone
+        with wrapper.optim_context(model):
+            output = layer(x)
+        expected = nn.functional.linear(x.bfloat16(), layer.weight.bfloat16(), layer.bias.bfloat16())
+        assert torch.equal(output, expected.float())
+    finally:
+        dist.destroy_process_group()
 
 
 def test_pervit_step_is_near_that_of_float32():

@@ -58,3 +58,5 @@ val_evaluator = dict(type='CocoMetric', ann_file=data_root + 'annotations/test.j
 # The test split is for evaluation alone: it is reported, and no checkpoint is chosen by it.
 test_dataloader = val_dataloader
 test_evaluator = val_evaluator
+
+auto_scale_lr = dict(base_batch_size=4)  # two processes

@@ -60,3 +60,5 @@ val_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])
 # The test split is for evaluation alone: it is reported, and no checkpoint is chosen by it.
 test_dataloader = val_dataloader
 test_evaluator = val_evaluator
+
+auto_scale_lr = dict(base_batch_size=16)  # two processes
