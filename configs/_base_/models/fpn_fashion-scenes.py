@@ -3,7 +3,10 @@ _base_ = 'mmseg::_base_/models/fpn_r50.py'
 
 norm_cfg = dict(type='BN', requires_grad=True)
 model = dict(
-    data_preprocessor=dict(mean=[72.94] * 3, std=[90.02] * 3, size=(128, 128)),  # Fashion-MNIST's, for its weights
+    data_preprocessor=dict(
+        mean=[72.94] * 3, std=[90.02] * 3, size=(128, 128),  # Fashion-MNIST's, for its weights
+        # As in training: else the levels don't lie on one another at the right and lower border of a scene.
+        test_cfg=dict(size_divisor=32)),
     pretrained=None,
     backbone=dict(_delete_=True),
     neck=dict(_delete_=True),
