@@ -45,8 +45,9 @@ def test_data_and_budget(folder):
 
 
 def batch(folder):
-    """Two images of 96 x 64 pixels, each with a Bag and a Coat."""
-    shape, samples = (96, 64), []
+    """Two images, each with a Bag and a Coat: as large as a crop for a segmentor, whose weights of classes know none
+    for padding."""
+    shape, samples = (128, 128) if folder == 'segmentation' else (96, 64), []
     for _ in range(2):
         labels = torch.zeros(1, *shape, dtype=torch.long)
         labels[:, 10:40, 5:40], labels[:, 50:90, 20:60] = 9, 5
@@ -87,7 +88,7 @@ def test_loss_falls(folder, name, tmp_path):
         data, losses = batch(folder), []
         for _ in range(6):
             inputs = model.data_preprocessor(copy.deepcopy(data), training=True)
-            if folder == 'segmentation':  # padded to the crop of 128 x 128
+            if folder == 'segmentation':
                 assert inputs['inputs'].shape[2:] == (128, 128)
             with wrapper.optim_context(model):
                 loss, _ = model.parse_losses(model(**inputs, mode='loss'))
@@ -100,6 +101,6 @@ def test_loss_falls(folder, name, tmp_path):
         model.eval()
         out = model.test_step(copy.deepcopy(data))
     if folder == 'segmentation':
-        assert out[0].pred_sem_seg.shape == (96, 64) and int(out[0].pred_sem_seg.data.max()) <= 10
+        assert out[0].pred_sem_seg.shape == (128, 128) and int(out[0].pred_sem_seg.data.max()) <= 10
     else:
         assert all(len(sample.pred_instances.labels) <= 30 for sample in out)
