@@ -213,8 +213,8 @@ def _check_shapes(ours: Mapping[str, Tensor], size: str, names: Mapping[str, str
     return num_classes
 
 
-def _plain(tensor: Tensor) -> Tensor:
-    # With a storage of its own: of a view, torch.save would write all that it looks at.
+def own_tensor(tensor: Tensor) -> Tensor:
+    """Copy a tensor into a storage of its own, contiguous: of a view, torch.save would write all that it looks at."""
     return tensor.detach().clone(memory_format=torch.contiguous_format)
 
 
@@ -247,7 +247,7 @@ def convert_official(state_dict: Mapping[str, Tensor],
     num_classes = _check_shapes(ours, size, {own: theirs for theirs, own in key_pairs()})
     dropped = [key for key in ours if (drop_head or backbone_only) and not key.startswith('backbone.')]
     meta = dict(size=size, num_classes=num_classes, dropped=dropped, pervit_mm_version=__version__)
-    return {key: _plain(value) for key, value in ours.items() if key not in dropped}, meta
+    return {key: own_tensor(value) for key, value in ours.items() if key not in dropped}, meta
 
 
 def revert_to_official(state_dict: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -265,7 +265,7 @@ def revert_to_official(state_dict: Mapping[str, Tensor]) -> tuple[dict[str, Tens
     size = recognise_size(state_dict)
     official = to_official(state_dict)
     num_classes = _check_shapes(state_dict, size, {key: key for key in state_dict})
-    return {key: _plain(value) for key, value in official.items()}, dict(size=size, num_classes=num_classes)
+    return {key: own_tensor(value) for key, value in official.items()}, dict(size=size, num_classes=num_classes)
 
 
 def count_parameters(state_dict: Mapping[str, Tensor]) -> int:

@@ -25,7 +25,7 @@ from .analysis.flops import count_flops
 from .checkpoints import FOLDER, SUMS, read_sums
 from .export import image_size_of, load_strictly
 from .metafile import metafile_entry, read_log
-from .official import read_checkpoint
+from .official import own_tensor, read_checkpoint
 
 #: Largest file that is published without being forced; setup.py leaves larger ones out of the wheel.
 MAX_BYTES = 10_000_000
@@ -85,9 +85,7 @@ def strip_checkpoint(content: Any) -> dict:
         found = ', '.join(map(str, content)) if isinstance(content, Mapping) else type(content).__name__
         raise ValueError("checkpoint must be a dict whose 'state_dict' maps names to tensors, as MMEngine's runner "
                          f'saves it; this one holds {found or "nothing"}')
-    # With a storage of its own each: of a view, torch.save would write all that it looks at.
-    weights = OrderedDict((sys.intern(key), value.detach().cpu().clone(memory_format=torch.contiguous_format))
-                          for key, value in state.items())
+    weights = OrderedDict((sys.intern(key), own_tensor(value.cpu())) for key, value in state.items())
     # Modules find their `_version` here when they load the file, so that a later one can rename.
     weights._metadata = OrderedDict(
         (sys.intern(key), {sys.intern('version'): value['version']})
