@@ -5,7 +5,8 @@
     python tools/compare_fashion_scenes.py --task detection --minutes 10 --jobs 1
 
 Stop it at any time and start it again with the same arguments: finished runs are kept, an interrupted one goes on from
-its last checkpoint. Each run gets as many threads as CPUs / jobs; the time includes no evaluation.
+its last checkpoint. Each run gets as many threads as CPUs / jobs, and as many iterations as a short trial says fit into
+the time; the table has the minutes that they took then. Evaluation isn't counted.
 """
 import argparse
 import os
@@ -51,6 +52,7 @@ def main() -> None:
             if of == task:
                 result = job.result()
                 rows.append({'model': name, 'seed': seed, 'iterations': result['iterations'],
+                             'minutes': round(result['measured'], 1),
                              **{key.split('/')[-1]: result[key] for key in RUNS[task]['metrics']}})
         print(f'\n## {task}, {args.minutes:g} minutes each, {threads} threads\n\n{markdown_table(rows)}')
 

@@ -27,6 +27,18 @@ def scalars(work_dir: str | Path) -> list[dict]:
     return lines
 
 
+def iteration_times(work_dir: str | Path) -> list[float]:
+    """Seconds that an iteration of training took, at each line of a work directory's log.
+
+    Args:
+        work_dir (str | Path): The runner's.
+
+    Returns:
+        list[float]: Oldest first; MMEngine averages each over the last ten iterations.
+    """
+    return [line['time'] for line in scalars(work_dir) if 'loss' in line and 'time' in line]
+
+
 def iterations_for(seconds: float, trial_dir: str | Path) -> int:
     """How many iterations fit into a time, by a trial's log.
 
@@ -40,7 +52,7 @@ def iterations_for(seconds: float, trial_dir: str | Path) -> int:
     Raises:
         ValueError: If the trial logged no time.
     """
-    times = [line['time'] for line in scalars(trial_dir) if 'time' in line and 'step' in line]
+    times = iteration_times(trial_dir)
     if not times:
         raise ValueError(f'the trial in {trial_dir} logged no time: see its log for what stopped it')
     late = times[len(times) // 2:]
@@ -89,7 +101,8 @@ def run_for(tool: str | Path, config: str, root: str | Path, seed: int, minutes:
         minutes (float): Training time, evaluation not counted.
 
     Returns:
-        dict: ``config``, ``seed``, ``minutes``, ``iterations`` and every metric of the evaluation.
+        dict: ``config``, ``seed``, ``minutes``, ``iterations``, the minutes ``measured`` in the log, and every metric of
+        the evaluation.
     """
     name = f'{Path(config).stem}_seed{seed}'
     work_dir = Path(root) / name
@@ -99,13 +112,15 @@ def run_for(tool: str | Path, config: str, root: str | Path, seed: int, minutes:
     plan = work_dir / 'plan.json'
     if not plan.is_file():
         trial = work_dir / 'trial'
-        if not any('time' in line for line in scalars(trial)):
+        if not iteration_times(trial):
             train(tool, config, trial, seed, TRIAL, options, threads, log_interval=TRIAL // 4, validate=False)
         plan.write_text(json.dumps(dict(iterations=iterations_for(60 * minutes, trial))))
     iterations = json.loads(plan.read_text())['iterations']
     train(tool, config, work_dir, seed, iterations, options, threads)
     metrics = {key: value for line in scalars(work_dir) if 'time' not in line or 'loss' not in line
                for key, value in line.items() if key not in ('step', 'time', 'data_time')}
-    content = dict(config=Path(config).stem, seed=seed, minutes=minutes, iterations=iterations, **metrics)
+    times = iteration_times(work_dir)
+    content = dict(config=Path(config).stem, seed=seed, minutes=minutes, iterations=iterations,
+                   measured=iterations * sum(times) / len(times) / 60, **metrics)
     result.write_text(json.dumps(content, indent=1))
     return content
