@@ -4,11 +4,14 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from hashlib import sha256
 from pathlib import Path
 
+from mmengine.config import Config
+
 #: Iterations of the trial that tells how many fit into the time.
-TRIAL = 40
-#: Iterations of warm-up in the schedule; the cosine behind it must not end earlier.
+TRIAL = 24
+#: Iterations of warm-up in the schedule, but never more than a tenth of the run: a slow network needs its cosine too.
 WARMUP = 100
 
 
@@ -60,7 +63,7 @@ def iterations_for(seconds: float, trial_dir: str | Path) -> int:
 
 
 def train(tool: str | Path, config: str, work_dir: str | Path, seed: int, iterations: int, options: Sequence[str] = (),
-          threads: int | None = None, log_interval: int = 50, validate: bool = True) -> None:
+          threads: int | None = None, validate: bool = True) -> None:
     """Train a config of ``configs/_base_/schedules/adamw_fashion-scenes.py`` in a process of its own, or go on with it.
 
     Args:
@@ -71,17 +74,18 @@ def train(tool: str | Path, config: str, work_dir: str | Path, seed: int, iterat
         iterations (int): Length of the run, and of its schedule.
         options (Sequence[str]): More ``KEY=VALUE`` for ``--cfg-options``. Defaults to ().
         threads (int, optional): OpenMP threads. Defaults to None, as the environment says.
-        log_interval (int): Iterations between lines of the log. Defaults to 50.
         validate (bool): Whether to evaluate at the end. Defaults to True.
 
     Raises:
         RuntimeError: If the process fails.
     """
+    warmup = max(2, min(WARMUP, iterations // 10))
     command = [
         sys.executable, str(tool), config, '--work-dir', str(work_dir), '--seed', str(seed), '--resume',
         *(() if validate else ('--no-validate', )), '--cfg-options', f'train_cfg.max_iters={iterations}',
-        f'train_cfg.val_interval={iterations}', f'param_scheduler.1.end={max(iterations, WARMUP + 1)}',
-        f'default_hooks.logger.interval={log_interval}', *options
+        f'train_cfg.val_interval={iterations}', f'param_scheduler.0.end={warmup}', f'param_scheduler.1.begin={warmup}',
+        f'param_scheduler.1.end={iterations}', f'default_hooks.checkpoint.interval={max(1, iterations // 5)}',
+        f'default_hooks.logger.interval={max(1, min(50, iterations // 4))}', *options
     ]
     environment = dict(os.environ, **({} if threads is None else {'OMP_NUM_THREADS': str(threads)}))
     Path(work_dir).mkdir(parents=True, exist_ok=True)
@@ -103,18 +107,28 @@ def run_for(tool: str | Path, config: str, root: str | Path, seed: int, minutes:
     Returns:
         dict: ``config``, ``seed``, ``minutes``, ``iterations``, the minutes ``measured`` in the log, and every metric of
         the evaluation.
+
+    Raises:
+        ValueError: If the folder has a run of other settings: minutes, options, threads or the config's contents.
+        RuntimeError: If training fails.
     """
     name = f'{Path(config).stem}_seed{seed}'
     work_dir = Path(root) / name
-    result = work_dir / 'result.json'
+    result, plan = work_dir / 'result.json', work_dir / 'plan.json'
+    settings = dict(minutes=minutes, options=list(options), threads=threads,
+                    config=sha256(Config.fromfile(config).dump().encode()).hexdigest()[:8])
+    if plan.is_file():
+        planned = json.loads(plan.read_text())
+        changed = [f'{key}={planned[key]!r}, not {value!r}' for key, value in settings.items() if planned[key] != value]
+        if changed:
+            raise ValueError(f'{work_dir} has a run with {"; ".join(changed)}: remove it, or choose another root')
     if result.is_file():
         return json.loads(result.read_text())
-    plan = work_dir / 'plan.json'
     if not plan.is_file():
         trial = work_dir / 'trial'
         if not iteration_times(trial):
-            train(tool, config, trial, seed, TRIAL, options, threads, log_interval=TRIAL // 4, validate=False)
-        plan.write_text(json.dumps(dict(iterations=iterations_for(60 * minutes, trial))))
+            train(tool, config, trial, seed, TRIAL, options, threads, validate=False)
+        plan.write_text(json.dumps(dict(settings, iterations=iterations_for(60 * minutes, trial))))
     iterations = json.loads(plan.read_text())['iterations']
     train(tool, config, work_dir, seed, iterations, options, threads)
     metrics = {key: value for line in scalars(work_dir) if 'time' not in line or 'loss' not in line

@@ -33,38 +33,61 @@ def tool(tmp_path):
     return path
 
 
+@pytest.fixture
+def config(tmp_path):
+    path = tmp_path / 'a_b.py'
+    path.write_text('width = 1')
+    return path
+
+
 def calls(tmp_path):
     """The trial's and the run's: each writes two folders up from where it works."""
     return [json.loads(line) for path in (tmp_path / 'runs' / 'calls.jsonl', tmp_path / 'calls.jsonl')
             for line in path.read_text().splitlines()]
 
 
-def test_a_run_is_planned_by_a_trial_and_never_repeated(tmp_path, tool):
+def test_a_run_is_planned_by_a_trial_and_never_repeated(tmp_path, tool, config):
     root = tmp_path / 'runs'
     for _ in range(2):
-        result = equal_budget.run_for(tool, 'configs/a_b.py', root, 1, 2., ['x.y=z'], threads=1)
+        result = equal_budget.run_for(tool, str(config), root, 1, 2., ['x.y=z'], threads=1)
         # The later half of the trial took 0.4 s for each iteration.
         # The run's log has 18.8 s in four lines, evaluation left out: 4.7 s on average, 300 times.
         assert result == {'config': 'a_b', 'seed': 1, 'minutes': 2., 'iterations': 300,
                           'measured': pytest.approx(23.5), 'coco/bbox_mAP': 0.25, 'mIoU': 50.}
     trial, run = calls(tmp_path)
-    assert trial[:5] == ['configs/a_b.py', '1', True, True, '1'] and trial[5]['train_cfg.max_iters'] == '40'
-    assert trial[5]['param_scheduler.1.end'] == '101'  # behind the warm-up
-    assert run[:5] == ['configs/a_b.py', '1', False, True, '1']
-    assert run[5] == {'train_cfg.max_iters': '300', 'train_cfg.val_interval': '300', 'param_scheduler.1.end': '300',
-                      'default_hooks.logger.interval': '50', 'x.y': 'z'}
+    assert trial[:5] == [str(config), '1', True, True, '1'] and trial[5]['train_cfg.max_iters'] == '24'
+    assert run[:5] == [str(config), '1', False, True, '1']
+    # A tenth of the run, less than the schedule's own 100, is warm-up.
+    assert run[5] == {'train_cfg.max_iters': '300', 'train_cfg.val_interval': '300', 'param_scheduler.0.end': '30',
+                      'param_scheduler.1.begin': '30', 'param_scheduler.1.end': '300',
+                      'default_hooks.checkpoint.interval': '60', 'default_hooks.logger.interval': '50', 'x.y': 'z'}
     assert json.loads((root / 'a_b_seed1' / 'result.json').read_text())['iterations'] == 300
 
 
-def test_a_failed_run_goes_on_by_its_old_plan(tmp_path, tool):
+def test_a_failed_run_goes_on_by_its_old_plan(tmp_path, tool, config):
     root = tmp_path / 'runs'
     (tmp_path / 'fail').touch()
-    with pytest.raises(RuntimeError, match=r'training a.py stopped with exit code 3: see .*output.txt'):
-        equal_budget.run_for(tool, 'a.py', root, 0, 1.)
+    with pytest.raises(RuntimeError, match=r'training .*a_b.py stopped with exit code 3: see .*output.txt'):
+        equal_budget.run_for(tool, str(config), root, 0, 1.)
     (tmp_path / 'fail').unlink()
-    (root / 'a_seed0' / 'plan.json').write_text('{"iterations": 77}')
-    assert equal_budget.run_for(tool, 'a.py', root, 0, 1.)['iterations'] == 77
+    plan = root / 'a_b_seed0' / 'plan.json'
+    plan.write_text(json.dumps(dict(json.loads(plan.read_text()), iterations=77)))
+    assert equal_budget.run_for(tool, str(config), root, 0, 1.)['iterations'] == 77
     assert len((root / 'calls.jsonl').read_text().splitlines()) == 1  # one trial in all
+
+
+def test_other_settings_are_another_run(tmp_path, tool, config):
+    def run(minutes=1., options=('x.y=z', ), threads=1):
+        return equal_budget.run_for(tool, str(config), tmp_path / 'runs', 0, minutes, options, threads)
+
+    run()
+    with pytest.raises(ValueError, match=r'a_b_seed0 has a run with minutes=1.0, not 2.0: remove it'):
+        run(minutes=2.)
+    with pytest.raises(ValueError, match=r"options=\['x.y=z'\], not \[\]; threads=1, not 2: remove it"):
+        run(options=(), threads=2)
+    config.write_text('width = 2')
+    with pytest.raises(ValueError, match='a run with config='):
+        run()
 
 
 def test_a_trial_without_times(tmp_path):

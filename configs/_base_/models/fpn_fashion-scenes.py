@@ -5,7 +5,7 @@ norm_cfg = dict(type='BN', requires_grad=True)
 model = dict(
     data_preprocessor=dict(
         mean=[72.94] * 3, std=[90.02] * 3, size=(128, 128),  # Fashion-MNIST's, for its weights
-        # As in training: else the levels don't lie on one another at the right and lower border of a scene.
+        # As in the training pipeline: else the levels don't lie on one another at the right and lower border.
         test_cfg=dict(size_divisor=32)),
     pretrained=None,
     backbone=dict(_delete_=True),
@@ -13,5 +13,5 @@ model = dict(
     decode_head=dict(
         in_channels=[64] * 4, channels=64, num_classes=11, norm_cfg=norm_cfg,
         # Four fifths of the pixels are background, which is learned first; mIoU counts every class alike. (With weights
-        # MMSegmentation 1.2.2 fails on padding, label 255; no scene is smaller than a crop.)
+        # MMSegmentation 1.2.2 fails on label 255, so the padding of training is ground.)
         loss_decode=dict(class_weight=[0.3] + [1.] * 10)))
