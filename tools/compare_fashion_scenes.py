@@ -10,7 +10,7 @@ the time; the table has the minutes that they took then. Evaluation isn't counte
 """
 import argparse
 import os
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 from pervit_mm.analysis.benchmark import markdown_table
@@ -46,6 +46,12 @@ def main() -> None:
             seed, args.minutes, args.cfg_options, threads)
                 for seed in (0, 1) for task in args.task if seed in RUNS[task]['seeds']
                 for name in RUNS[task]['configs']}
+        try:
+            for job in as_completed(jobs.values()):
+                job.result()
+        except BaseException:  # let those that run end, and start no more
+            pool.shutdown(cancel_futures=True)
+            raise
     for task in args.task:
         rows = []
         for (of, seed, name), job in jobs.items():

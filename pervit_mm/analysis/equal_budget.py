@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
+from threading import Lock
 
 from mmengine.config import Config
 
@@ -13,6 +14,8 @@ from mmengine.config import Config
 TRIAL = 24
 #: Iterations of warm-up in the schedule, but never more than a tenth of the run: a slow network needs its cosine too.
 WARMUP = 100
+#: MMEngine finds the packages of a config's bases by pkg_resources, which fails in several threads at a time.
+_READING = Lock()
 
 
 def scalars(work_dir: str | Path) -> list[dict]:
@@ -105,8 +108,7 @@ def run_for(tool: str | Path, config: str, root: str | Path, seed: int, minutes:
         minutes (float): Training time, evaluation not counted.
 
     Returns:
-        dict: ``config``, ``seed``, ``minutes``, ``iterations``, the minutes ``measured`` in the log, and every metric of
-        the evaluation.
+        dict: ``config``, ``seed``, ``minutes``, ``iterations``, the minutes ``measured`` in the log, and every metric.
 
     Raises:
         ValueError: If the folder has a run of other settings: minutes, options, threads or the config's contents.
@@ -115,8 +117,10 @@ def run_for(tool: str | Path, config: str, root: str | Path, seed: int, minutes:
     name = f'{Path(config).stem}_seed{seed}'
     work_dir = Path(root) / name
     result, plan = work_dir / 'result.json', work_dir / 'plan.json'
+    with _READING:
+        contents = Config.fromfile(config).dump()
     settings = dict(minutes=minutes, options=list(options), threads=threads,
-                    config=sha256(Config.fromfile(config).dump().encode()).hexdigest()[:8])
+                    config=sha256(contents.encode()).hexdigest()[:8])
     if plan.is_file():
         planned = json.loads(plan.read_text())
         changed = [f'{key}={planned[key]!r}, not {value!r}' for key, value in settings.items() if planned[key] != value]
