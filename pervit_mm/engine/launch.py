@@ -278,7 +278,23 @@ def _fit_to_machine(cfg: Config, training: bool = True) -> list[str]:
         # On the CPU DDP wants None, and Runner would fill in [LOCAL_RANK].
         cfg.model_wrapper_cfg['device_ids'] = None
         notes.append('No GPU here: the processes talk through gloo on the CPU.')
+        if _without_sync_bn(cfg.model):
+            notes.append('No GPU here, and SyncBN needs one: each process has BN, with statistics of its own images.')
     return notes
+
+
+def _without_sync_bn(node: Any) -> bool:
+    """Turn every SyncBN of a model's config into BN; return whether there was one.
+
+    In a single process MMEngine does this itself.
+    """
+    if not isinstance(node, (dict, list, tuple)):
+        return False
+    here = isinstance(node, dict) and node.get('type') == 'SyncBN'
+    if here:
+        node['type'] = 'BN'
+    below = [_without_sync_bn(value) for value in (node.values() if isinstance(node, dict) else node)]
+    return here or any(below)
 
 
 def _init_gloo(launcher: str) -> None:

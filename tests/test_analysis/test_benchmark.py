@@ -68,3 +68,19 @@ def test_the_tool_writes_tables(tmp_path):
     assert float(rows[0]['ratio']) == 1 and all(float(row['ms']) > 0 for row in rows)
     text = (tmp_path / 'benchmark.md').read_text()
     assert torch.__version__ in text and '1 threads' in text and '| no mask |' in text
+
+
+@pytest.mark.parametrize('kind', ['windows', 'global'])
+def test_a_detector_s_step_that_is_measured(kind, monkeypatch):
+    """It computes every gradient, with the attention that it is named after."""
+    pytest.importorskip('mmdet')
+    from pervit_mm.analysis import benchmark_subjects
+    models, build = [], benchmark_subjects.MODELS.build
+    monkeypatch.setattr(benchmark_subjects.MODELS, 'build', lambda cfg: models.append(build(cfg)) or models[-1])
+    run = benchmark_subjects.detector_step(kind, 224, 256)
+    run()
+    model = models[-1]  # behind its parts
+    window = (14, 14) if kind == 'windows' else None
+    assert model.backbone.with_cp and {block.window_size for block in model.backbone.blocks} == {window}
+    gradients = [parameter.grad for parameter in model.parameters() if parameter.requires_grad]
+    assert all(gradient is not None and gradient.isfinite().all() for gradient in gradients)

@@ -67,6 +67,18 @@ def test_windows_by_definition(size, global_blocks):
     check_gradients(model, state)
 
 
+def test_padding_of_a_batch_reaches_one_window_further_with_each_block():
+    """A toolbox pads images to the largest of the batch, and their features there are features like others."""
+    images = torch.randn(1, 3, 16, 64)
+    padded = torch.nn.functional.pad(images, (0, 32, 0, 0))
+    model = build(window_size=4, out_indices=(0, 1, 2), out_type='featmap').eval()
+    with torch.no_grad():
+        for block, (alone, beside) in enumerate(zip(model(images), model(padded))):
+            change = (alone - beside[..., :16]).abs().amax((0, 1, 2)).reshape(4, 4).amax(1)  # for each window
+            unchanged = 3 - block
+            assert float(change[:unchanged].max()) < 1e-5 and float(change[unchanged:].min()) > 1e-4, (block, change)
+
+
 def test_window_defaults_to_the_pretraining_grid():
     model = build(window_size='pretrain')
     assert [block.window_size for block in model.blocks] == [(7, 7)] * 3

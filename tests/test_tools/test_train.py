@@ -236,6 +236,18 @@ def test_without_a_gpu(small, monkeypatch):
         launch.build_runner(small)
 
 
+@pytest.mark.parametrize('launcher, kinds', [('pytorch', ['BN', 'BN', 'LN']), ('none', ['SyncBN', 'SyncBN', 'LN'])])
+def test_sync_bn_without_a_gpu(small, monkeypatch, launcher, kinds):
+    """torch's takes no CPU tensors; in a single process MMEngine turns it into BN by itself."""
+    monkeypatch.setattr(launch, 'has_accelerator', lambda: False)
+    parts = [dict(norm_cfg=dict(type='SyncBN', requires_grad=True)), dict(norm_cfg=dict(type='LN'))]
+    small.model = dict(type='A', backbone=dict(norm_cfg=dict(type='SyncBN')), heads=parts)
+    notes = prepare(small, launcher=launcher)
+    assert [part.norm_cfg.type for part in (small.model.backbone, *small.model.heads)] == kinds
+    assert any('SyncBN' in note for note in notes) is (launcher == 'pytorch')
+    assert small.model.heads[0].norm_cfg.requires_grad is True
+
+
 def test_wrong_paths_are_one_sentence(small, world, tmp_path):
     with pytest.raises(launch.LaunchError, match='nowhere.py.*is not a file'):
         launch.load_config('nowhere.py')
