@@ -138,6 +138,9 @@ def elastic(nodes, rank, processes, address, port):
     ('slurm_train.sh', ['gpu', 'j', 'c.py'], dict(GPUS='16', CPUS_PER_TASK='3'), 'srun', [
         '-p', 'gpu', '--job-name=j', '--gres=gpu:8', '--ntasks=16', '--ntasks-per-node=8', '--cpus-per-task=3',
         '--kill-on-bad-exit=1', 'python', '-u', 'tools/train.py', 'c.py', '--launcher', 'slurm']),
+    ('slurm_test.sh', ['gpu', 'j', 'c.py', 'a b.pth', *OPTIONS], dict(GPUS='2'), 'srun', [
+        '-p', 'gpu', '--job-name=j', '--gres=gpu:2', '--ntasks=2', '--ntasks-per-node=2', '--cpus-per-task=5',
+        '--kill-on-bad-exit=1', 'python', '-u', 'tools/test.py', 'c.py', '--launcher', 'slurm', 'a b.pth', *OPTIONS]),
 ])
 def test_shell_tools_forward_their_arguments(tmp_path, script, args, env, program, expected):
     """A stand-in earlier in PATH writes down what it got, word by word; its exit code comes back."""
@@ -146,7 +149,7 @@ def test_shell_tools_forward_their_arguments(tmp_path, script, args, env, progra
     stub.chmod(0o755)
     clean = {key: value for key, value in os.environ.items() if key not in (
         'NNODES', 'NODE_RANK', 'MASTER_ADDR', 'MASTER_PORT', 'PYTHON', 'GPUS', 'GPUS_PER_NODE', 'CPUS_PER_TASK',
-        'SRUN_ARGS')}
+        'SRUN_ARGS', 'TOOL')}
     path = os.pathsep.join([str(tmp_path), os.environ['PATH']])
     done = subprocess.run(['bash', f'tools/{script}', *args], cwd=ROOT, capture_output=True, text=True,
                           env={**clean, **env, 'PATH': path, 'RECORD': str(tmp_path / 'argv')})
