@@ -4,6 +4,7 @@
     python demo/image_demo.py IMAGES MODEL --out-dir OUT
     python demo/image_demo.py 'shots/**/*.jpg' mask-rcnn_pervit-nano_fashion-scenes
     python demo/image_demo.py shots configs/pervit_tiny.py --weights work_dirs/pervit_tiny/epoch_300.pth
+    python demo/image_demo.py shots pervit-tiny_3rdparty_in1k --weights converted.pth
 
 Pictures go to OUT/vis, label maps to OUT/labels, predictions to OUT/predictions.json.
 """
@@ -17,10 +18,10 @@ from pervit_mm.inference import ImagePredictor, find_images, predict_images, pub
 def main(argv=None) -> None:
     """Read the command line, predict, and say where the results are."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
-                                     epilog=f'published models: {", ".join(published_models())}')
+                                     epilog=f'models by name: {", ".join(published_models())}')
     parser.add_argument('images', help='image file, folder, or pattern in quotes')
-    parser.add_argument('model', help='name of a published model, or path of a config')
-    parser.add_argument('--weights', help='checkpoint; needed with a config')
+    parser.add_argument('model', help='name of a model, or path of a config')
+    parser.add_argument('--weights', help='checkpoint; needed with a config, and for a model that has none')
     parser.add_argument('--out-dir', default='outputs', help='folder of the results (default outputs)')
     parser.add_argument('--device', help='such as cpu or cuda:0 (default: a GPU where there is one)')
     parser.add_argument('--score-thr', type=float, default=0.3, help='detections below it are left out (default 0.3)')

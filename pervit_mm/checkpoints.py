@@ -39,14 +39,23 @@ def package_root() -> Path:
                             'clone of it')
 
 
-def index_entries() -> list[dict]:
-    """Read the models of ``model-index.yml``.
+def read_index() -> dict[str, list[dict]]:
+    """Read ``model-index.yml`` and the metafiles that it imports.
 
     Returns:
-        list[dict]: The entries under ``Models`` of each metafile that it imports, in their order.
+        dict[str, list[dict]]: Path of each metafile, below :func:`package_root`, to the entries under its ``Models``.
     """
     root = package_root()
-    return [entry for path in load(root / 'model-index.yml')['Import'] for entry in load(root / path)['Models']]
+    return {path: load(root / path)['Models'] for path in load(root / 'model-index.yml')['Import']}
+
+
+def index_entries() -> list[dict]:
+    """List the models of ``model-index.yml``.
+
+    Returns:
+        list[dict]: The entries of all metafiles, in their order.
+    """
+    return [entry for models in read_index().values() for entry in models]
 
 
 def read_sums(folder: str | Path) -> dict[str, str]:

@@ -14,20 +14,20 @@ import copy
 import json
 import os
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from mmengine.config import Config
-from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
+from .checkpoint_files import check_target, read_classifier
+from .loading import build, load_strictly
 from .models import PerViT
 from .models.arch import to_pair
-from .official import check_target, read_classifier
 
 #: Formats, and how the names of their files end.
 FORMATS = {'onnx': '.onnx', 'torch-export': '.pt2'}
@@ -108,7 +108,8 @@ def load_model(cfg: Config, checkpoint: str | Path, backbone_only: bool = False)
 
     Args:
         cfg (Config): A config of MMPretrain; for the backbone alone, of any toolbox, which isn't needed.
-        checkpoint (str | Path): A file that a training with this config wrote, or a converter.
+        checkpoint (str | Path): A file that a training with this config wrote, or a converter; or ``pervit_mm://``
+            and the name of a published one.
         backbone_only (bool): Whether only ``model.backbone`` is exported. Defaults to False.
 
     Returns:
@@ -125,12 +126,8 @@ def load_model(cfg: Config, checkpoint: str | Path, backbone_only: bool = False)
     if not backbone_only and scope != 'mmpretrain':
         raise ValueError(f"the config's default_scope is {scope!r}, and only classifiers of 'mmpretrain' are exported "
                          'as a whole: give --backbone-only')
-    try:
-        # The backbone is registered at the root: without a scope its toolbox isn't imported.
-        with DefaultScope.overwrite_default_scope(None if backbone_only else scope):
-            model = MODELS.build(config.backbone if backbone_only else config)
-    except KeyError as error:
-        raise ValueError(f'the model of the config cannot be built: {error.args[0]}') from error
+    # The backbone is registered at the root: without a scope its toolbox isn't imported.
+    model = build(config.backbone, None) if backbone_only else build(config, scope)
     backbone = model if backbone_only else getattr(model, 'backbone', None)
     if not isinstance(backbone, PerViT):
         raise ValueError(f'model.backbone must be a PerViT, got {config.backbone.get("type")!r}')
@@ -139,55 +136,6 @@ def load_model(cfg: Config, checkpoint: str | Path, backbone_only: bool = False)
     load_strictly(model, {key[len(prefix):]: value for key, value in state.items() if key.startswith(prefix)},
                   f"checkpoint '{checkpoint}'")
     return ExportedModel(model)
-
-
-def load_strictly(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
-    """Load weights, none missing and none left over.
-
-    Args:
-        model (nn.Module): Gets them.
-        state (Mapping[str, Tensor]): The weights.
-        source (str): Where they are from, for the message.
-
-    Raises:
-        ValueError: Naming what is missing, left over or of another shape.
-    """
-    own = model.state_dict()
-    problems = [f'{key} is {tuple(state[key].shape)} there and {tuple(own[key].shape)} in the config'
-                for key in own if key in state and state[key].shape != own[key].shape]
-    if not problems:
-        missing, unexpected = model.load_state_dict(state, strict=False)
-        problems = [f'{key} is not in it' for key in missing] + [f'{key} is not in the config' for key in unexpected]
-    if problems:
-        more = f' and {len(problems) - 4} more' if len(problems) > 4 else ''
-        raise ValueError(f"{source} is not of this config: {'; '.join(problems[:4])}{more}")
-
-
-def image_size_of(cfg: Config) -> tuple[int, int]:
-    """Image size that a config tests with.
-
-    Args:
-        cfg (Config): The last transform of its test pipeline that gives one size to every image counts (CenterCrop,
-            or Resize without ``keep_ratio``); without one, for MMPretrain, ``model.backbone.img_size``.
-
-    Returns:
-        tuple[int, int]: (h, w) in pixels.
-
-    Raises:
-        ValueError: If images differ in size, as they do for detection and segmentation.
-    """
-    dataset = (cfg.get('test_dataloader') or {}).get('dataset') or {}
-    while isinstance(dataset.get('dataset'), dict):
-        dataset = dataset['dataset']
-    for step in reversed(dataset.get('pipeline') or []):
-        kind = str(step.get('type')).split('.')[-1]
-        size = step.get({'CenterCrop': 'crop_size', 'Resize': 'scale'}.get(kind))
-        if size is not None and not step.get('keep_ratio'):
-            return (size, size) if isinstance(size, int) else (size[1], size[0])  # the transforms say (w, h)
-    if cfg.get('default_scope') == 'mmpretrain':
-        return to_pair('model.backbone.img_size', cfg.model.backbone.get('img_size', 224))
-    raise ValueError('the test pipeline of the config brings images of several sizes, and the exported file takes one: '
-                     'give --img-size H W')
 
 
 def preprocessing_of(cfg: Config) -> dict:

@@ -50,28 +50,29 @@ def find_images(source: str | Path) -> list[Path]:
     return sorted(found)
 
 
-def published_models() -> dict[str, tuple[str, str]]:
-    """List the models of ``model-index.yml`` that have weights.
+def published_models() -> dict[str, tuple[str, str | None]]:
+    """List the models of ``model-index.yml``.
 
     Returns:
-        dict[str, tuple[str, str]]: Name to path of the config and ``pervit_mm://`` name of the weights.
+        dict[str, tuple[str, str | None]]: Name to path of the config and ``pervit_mm://`` name of the weights, or None
+        where there are none.
     """
     root = package_root()
-    return {entry['Name']: (str(root / entry['Config']), entry['Weights']) for entry in index_entries()
-            if 'Weights' in entry}
+    return {entry['Name']: (str(root / entry['Config']), entry.get('Weights')) for entry in index_entries()}
 
 
 class ImagePredictor:
     """One interface to the inferencers of MMPretrain, MMDetection and MMSegmentation.
 
     Args:
-        model (str): Name of a published model, or path of a config.
-        weights (str, optional): Checkpoint; needed with a config. Defaults to None, the published one.
+        model (str): One of :func:`published_models`, or path of a config.
+        weights (str, optional): Checkpoint; needed with a config, and with a model that has none. Defaults to None, the
+            published one.
         device (str, optional): Defaults to None, a GPU where there is one.
 
     Raises:
-        ValueError: If there is no such model, if a config comes without weights, or if its ``default_scope`` is none
-            of the three toolboxes.
+        ValueError: If there is no such model, if a config or a model without weights comes without any, or if its
+            ``default_scope`` is none of the three toolboxes.
     """
 
     def __init__(self, model: str, weights: str | None = None, device: str | None = None) -> None:
@@ -84,12 +85,17 @@ class ImagePredictor:
             raise ValueError(f'model={model!r} is neither a config nor one of {", ".join(sorted(models)) or "(none)"}')
         weights = weights or published
         if weights is None:
-            raise ValueError(f'model={model!r} is a config, which has no weights: give weights, the path of a '
-                             'checkpoint')
+            what = ('has no published weights: give weights (--weights FILE), a file of the authors converted with '
+                    'tools/model_converters/pervit_to_mm.py' if model in models else
+                    'is a config, which has no weights: give weights (--weights FILE), the path of a checkpoint')
+            raise ValueError(f'model={model!r} {what}')
         cfg = Config.fromfile(config)
         self.scope = cfg.get('default_scope')
         if self.scope not in _INFERENCERS:
             raise ValueError(f'default_scope={self.scope!r} of {config} must be one of {", ".join(_INFERENCERS)}')
+        # Inferencers forget how a config decodes where they get an array; MMPretrain's always does.
+        self.takes_arrays = self.scope == 'mmpretrain' or not any(
+            step.get('color_type') or step.get('imdecode_backend') for step in cfg.test_dataloader.dataset.pipeline)
         module, name, keyword = _INFERENCERS[self.scope]
         # An inferencer leaves its own scope behind as the default one, in which the next may not find its transforms.
         with DefaultScope.overwrite_default_scope(self.scope):
@@ -123,43 +129,53 @@ class ImagePredictor:
         """
         image, picture = Path(image), Path(folder) / 'vis' / f'{Path(image).stem}.png'
         try:
-            readable = imread(str(image)) is not None
+            pixels = imread(str(image))
         except (OSError, cv2.error):
-            readable = False
-        if not readable:
+            pixels = None
+        if pixels is None:
             raise ValueError(f"image '{image}' cannot be read as one: remove it, or name the others")
         with DefaultScope.overwrite_default_scope(self.scope):
-            result = getattr(self, f'_predict_{self.scope}')(image, picture, score_thr)
+            source = pixels if self.takes_arrays else str(image)
+            result = getattr(self, f'_predict_{self.scope}')(source, pixels[..., ::-1], picture, score_thr)
         return dict(file=str(image), picture=str(picture), **result)
 
-    def _predict_mmpretrain(self, image: Path, picture: Path, score_thr: float) -> dict[str, Any]:
-        # Part by part: the whole names pictures otherwise, and shows a bar for each image.
+    # Part by part, to decode an image once: the inferencers take arrays in BGR, and draw on arrays in RGB. As a whole
+    # MMPretrain's also names pictures otherwise, and shows a bar for each image.
+
+    def _predict_mmpretrain(self, source: np.ndarray, rgb: np.ndarray, picture: Path, score_thr: float
+                            ) -> dict[str, Any]:
         from mmpretrain.visualization import UniversalVisualizer
-        data, = self.inferencer.preprocess([str(image)])
+        data, = self.inferencer.preprocess([source])
         samples = self.inferencer.forward(data)
         prediction, = self.inferencer.postprocess(samples, None)
-        pixels = imread(str(image))[..., ::-1]
         UniversalVisualizer().visualize_cls(
-            pixels, samples[0], classes=self.classes, draw_gt=False, out_file=str(picture),
-            resize=224 if min(pixels.shape[:2]) < 224 else None)  # or the text doesn't fit
+            rgb, samples[0], classes=self.classes, draw_gt=False, out_file=str(picture),
+            resize=224 if min(rgb.shape[:2]) < 224 else None)  # or the text doesn't fit
         return dict(prediction, pred_scores=prediction['pred_scores'].tolist())
 
-    def _predict_mmdet(self, image: Path, picture: Path, score_thr: float) -> dict[str, Any]:
-        output = self.inferencer(str(image), return_vis=True, pred_score_thr=score_thr)
-        imwrite(output['visualization'][0][..., ::-1], str(picture))
-        found = output['predictions'][0]
+    def _predict_mmdet(self, source: np.ndarray | str, rgb: np.ndarray, picture: Path, score_thr: float
+                       ) -> dict[str, Any]:
+        (_, data), = self.inferencer.preprocess([source])
+        samples = self.inferencer.forward(data)
+        drawn, = self.inferencer.visualize([rgb], samples, return_vis=True, pred_score_thr=score_thr)
+        imwrite(drawn[..., ::-1], str(picture))
+        found, = self.inferencer.postprocess(samples)['predictions']
         masks = [dict(mask=mask) for mask in found['masks']] if 'masks' in found else [{}] * len(found['labels'])
         return dict(detections=[
             {'label': label, 'class': self._name(label), 'score': score, 'bbox': bbox, **mask}
             for label, score, bbox, mask in zip(found['labels'], found['scores'], found['bboxes'], masks)
             if score >= score_thr])
 
-    def _predict_mmseg(self, image: Path, picture: Path, score_thr: float) -> dict[str, Any]:
-        output = self.inferencer(str(image), return_vis=True)
-        imwrite(output['visualization'][..., ::-1], str(picture))
-        labels, counts = np.unique(output['predictions'].astype(np.uint8), return_counts=True)
+    def _predict_mmseg(self, source: np.ndarray | str, rgb: np.ndarray, picture: Path, score_thr: float
+                       ) -> dict[str, Any]:
+        data, = self.inferencer.preprocess([source])
+        samples = self.inferencer.forward(data)
+        drawn, = self.inferencer.visualize([rgb], samples, return_vis=True)
+        imwrite(drawn[..., ::-1], str(picture))
+        predicted = self.inferencer.postprocess(samples, None)['predictions'].astype(np.uint8)
+        labels, counts = np.unique(predicted, return_counts=True)
         label_map = picture.parents[1] / 'labels' / picture.name
-        imwrite(output['predictions'].astype(np.uint8), str(label_map))
+        imwrite(predicted, str(label_map))
         shares = {self._name(label): count / counts.sum() for label, count in zip(labels.tolist(), counts.tolist())}
         return dict(label_map=str(label_map), shares=shares)
 

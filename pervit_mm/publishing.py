@@ -7,7 +7,6 @@ model computes: a later version of the package must load it and compute the same
 import datetime
 import hashlib
 import io
-import os
 import re
 import sys
 from collections import OrderedDict
@@ -18,21 +17,22 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from mmengine.config import Config
-from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
 
-from .analysis.flops import count_flops
+from .analysis.flops import count_flops, input_shape
+from .checkpoint_files import own_tensor, read_checkpoint, to_bytes
 from .checkpoints import FOLDER, SUMS, read_sums
-from .export import image_size_of, load_strictly
+from .files import replacing
+from .loading import build_model
 from .metafile import metafile_entry, read_log
-from .official import own_tensor, read_checkpoint
 
 #: Largest file that is published without being forced; setup.py leaves larger ones out of the wheel.
 MAX_BYTES = 10_000_000
 #: Where the tests find what published models compute.
 RECORDS = 'tests/data/published'
-#: Image size of models that test with images of several sizes, for their FLOPs and what is recorded of them.
-DENSE_SIZE = (224, 224)
+#: (h, w) of what is recorded of models that test with images of several sizes; not square, so that a turned map shows.
+RECORDED_SIZE = (192, 256)
+
 
 class Published(NamedTuple):
     """What :func:`publish` did.
@@ -95,52 +95,6 @@ def strip_checkpoint(content: Any) -> dict:
     return dict(state_dict=weights, meta=dict(dataset_meta=meta) if meta else {})
 
 
-def to_bytes(content: dict) -> bytes:
-    """What ``torch.save`` writes, under no file's name: with one it would be part of the bytes."""
-    buffer = io.BytesIO()
-    torch.save(content, buffer)
-    return buffer.getvalue()
-
-
-def build_model(cfg: Config, state: Mapping[str, Tensor]) -> nn.Module:
-    """Build the model of a config in eval mode, with weights, none missing and none left over.
-
-    Args:
-        cfg (Config): Of any toolbox.
-        state (Mapping[str, Tensor]): The weights.
-
-    Returns:
-        nn.Module: On the CPU.
-
-    Raises:
-        ValueError: If the model cannot be built, or the weights are of another one.
-    """
-    try:
-        with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmengine')):
-            model = MODELS.build(cfg.model)
-    except KeyError as error:  # a type that no registry has, as where its toolbox isn't installed
-        raise ValueError(f'the model of the config cannot be built: {error.args[0]}') from error
-    load_strictly(model, state, 'checkpoint')
-    model.eval()  # which some of MMPretrain's backbones don't return from
-    return model
-
-
-def input_shape(cfg: Config) -> tuple[int, int, int]:
-    """Shape of the images that a model is counted and recorded with.
-
-    Args:
-        cfg (Config): Of any toolbox.
-
-    Returns:
-        tuple[int, int, int]: Channels of the backbone, and (h, w) that the config tests with or :data:`DENSE_SIZE`.
-    """
-    try:
-        size = image_size_of(cfg)
-    except ValueError:  # images of several sizes
-        size = DENSE_SIZE
-    return (cfg.model.backbone.get('in_channels', 3), *size)
-
-
 @torch.no_grad()
 def recorded_outputs(model: nn.Module, cfg: Config) -> np.ndarray:
     """What a published model must go on to compute, on two images made by integer arithmetic.
@@ -150,22 +104,29 @@ def recorded_outputs(model: nn.Module, cfg: Config) -> np.ndarray:
         cfg (Config): Its config.
 
     Returns:
-        np.ndarray: Logits ``(2, num_classes)``; of a segmentor their means over the map; of a detector ``(2, sum of
-        channels)``, the means of each level of features, as its heads choose among boxes and so jump.
+        np.ndarray: Logits ``(2, num_classes)``. Of maps ``(2, 6 * sum of channels)``: the mean, the four corners and
+        the centre of each. Maps are the logits of a segmentor, and of a detector each level of features, as its heads
+        choose among boxes and so jump.
     """
-    shape = (2, *input_shape(cfg))
+    shape = (2, *input_shape(cfg, RECORDED_SIZE))
     steps = torch.arange(int(np.prod(shape)))
     images = ((steps * steps * 7919 % 251) / 125. - 1.).reshape(shape)
     outputs = model.extract_feat(images) if cfg.get('default_scope') == 'mmdet' else model(images)
     levels = (outputs, ) if isinstance(outputs, Tensor) else tuple(outputs)
-    return torch.cat([x.flatten(2).mean(2) if x.dim() > 2 else x for x in levels], 1).numpy()
+    return torch.cat([_landmarks(x) if x.dim() > 2 else x for x in levels], 1).numpy()
+
+
+def _landmarks(x: Tensor) -> Tensor:
+    """Mean, corners and centre of maps ``(B, C, H, W)``, as ``(B, 6 * C)``. A mean alone would pass for moved maps."""
+    height, width = x.shape[2:]
+    places = [(0, 0), (0, -1), (-1, 0), (-1, -1), (height // 2, width // 2)]
+    return torch.cat([x.mean((2, 3)), *(x[:, :, row, column] for row, column in places)], 1)
 
 
 def _write(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f'.{path.name}.partial')
-    partial.write_bytes(content)
-    os.replace(partial, path)
+    with replacing(path) as writer:
+        writer.write(content)
 
 
 def _write_all(root: Path, name: str, files: Mapping[str, bytes], outputs: np.ndarray, replace: bool) -> list[str]:

@@ -1,19 +1,20 @@
 """PerViT in MMPretrain's model hub, by name and offline, after ``import pervit_mm.zoo``.
 
-``mmpretrain.list_models('pervit*')``, ``get_model``, ``inference_model`` and the inferencers then take the names of
-``configs/metafile.yml``. Without MMPretrain the import does nothing, and only :func:`register_models` complains.
+``mmpretrain.list_models('pervit*')``, ``get_model``, ``inference_model`` and the inferencers then take the names of the
+classifiers. Without MMPretrain the import does nothing, and only :func:`register_models` complains.
 
-The detectors and segmentors of the index aren't registered: MMPretrain could list them, and not build one.
+Of the metafiles that ``model-index.yml`` imports those are registered whose results are all of image classification.
+Detectors and segmentors aren't: MMPretrain could list them, and not build one.
 """
 from importlib.util import find_spec
 
-from .checkpoints import package_root
+from .checkpoints import package_root, read_index
 from .official_keys import from_official, to_official
 
 __all__ = ['from_official', 'register_models', 'to_official']
 
-#: Metafile of the classifiers, below :func:`pervit_mm.checkpoints.package_root`.
-METAFILE = 'configs/metafile.yml'
+#: Task of the models that MMPretrain's hub gets.
+TASK = 'Image Classification'
 
 
 def register_models() -> list[str]:
@@ -30,16 +31,17 @@ def register_models() -> list[str]:
         raise ImportError("models are registered with MMPretrain's hub, and mmpretrain isn't installed: pip install "
                           'mmpretrain (or onedl-mmpretrain)', name='mmpretrain')
     from mmpretrain import ModelHub  # here, as `pervit_mm` works without it, and its import takes seconds
-    from modelindex.load_model_index import load
-    root = package_root()
-    names = [model.name.lower() for model in load(str(root / METAFILE)).models]  # the hub looks up lower case
+    metafiles = {path: models for path, models in read_index().items()
+                 if {result['Task'] for model in models for result in model.get('Results', ())} == {TASK}}
+    names = [model['Name'].lower() for models in metafiles.values() for model in models]  # as the hub looks them up
     taken = [name for name in names if ModelHub.has(name)]
     if taken and taken != names:
         raise ValueError(f"{', '.join(taken)} {'is' if len(taken) == 1 else 'are'} in MMPretrain's hub already, from "
                          'another package: import only one of the two')
     if not taken:
-        # The hub itself would look for the configs beside the metafile.
-        ModelHub.register_model_index(root / METAFILE, config_prefix=root)
+        root = package_root()
+        for path in metafiles:  # the hub itself would look for the configs beside the metafile
+            ModelHub.register_model_index(root / path, config_prefix=root)
     return names
 
 

@@ -14,8 +14,9 @@ from mmengine.config import Config
 from mmengine.runner import CheckpointLoader, load_checkpoint
 
 from pervit_mm import checkpoints
+from pervit_mm.loading import build_model
 from pervit_mm.models import PerViT
-from pervit_mm.publishing import build_model, recorded_outputs
+from pervit_mm.publishing import recorded_outputs
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted(path.name for path in (ROOT / 'checkpoints').glob('*.pth'))

@@ -1,4 +1,5 @@
 """demo/image_demo.py and what it stands on, against the networks themselves."""
+import copy
 import json
 import shutil
 import sys
@@ -8,8 +9,9 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from conftest import official_state
 from dense_configs import read
-from mmengine.registry import MODELS, DefaultScope
+from mmengine.registry import MODELS, TRANSFORMS, DefaultScope
 
 pytest.importorskip('mmpretrain')
 pytest.importorskip('mmseg')
@@ -17,13 +19,23 @@ pytest.importorskip('mmdet')
 run_lengths = pytest.importorskip('pycocotools.mask')
 from mmdet.structures import DetDataSample  # noqa: E402
 
-from pervit_mm.inference import ImagePredictor, find_images, predict_images  # noqa: E402
+from pervit_mm.checkpoints import load_from_pervit_mm  # noqa: E402
+from pervit_mm.inference import ImagePredictor, find_images, predict_images, published_models  # noqa: E402
+from pervit_mm.loading import build_model  # noqa: E402
+from pervit_mm.official import convert_official  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 CLASSES = tuple('abcdefghijk')
 CONFIGS = dict(
     mmpretrain='pervit_nano_3e_fashion-mnist', mmdet='detection/mask-rcnn_pervit-nano_fashion-scenes',
     mmseg='segmentation/pervit-nano_fpn_fashion-scenes')
+
+
+class GreyInThree:
+    """A transform for tests."""
+
+    def __call__(self, results):
+        return dict(results, img=np.dstack([results['img']] * 3))
 
 
 @pytest.fixture(scope='module')
@@ -43,7 +55,7 @@ def checkpoints(tmp_path_factory):
     """Untrained weights of a model of each toolbox."""
     folder, files = tmp_path_factory.mktemp('checkpoints'), {}
     for toolbox, name in CONFIGS.items():
-        cfg = read(name)
+        cfg = copy.deepcopy(read(name))  # MMDetection writes into what it builds
         with DefaultScope.overwrite_default_scope(toolbox):
             torch.manual_seed(0)
             model = MODELS.build(cfg.model)
@@ -126,6 +138,71 @@ def test_segmentor(images, checkpoints, tmp_path):
         assert share == pytest.approx((labels == CLASSES.index(name)).mean())
 
 
+def test_a_published_segmentor_by_name(tmp_path):
+    """On a generated image, against the network and the published weights; drawn in the colours that come with them."""
+    name = 'pervit-nano_fpn_fashion-scenes'
+    ground = np.random.default_rng(3).integers(0, 64, (6, 8, 3), dtype=np.uint8)
+    image = cv2.resize(ground, (128, 96), interpolation=cv2.INTER_CUBIC)
+    for x, y in ((8, 10), (70, 40)):  # something like trousers, and a bag
+        image[y:y + 44, x:x + 16] = image[y:y + 44, x + 24:x + 40] = image[y:y + 12, x:x + 40] = (200, 180, 60)
+    image[60:84, 20:60] = (60, 200, 220)
+    cv2.imwrite(str(tmp_path / 'items.png'), image)
+    model = ImagePredictor(name, device='cpu')
+    result = model.predict(tmp_path / 'items.png', tmp_path)
+    content = load_from_pervit_mm(published_models()[name][1])
+    network = build_model(copy.deepcopy(read(f'segmentation/{name}')), content['state_dict'])
+    x = torch.from_numpy(image[..., ::-1].copy()).permute(2, 0, 1)[None]
+    with torch.no_grad():
+        logits = network.encode_decode((x - 72.94) / 90.02, [dict(img_shape=(96, 128), ori_shape=(96, 128))])
+    expected = logits.argmax(1)[0].numpy()
+    labels = cv2.imread(result['label_map'], cv2.IMREAD_UNCHANGED)
+    assert labels.shape == (96, 128) and (labels == expected).mean() > 0.999
+    classes, palette = (content['meta']['dataset_meta'][key] for key in ('classes', 'palette'))
+    assert len(set(expected.flat)) > 1 and result['shares'].keys() == {classes[label] for label in set(labels.flat)}
+    drawn = cv2.imread(result['picture'])[..., ::-1]
+    blended = 0.2 * image[..., ::-1] + 0.8 * np.array(palette)[labels]  # but for the names that are written on it
+    assert (np.abs(drawn - blended).max(-1) <= 2).mean() > 0.5
+
+
+def test_a_model_without_weights_takes_a_file(tmp_path):
+    """Of the authors' layout, converted; an image of 256 x 256 px is only cropped."""
+    name = 'pervit-tiny_3rdparty_in1k'
+    assert published_models()[name] == (str(ROOT / 'configs' / 'pervit_tiny.py'), None)
+    with pytest.raises(ValueError, match=f"^model='{name}' has no published weights: give weights .--weights FILE., a "
+                       'file of the authors converted with tools/model_converters/pervit_to_mm.py$'):
+        ImagePredictor(name, device='cpu')
+    state, _ = convert_official(official_state('tiny'))
+    torch.save(dict(state_dict=state), tmp_path / 'tiny.pth')
+    image = np.random.default_rng(4).integers(0, 256, (256, 256, 3), dtype=np.uint8)
+    cv2.imwrite(str(tmp_path / 'noise.png'), image)
+    model = ImagePredictor(name, str(tmp_path / 'tiny.pth'), 'cpu')
+    result = model.predict(tmp_path / 'noise.png', tmp_path)
+    x = torch.from_numpy(image[16:240, 16:240, ::-1].astype(np.float32)).permute(2, 0, 1)[None]
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)))
+    network = build_model(copy.deepcopy(read('pervit_tiny')), state)
+    with torch.no_grad():
+        scores = network((x - mean) / std).softmax(1)[0]
+    np.testing.assert_allclose(result['pred_scores'], scores, atol=1e-5)
+    assert result['pred_label'] == int(scores.argmax()) and len(model.classes) == 1000
+
+
+@pytest.mark.parametrize('toolbox', ['mmdet', 'mmseg'])
+def test_a_config_s_own_way_to_decode_is_kept(toolbox, images, checkpoints, tmp_path):
+    """Which the inferencers forget where they get an array: here grey, in three channels."""
+    cfg = copy.deepcopy(read(CONFIGS[toolbox]))
+    cfg.test_dataloader.dataset.pipeline[0].color_type = 'grayscale'
+    cfg.test_dataloader.dataset.pipeline.insert(1, dict(type='GreyInThree'))
+    TRANSFORMS.register_module(name='GreyInThree', module=GreyInThree, force=True)
+    cfg.dump(str(tmp_path / 'grey.py'))
+    model = ImagePredictor(str(tmp_path / 'grey.py'), checkpoints[toolbox], 'cpu')
+    grey = cv2.imread(str(images / 'one.png'), cv2.IMREAD_GRAYSCALE)
+    cv2.imwrite(str(tmp_path / 'grey.png'), np.dstack([grey] * 3))
+    found, expected = model.predict(images / 'one.png', tmp_path, 0.05), predictor(toolbox, checkpoints).predict(
+        tmp_path / 'grey.png', tmp_path, 0.05)
+    key = 'detections' if toolbox == 'mmdet' else 'shares'
+    assert found[key] == expected[key] and found[key]
+
+
 def run_demo(monkeypatch, *args):
     import runpy
     monkeypatch.setattr(sys, 'argv', ['image_demo.py', *map(str, args)])
@@ -145,7 +222,8 @@ def test_demo_writes_predictions_and_pictures(images, checkpoints, tmp_path, mon
 @pytest.mark.parametrize('args, message', [
     (('nowhere.png', 'pervit_nano_3e_fashion-mnist'), 'nowhere.png'),
     (('{images}', 'pervit_giant'), 'pervit_giant'),
-    (('{images}', str(ROOT / 'configs' / 'pervit_tiny.py')), 'weights'),
+    (('{images}', str(ROOT / 'configs' / 'pervit_tiny.py')), 'is a config, which has no weights'),
+    (('{images}', 'pervit-small_3rdparty_in1k'), "'pervit-small_3rdparty_in1k' has no published weights: give weights"),
 ])
 def test_demo_says_what_is_wrong(images, args, message, monkeypatch):
     with pytest.raises(SystemExit, match=message):

@@ -13,16 +13,15 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
+from pervit_mm.checkpoint_files import read_classifier
 from pervit_mm.engine import allow_checkpoint_types
 from pervit_mm.models import PerViT
 from pervit_mm.official import (
     convert_official,
     count_parameters,
-    read_classifier,
     read_official,
     recognise_size,
     revert_to_official,
-    write_checkpoint,
 )
 from pervit_mm.official_keys import from_official, key_pairs
 
@@ -202,20 +201,6 @@ def test_files_that_run_code_are_refused(tmp_path, tiny):
     assert marker.exists(), 'what plain pickle would have done'
 
 
-def test_a_namespace_is_not_made(tmp_path, tiny, monkeypatch):
-    """What stands for it takes any state, and keeps none."""
-    seen = []
-    load = torch.load
-    monkeypatch.setattr(torch, 'load', lambda *args, **kwargs: seen.append(load(*args, **kwargs)) or seen[-1])
-    args = argparse.Namespace(lr=4)
-    vars(args).update(__class__=1, __setstate__=2)
-    torch.save(dict(model=tiny, args=args), tmp_path / 'a.pth')
-    read_official(tmp_path / 'a.pth')
-    stand_in = seen[-1]['args']
-    assert not isinstance(stand_in, argparse.Namespace) and not hasattr(stand_in, 'lr')
-    assert not hasattr(stand_in, '__dict__') and type(stand_in).__name__ == 'Namespace'
-
-
 @pytest.mark.parametrize('content, official, ours', [
     (dict(state_dict={'backbone.a': torch.ones(1)}, meta={}), "OpenMMLab's layout already", None),
     ({'backbone.a': torch.ones(1)}, 'nothing to convert; the way back is tools/model_converters/mm_to_pervit.py', None),
@@ -236,33 +221,3 @@ def test_other_contents_are_told_apart(tmp_path, content, official, ours):
         else:
             with pytest.raises(ValueError, match=message):
                 reader(tmp_path / 'a.pth')
-
-
-def test_unreadable_files(tmp_path, tiny):
-    with pytest.raises(ValueError, match="path: 'nowhere.pth' is not a file"):
-        read_official('nowhere.pth')
-    with pytest.raises(ValueError, match='is not a file'):
-        read_official(tmp_path)
-    path = tmp_path / 'a.pth'
-    torch.save(tiny, path)
-    whole = path.read_bytes()
-    for data in (b'', b'<html>not found</html>', whole[:len(whole) // 2], bytes(1000)):
-        path.write_bytes(data)
-        with pytest.raises(ValueError, match="a.pth' cannot be read as a PyTorch checkpoint .* check that it is"):
-            read_official(path)
-
-
-def test_writing_is_all_or_nothing(tmp_path):
-    path = tmp_path / 'out.pth'
-    digest = write_checkpoint(dict(model=1), path)
-    assert len(digest) == 8 and torch.load(path, weights_only=True) == dict(model=1)
-    with pytest.raises(ValueError, match='exists already; give another path, or --force'):
-        write_checkpoint(dict(model=2), path)
-    with pytest.raises(AttributeError, match='pickle|local'):
-        write_checkpoint(dict(model=lambda: 0), path, force=True)
-    assert torch.load(path, weights_only=True) == dict(model=1) and list(tmp_path.iterdir()) == [path]
-    assert write_checkpoint(dict(model=2), str(path), force=True) != digest
-    assert torch.load(path, weights_only=True) == dict(model=2) and list(tmp_path.iterdir()) == [path]
-    for wrong in (tmp_path, tmp_path / 'missing' / 'out.pth'):
-        with pytest.raises(ValueError, match='cannot be written; give the path of a file in a folder that exists'):
-            write_checkpoint(dict(model=1), wrong, force=True)

@@ -21,9 +21,8 @@ from mmengine.logging import HistoryBuffer
 from mmengine.registry import MODELS, DefaultScope
 
 from pervit_mm import publishing
-from pervit_mm.analysis.flops import FlopCount
-from pervit_mm.metafile import metafile_entry, read_log
-from pervit_mm.publishing import MAX_BYTES, build_model, publish, recorded_outputs, strip_checkpoint, to_bytes
+from pervit_mm.checkpoint_files import to_bytes
+from pervit_mm.publishing import MAX_BYTES, publish, recorded_outputs, strip_checkpoint
 
 pytest.importorskip('mmpretrain')
 
@@ -211,28 +210,6 @@ def test_what_is_recorded_once_stays(clone, monkeypatch):
     assert files_of(clone.root) == before and done.path.name
 
 
-def test_logs_of_a_resumed_run_are_joined(tmp_path):
-    (tmp_path / 'a').write_text('{"coco/bbox_mAP": 0.1, "coco/segm_mAP": 0.2}\n')
-    (tmp_path / 'b').write_text('{"coco/bbox_mAP": 0.337, "coco/bbox_mAP_50": 0.5}')
-    content, measured = read_log([tmp_path / 'a', tmp_path / 'b'])
-    assert content == (b'{"coco/bbox_mAP": 0.1, "coco/segm_mAP": 0.2}\n'
-                       b'{"coco/bbox_mAP": 0.337, "coco/bbox_mAP_50": 0.5}\n')
-    assert measured == {'coco/bbox_mAP': 0.337, 'coco/bbox_mAP_50': 0.5, 'coco/segm_mAP': 0.2}
-    entry = yaml.safe_load(metafile_entry(
-        'x_fashion-scenes', 'configs/x.py', 'x.pth', None, FlopCount(1, 2, ''), measured, 'make x'))[0]
-    assert entry['Results'] == [
-        dict(Task='Object Detection', Dataset='FashionScenes', Metrics={'box AP': 33.7, 'box AP50': 50.0}),
-        dict(Task='Instance Segmentation', Dataset='FashionScenes', Metrics={'mask AP': 20.0})]
-    assert 'Training log' not in entry and entry['Metadata']['Training Command'] == 'make x'
-
-
-@pytest.mark.parametrize('line', ['11/22 - INFO - loss: 1', '{"config": "/home/me"}', '[1]', '{"loss": 1.0'])
-def test_logs_of_another_kind(tmp_path, line):
-    (tmp_path / 'a').write_text(f'{{"loss": 1.0}}\n{line}\n')
-    with pytest.raises(ValueError, match='must be a vis_data/scalars.json, a dict of numbers in each line, got '):
-        read_log([tmp_path / 'a'])
-
-
 @pytest.mark.parametrize('content, message', [
     ([1], 'this one holds list'),
     ({}, 'this one holds nothing'),
@@ -304,8 +281,8 @@ def test_the_tool(clone, capsys):
     assert json.loads(clone.log.read_text().splitlines()[0]) == dict(loss=1.5, step=1)
 
 
-def test_segmentors_and_detectors_are_recorded_by_means():
-    """Of the map of logits, and of the levels of features."""
+def test_what_is_recorded_of_segmentors_and_detectors():
+    """Means, corners and centre, of the map of logits and of the levels of features; moved or turned maps differ."""
     cfg = Config(dict(default_scope='mmdet', model=dict(backbone=dict())))
 
     class Detector(torch.nn.Module):
@@ -315,16 +292,19 @@ def test_segmentors_and_detectors_are_recorded_by_means():
 
         forward = None
 
+    def values(maps):
+        """The six of each channel, ``(2, 6, C)``."""
+        mean, (height, width) = maps.mean((2, 3)), maps.shape[2:]
+        top, bottom, centre = maps[:, :, 0], maps[:, :, height - 1], maps[:, :, height // 2, width // 2]
+        return np.concatenate([mean, top[..., 0], top[..., -1], bottom[..., 0], bottom[..., -1], centre], 1)
+
+    steps = np.arange(2 * 3 * 192 * 256)
+    images = (steps * steps * 7919 % 251 / 125 - 1).reshape(2, 3, 192, 256)
     found = recorded_outputs(Detector(), cfg)
-    steps = np.arange(2 * 3 * 224 * 224)
-    images = (steps * steps * 7919 % 251 / 125 - 1).reshape(2, 3, 224, 224)
-    expected = np.concatenate([images[:, :2, ::2].mean((2, 3)), images.mean((2, 3)) + 1], 1)
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert found.shape == (2, 30)
+    np.testing.assert_allclose(found, np.concatenate([values(images[:, :2, ::2]), values(images + 1)], 1), atol=1e-5)
     cfg.default_scope = 'mmseg'
     found = recorded_outputs(torch.nn.Identity(), cfg)
-    np.testing.assert_allclose(found, images.mean((2, 3)), atol=1e-5)
-
-
-def test_built_in_eval_mode(clone):
-    model = build_model(Config.fromfile(clone.config), clone.model.state_dict())
-    assert not any(module.training for module in model.modules())
+    np.testing.assert_allclose(found, values(images), atol=1e-5)
+    for moved in (torch.adjoint, lambda x: x.flip(2), lambda x: x.flip(3), lambda x: x.roll(1, 2)):
+        assert np.abs(recorded_outputs(moved, cfg) - found).max() > 0.1

@@ -3,6 +3,7 @@
 
     python tools/export.py configs/pervit_tiny.py work_dirs/pervit_tiny/epoch_300.pth
     python tools/export.py DENSE_CONFIG CHECKPOINT --backbone-only --img-size 512 1024
+    python tools/export.py configs/pervit_nano_fashion-mnist.py pervit_mm://FILE.pth      # a published one
 
 The file takes batches of any size of images of one size, normalized already: how is printed, and stands in the file
 ('preprocessing'). It returns logits, or with --backbone-only the outputs of the backbone as the config has them. It is
@@ -18,16 +19,21 @@ from mmengine.config import DictAction
 
 import pervit_mm  # noqa: F401  registers everything, and lets torch >= 2.6 read checkpoints
 from pervit_mm import export
+from pervit_mm.checkpoint_files import check_target
+from pervit_mm.checkpoints import PREFIX
 from pervit_mm.engine import launch
+from pervit_mm.loading import image_size_of
 
 
 def parse_args(argv=None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('config', help='config file')
-    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument('checkpoint', help='checkpoint file, or pervit_mm://FILE.pth')
     parser.add_argument('--format', choices=list(export.FORMATS), default='onnx', help='default onnx')
-    parser.add_argument('--out', metavar='FILE', help="file to write; default the checkpoint's name with .onnx or .pt2")
+    parser.add_argument('--out', metavar='FILE',
+                        help="file to write; default the checkpoint's name with .onnx or .pt2, in the current folder "
+                        'for a published one')
     parser.add_argument('--backbone-only', action='store_true', help='without neck and head, for dense tasks')
     parser.add_argument('--img-size', type=int, nargs='+', metavar='PIXELS',
                         help='image height and width; default what the config tests with')
@@ -43,13 +49,18 @@ def parse_args(argv=None) -> argparse.Namespace:
 def main(argv=None) -> None:
     """Export, check, and say what the file takes and returns."""
     args = parse_args(argv)
-    path = Path(args.out or Path(args.checkpoint).with_suffix(export.FORMATS[args.format]))
+    source = Path(args.checkpoint)
+    default = Path(source.name) if args.checkpoint.startswith(PREFIX) else source
+    path = Path(args.out or default.with_suffix(export.FORMATS[args.format]))
     try:
         export.check_packages(args.format)
-        export.check_target(path, args.force)
+        check_target(path, args.force)
         cfg = launch.load_config(args.config, args.cfg_options)
         model = export.load_model(cfg, args.checkpoint, args.backbone_only)
-        size = (args.img_size[0], args.img_size[-1]) if args.img_size else export.image_size_of(cfg)
+        size = (args.img_size[0], args.img_size[-1]) if args.img_size else image_size_of(cfg)
+        if size is None:
+            raise ValueError('the test pipeline of the config brings images of several sizes, and the exported file '
+                             'takes one: give --img-size H W')
         preprocessing = export.preprocessing_of(cfg)
         done = export.export_checked(model, path, args.format, size, preprocessing, args.force)
     except (OSError, TypeError, ValueError) as error:

@@ -7,6 +7,12 @@ import torch
 import torch.nn as nn
 from mmengine.analysis import FlopAnalyzer
 from mmengine.analysis.print_helper import complexity_stats_table
+from mmengine.config import Config
+
+from ..loading import image_size_of
+
+#: (h, w) that models are counted with which test with images of several sizes.
+DENSE_SIZE = (224, 224)
 
 
 class FlopCount(NamedTuple):
@@ -51,8 +57,8 @@ def count_flops(model: nn.Module, input_shape: Sequence[int]) -> FlopCount:
     the image, so at inference it is kept, not computed, and BatchNorm is part of the convolutions.
 
     Args:
-        model (nn.Module): A classifier, whose forward is counted to the logits, a detector or
-            segmentor, which is counted up to its features (``extract_feat``), or any module.
+        model (nn.Module): A classifier or segmentor, whose forward is counted to the logits, a
+            detector, which is counted up to its features (``extract_feat``), or any module.
         input_shape (Sequence[int]): Image shape (C, H, W).
 
     Returns:
@@ -81,6 +87,19 @@ def count_flops(model: nn.Module, input_shape: Sequence[int]) -> FlopCount:
 
 
 def has_feature_stage_only(model: nn.Module) -> bool:
-    """Whether only the features can be traced: a head for boxes or masks wants more than images."""
-    head = getattr(model, 'head', None)
-    return hasattr(model, 'extract_feat') and not hasattr(head, 'fc')
+    """Whether only the features can be traced, as of detectors: their heads want more than images."""
+    return hasattr(model, 'extract_feat') and not (hasattr(model, 'head') or hasattr(model, 'decode_head'))
+
+
+def input_shape(cfg: Config, several: tuple[int, int] = DENSE_SIZE) -> tuple[int, int, int]:
+    """Shape of the images that a config's model is counted with.
+
+    Args:
+        cfg (Config): Of any toolbox.
+        several (tuple[int, int]): (h, w) where images are of several sizes. Defaults to
+            :data:`DENSE_SIZE`.
+
+    Returns:
+        tuple[int, int, int]: Channels of the backbone, and the (h, w) that the config tests with.
+    """
+    return ((cfg.model.get('backbone') or {}).get('in_channels', 3), *(image_size_of(cfg) or several))

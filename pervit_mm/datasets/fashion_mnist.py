@@ -8,12 +8,12 @@ the sums below are those of the extracted files, and they hold whatever the sour
 
 import gzip
 import hashlib
-import os
 import tempfile
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from ..files import replacing
 from .fashion_mnist_sources import DEBIAN_PACKAGE, SOURCES
 
 # Extracted file -> its md5 sum. 60,000 training and 10,000 test images, and their labels.
@@ -77,10 +77,9 @@ def extract_checked(source: str | Path, target: str | Path, md5: str) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     digest = hashlib.md5(usedforsecurity=False)
     opener = gzip.open if source.suffix == '.gz' else open
-    handle, partial = tempfile.mkstemp(prefix=f'.{target.name}.', dir=target.parent)
-    try:
+    with replacing(target) as writer:
         try:
-            with os.fdopen(handle, 'wb') as writer, opener(source, 'rb') as reader:
+            with opener(source, 'rb') as reader:
                 while chunk := reader.read(_CHUNK):
                     digest.update(chunk)
                     writer.write(chunk)
@@ -91,10 +90,6 @@ def extract_checked(source: str | Path, target: str | Path, md5: str) -> None:
             raise RuntimeError(
                 f'{source} holds something else: the md5 sum of its content is '
                 f'{digest.hexdigest()}, but that of {target.name} is {md5}')
-        os.chmod(partial, 0o644)  # mkstemp makes files that only their owner can read
-        os.replace(partial, target)
-    finally:
-        Path(partial).unlink(missing_ok=True)
 
 
 def install_from(

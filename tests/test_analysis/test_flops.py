@@ -3,8 +3,9 @@ import pytest
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+from mmengine.config import Config
 
-from pervit_mm.analysis.flops import count_flops
+from pervit_mm.analysis.flops import count_flops, has_feature_stage_only, input_shape
 from pervit_mm.models import PerViT
 
 ARCH = dict(embed_dims=(8, 16), depths=(1, 2), num_heads=2, stem_channels=(4, ))
@@ -62,6 +63,45 @@ def test_sizes_of_the_paper(arch, flops):
 def test_bad_shape(shape):
     with pytest.raises(ValueError, match='input_shape must be three positive integers'):
         count_flops(PerViT(ARCH, img_size=16), shape)
+
+
+class Toolbox(nn.Module):
+    """One of a toolbox: a backbone of one product, and a head of another that may want more than images."""
+
+    def __init__(self, head):
+        super().__init__()
+        self.backbone = nn.Linear(5, 7, bias=False)
+        setattr(self, head, nn.Linear(7, 2, bias=False))
+        self.head_name = head
+
+    def extract_feat(self, inputs):
+        return self.backbone(inputs)
+
+    def forward(self, inputs, data_samples=None):
+        if self.head_name == 'roi_head':
+            raise TypeError('data_samples must be given')
+        return getattr(self, self.head_name)(self.extract_feat(inputs))
+
+
+@pytest.mark.parametrize('head', ['head', 'decode_head', 'roi_head'])
+def test_classifiers_and_segmentors_to_their_logits(head):
+    """Whatever layers the head has; a detector to its features."""
+    model = Toolbox(head)
+    assert has_feature_stage_only(model) == (head == 'roi_head')
+    expected = 3 * 4 * 5 * 7 + (0 if head == 'roi_head' else 3 * 4 * 7 * 2)
+    assert count_flops(model, (3, 4, 5)).flops == expected
+
+
+def test_shape_that_a_config_is_counted_with():
+    pipeline = [dict(type='Resize', scale=(64, 48), keep_ratio=False), dict(type='PackInputs')]
+    cfg = Config(dict(default_scope='mmseg', model=dict(backbone=dict(in_channels=1)),
+                      test_dataloader=dict(dataset=dict(pipeline=pipeline))))
+    assert input_shape(cfg) == (1, 48, 64)
+    cfg.test_dataloader.dataset.pipeline[0].keep_ratio = True
+    assert input_shape(cfg) == (1, 224, 224) and input_shape(cfg, (32, 16)) == (1, 32, 16)
+    assert input_shape(Config(dict(model=dict(type='PerViT')))) == (3, 224, 224)
+    classifier = dict(default_scope='mmpretrain', model=dict(backbone=dict(img_size=(28, 30))))
+    assert input_shape(Config(classifier)) == (3, 28, 30)
 
 
 def test_model_whose_eval_returns_nothing():

@@ -118,7 +118,7 @@ def test_interrupted_extraction_leaves_nothing_behind(source, root, monkeypatch)
     def interrupt(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr('pervit_mm.datasets.fashion_mnist.os.replace', interrupt)
+    monkeypatch.setattr('pervit_mm.files.os.replace', interrupt)
     with pytest.raises(KeyboardInterrupt):
         extract_checked(source / f'{name}.gz', root / name, FILES[name])
     assert contents(root) == {}

@@ -15,6 +15,7 @@ from conftest import official_state
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 
+from pervit_mm import checkpoints
 from pervit_mm.models import PerViT
 
 pytest.importorskip('mmpretrain')
@@ -153,6 +154,23 @@ def test_wrong_files_leave_one_clear_line(tmp_path, monkeypatch, capsys, tool, c
     assert isinstance(stop.value.code, str), 'which Python prints, with exit code 1'
     assert re.match(f'tools/model_converters/{tool}: {message}', stop.value.code) and '\n' not in stop.value.code
     assert os.listdir(tmp_path) == ['src.pth'] and capsys.readouterr().out == ''
+
+
+def test_published_files_by_name(tmp_path, official, monkeypatch, capsys):
+    """Found beside the package and compared with their sha256; those that come with it are too small to convert."""
+    source, state = official
+    run('pervit_to_mm.py', source, tmp_path / 'a.pth')
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, 'package_root', lambda: tmp_path)
+        (tmp_path / 'checkpoints').mkdir()
+        (tmp_path / 'a.pth').rename(tmp_path / 'checkpoints' / 'a.pth')
+        digest = hashlib.sha256((tmp_path / 'checkpoints' / 'a.pth').read_bytes()).hexdigest()
+        (tmp_path / 'checkpoints' / 'SHA256SUMS').write_text(f'{digest}  a.pth\n')
+        run('mm_to_pervit.py', 'pervit_mm://a.pth', tmp_path / 'back.pth')
+    assert equal(torch.load(tmp_path / 'back.pth', weights_only=True)['model'], state)
+    name = next(iter(checkpoints.published()))
+    with pytest.raises(SystemExit, match='state_dict is not PerViT tiny'):
+        run('mm_to_pervit.py', f'pervit_mm://{name}', tmp_path / 'other.pth')
 
 
 def test_existing_files_stay(tmp_path, official):

@@ -15,7 +15,7 @@ from mmengine.config import Config
 from mmengine.logging import MessageHub
 from mmengine.registry import MODELS, DefaultScope
 
-from pervit_mm import export
+from pervit_mm import checkpoints, export
 from pervit_mm.models import PerViT
 
 mmpretrain = pytest.importorskip('mmpretrain')
@@ -123,6 +123,24 @@ def test_classifier(files, file_format, capsys):
     assert sorted(os.listdir()) == sorted(['cls.py', 'seg.py', 'cls.pth', 'seg.pth', path])
 
 
+def test_a_published_classifier_by_name(tmp_path, monkeypatch, capsys):
+    """Its sha256 is compared; the file goes into the current folder."""
+    monkeypatch.chdir(tmp_path)
+    name = next(name for name in checkpoints.published() if name.startswith(f'{NANO.stem}_'))
+    run(NANO, f'pervit_mm://{name}', '--format', 'torch-export')
+    path = f'{Path(name).stem}.pt2'
+    assert os.listdir() == [path] and capsys.readouterr().out.startswith(
+        f'{path}: a batch of images (1, 28, 28) to logits (10,)\n')
+    model = build(NANO)
+    model.load_state_dict(torch.load(ROOT / 'checkpoints' / name, weights_only=True)['state_dict'], strict=True)
+    images = torch.randn(3, 1, 28, 28)
+    torch.testing.assert_close(load(path)[0](images), model(images), atol=1e-4, rtol=0)
+    for wrong in ('none.pth', f'../checkpoints/{name}'):
+        with pytest.raises(SystemExit, match=f'^tools/export.py: pervit_mm://{wrong} is none of the checkpoints that '):
+            run(NANO, f'pervit_mm://{wrong}', '--format', 'torch-export', '--force')
+    assert os.listdir() == [path]
+
+
 def test_backbone_of_a_segmentor(files, file_format, capsys):
     """Two maps, in windows with a strip left over, and none of the segmentor's other parts."""
     path = f'maps{export.FORMATS[file_format]}'
@@ -223,19 +241,6 @@ def test_missing_packages_are_named(files, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         run('cls.py', 'cls.pth', '--img-size', 1, 2, 3)
     assert '--img-size takes one positive number or two' in capsys.readouterr().err
-
-
-def test_image_size():
-    def size(*steps, **options):
-        cfg = dict(default_scope='mmpretrain', model=dict(backbone=dict(img_size=(28, 30))),
-                   test_dataloader=dict(dataset=dict(pipeline=list(steps))))
-        return export.image_size_of(Config({**cfg, **options}))
-
-    crop, resize = dict(type='mmpretrain.CenterCrop', crop_size=24), dict(type='Resize', scale=(36, 32))
-    assert size(resize, crop) == (24, 24) and size(crop, resize) == (32, 36)
-    assert size(dict(resize, keep_ratio=True)) == (28, 30) and size(test_dataloader=None) == (28, 30)
-    assert export.image_size_of(Config.fromfile(NANO)) == (28, 28)
-    assert export.image_size_of(Config.fromfile(NANO.with_stem('pervit_small_384px'))) == (384, 384)
 
 
 def test_the_extra_is_what_is_tested():

@@ -5,12 +5,14 @@ from pathlib import Path
 import pytest
 from mmengine.fileio import load
 
+from pervit_mm.model_zoo_page import render
+
 ROOT = Path(__file__).resolve().parents[2]
-TOOL = runpy.run_path(str(ROOT / 'tools' / 'make_model_zoo.py'))
+main = runpy.run_path(str(ROOT / 'tools' / 'make_model_zoo.py'))['main']
 
 
 def test_page_is_current():
-    TOOL['main'](['--check'])
+    main(['--check'])
 
 
 def test_page_names_every_model_and_its_numbers():
@@ -23,14 +25,18 @@ def test_page_names_every_model_and_its_numbers():
                 assert all(str(value) in line for value in result['Metrics'].values())
 
 
-def test_page_that_is_out_of_date_is_told(tmp_path, monkeypatch):
-    page = tmp_path / 'docs' / 'model_zoo.md'
-    page.parent.mkdir()
-    page.write_text('old')
-    monkeypatch.setitem(TOOL['main'].__globals__, 'PAGE', page)
-    monkeypatch.setitem(TOOL['main'].__globals__, 'ROOT', tmp_path)
-    monkeypatch.setitem(TOOL['main'].__globals__, 'render', lambda: 'new')
-    with pytest.raises(SystemExit, match='make_model_zoo'):
-        TOOL['main'](['--check'])
-    TOOL['main']([])
-    assert page.read_text() == 'new'
+def test_a_model_without_results_says_so():
+    line, = [line for line in render().splitlines() if line.startswith('| [`pervit-tiny_3rdparty_in1k`]')]
+    assert '| none stated | none here: [convert](migration.md)' in line
+
+
+def test_page_that_is_out_of_date_is_told(tmp_path):
+    page = tmp_path / 'model_zoo.md'
+    for text in (None, 'old'):
+        if text:
+            page.write_text(text)
+        with pytest.raises(SystemExit, match=f'^{page} is out of date: run python tools/make_model_zoo.py$'):
+            main(['--check', '--page', str(page)])
+    main(['--page', str(page)])
+    main(['--check', '--page', str(page)])
+    assert page.read_text() == render()

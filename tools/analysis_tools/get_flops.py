@@ -3,17 +3,19 @@
 
     python tools/analysis_tools/get_flops.py configs/pervit_tiny.py --shape 224 224
 
-The products of attention count. Position-based attention is kept and not counted, as at inference.
+The products of attention count. Position-based attention is kept and not counted, as at inference. Classifiers and
+segmentors are counted to their logits, detectors without their heads. The metafiles have these numbers, at the default
+size: what the config tests with, or 224 where images are of several sizes.
 """
 import argparse
 import sys
 
 from mmengine.config import DictAction
-from mmengine.registry import MODELS, init_default_scope
 
 import pervit_mm  # noqa: F401  registers everything
-from pervit_mm.analysis.flops import count_flops, has_feature_stage_only
+from pervit_mm.analysis.flops import count_flops, has_feature_stage_only, input_shape
 from pervit_mm.engine import launch
+from pervit_mm.loading import build
 
 
 def parse_args(argv=None) -> argparse.Namespace:
@@ -22,7 +24,8 @@ def parse_args(argv=None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('config', help='config file')
     parser.add_argument('--shape', type=int, nargs='+', metavar='PIXELS',
-                        help="image height and width; default the backbone's img_size, or else 224")
+                        help='image height and width; default what the config tests with, or 224 for images of '
+                        'several sizes')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
                         help='override settings of the config')
     args = parser.parse_args(argv)
@@ -36,15 +39,13 @@ def main(argv=None) -> None:
     args = parse_args(argv)
     try:
         cfg = launch.load_config(args.config, args.cfg_options)
-    except launch.LaunchError as error:
+        model = build(cfg.model, cfg.get('default_scope', 'mmengine'))
+        shape = input_shape(cfg)
+        if args.shape:
+            shape = (shape[0], args.shape[0], args.shape[-1])
+        count = count_flops(model, shape)
+    except ValueError as error:
         sys.exit(f'tools/analysis_tools/get_flops.py: {error}')
-    init_default_scope(cfg.get('default_scope', 'mmengine'))
-    model = MODELS.build(cfg.model)
-    backbone = cfg.model.get('backbone', {})
-    size = args.shape or backbone.get('img_size', 224)
-    height, width = (size, size) if isinstance(size, int) else (size[0], size[-1])
-    shape = (backbone.get('in_channels', 3), height, width)
-    count = count_flops(model, shape)
     print(count.table)
     what = 'up to the features' if has_feature_stage_only(model) else 'up to the logits'
     print(f'Input shape: {shape}, counted {what}\n'

@@ -10,19 +10,20 @@ import argparse
 import sys
 
 from pervit_mm import official
+from pervit_mm.checkpoint_files import check_target, read_classifier, write_checkpoint
 
 
 def main(argv=None) -> None:
     """Read the command line, convert, and say what the file is."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('src', help='checkpoint of an ImageClassifier of this repository')
+    parser.add_argument('src', help='checkpoint of an ImageClassifier of this repository, or pervit_mm://FILE.pth')
     parser.add_argument('dst', help='file to write')
     parser.add_argument('--force', action='store_true', help='replace DST if it exists')
     args = parser.parse_args(argv)
     try:
-        official.check_target(args.dst, args.force)
-        state, meta = official.revert_to_official(official.read_classifier(args.src))
-        digest = official.write_checkpoint(dict(model=state), args.dst, args.force)
+        check_target(args.dst, args.force)
+        state, meta = official.revert_to_official(read_classifier(args.src))
+        digest = write_checkpoint(dict(model=state), args.dst, args.force)
     except (OSError, TypeError, ValueError) as error:
         sys.exit(f'tools/model_converters/mm_to_pervit.py: {error}')
     print(f'{args.dst}: PerViT {meta["size"]} in the authors\' layout, {official.count_parameters(state):,} '

@@ -19,6 +19,7 @@ import argparse
 import sys
 
 from pervit_mm import official
+from pervit_mm.checkpoint_files import check_target, write_checkpoint
 
 
 def main(argv=None) -> None:
@@ -31,10 +32,10 @@ def main(argv=None) -> None:
     parser.add_argument('--force', action='store_true', help='replace DST if it exists')
     args = parser.parse_args(argv)
     try:
-        official.check_target(args.dst, args.force)
+        check_target(args.dst, args.force)
         state, meta = official.convert_official(
             official.read_official(args.src), drop_head=args.drop_head, backbone_only=args.backbone_only)
-        digest = official.write_checkpoint(dict(state_dict=state, meta=meta), args.dst, args.force)
+        digest = write_checkpoint(dict(state_dict=state, meta=meta), args.dst, args.force)
     except (OSError, TypeError, ValueError) as error:
         sys.exit(f'tools/model_converters/pervit_to_mm.py: {error}')
     config, classes = f'configs/pervit_{meta["size"]}.py', meta['num_classes']
