@@ -8,9 +8,12 @@ import zipfile
 from importlib.util import find_spec
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
+import torch
 import yaml
+from conftest import official_state
 
 ROOT = Path(__file__).parents[1]
 # What a clone has besides isn't needed to build.
@@ -174,3 +177,35 @@ def test_everything_works_from_the_wheel(python, tmp_path):
     np.testing.assert_allclose(found['outputs'], record, atol=1e-5, rtol=1e-5)
     assert len(set(found['classes'])) == 1 and found['feature'] == [96]
     assert sorted(os.listdir(tmp_path)) == ['item.png']
+
+
+def test_the_wheel_s_tools_work_from_an_empty_folder(python, tmp_path):
+    """The demo with every published model, the converters there and back, and an export by name."""
+    where = 'from pervit_mm.checkpoints import package_root; print(package_root())'
+    root = Path(run(python, '-c', where, cwd=tmp_path).splitlines()[-1])
+    shots = tmp_path / 'shots'
+    shots.mkdir()
+    cv2.imwrite(str(shots / 'a.png'), np.random.default_rng(0).integers(0, 255, (96, 128, 3), dtype=np.uint8))
+    toolboxes, shown = dict(configs='mmpretrain', detection='mmdet', segmentation='mmseg'), []
+    for name in yaml.safe_load((ROOT / 'model-index.yml').read_text())['Import']:
+        for entry in yaml.safe_load((ROOT / name).read_text())['Models']:
+            if 'Weights' in entry and find_spec(toolboxes[Path(name).parent.name]):
+                run(python, root / 'demo' / 'image_demo.py', 'shots', entry['Name'], '--out-dir', entry['Name'],
+                    '--device', 'cpu', cwd=tmp_path)
+                predictions = json.loads((tmp_path / entry['Name'] / 'predictions.json').read_text())
+                assert len(predictions) == 1 and (tmp_path / entry['Name'] / 'vis' / 'a.png').is_file()
+                shown.append(entry['Name'])
+    assert NANO in shown
+    state = official_state('tiny')
+    torch.save(dict(model=state), tmp_path / 'official.pth')
+    converters = root / 'tools' / 'model_converters'
+    run(python, converters / 'pervit_to_mm.py', 'official.pth', 'ours.pth', cwd=tmp_path)
+    run(python, converters / 'mm_to_pervit.py', 'ours.pth', 'back.pth', cwd=tmp_path)
+    back = torch.load(tmp_path / 'back.pth', weights_only=True)['model']
+    assert back.keys() == state.keys() and all(torch.equal(back[key], state[key]) for key in state)
+    metafile = yaml.safe_load((ROOT / 'configs' / 'metafile.yml').read_text())['Models']
+    weights = next(entry['Weights'] for entry in metafile if entry['Name'] == NANO)
+    run(python, root / 'tools' / 'export.py', root / 'configs' / f'{NANO}.py', weights, '--format', 'torch-export',
+        cwd=tmp_path)
+    program = torch.export.load(tmp_path / f'{Path(weights).stem}.pt2').module()
+    assert program(torch.zeros(3, 1, 28, 28)).shape == (3, 10)
