@@ -63,7 +63,8 @@ class PerViT(BaseModule):
             first k stages and the norms of their outputs. Defaults to -1.
         norm_eval (bool): Whether BatchNorm stays in eval mode in training. Defaults to False.
         with_cp (bool): Whether blocks are recomputed in backward to save memory. Defaults to False.
-        position_cache_bytes (int): Φp is kept between calls without gradient up to this size. Defaults to 256 MiB.
+        position_cache_bytes (int): Φp of the grids seen last is kept between calls without gradient, up to this size.
+            Defaults to 256 MiB.
         init_cfg (dict | list[dict], optional): Initialization; ``PeripheralInit`` is put ahead of rules that don't
             name it. Defaults to None, which is ``dict(type='PeripheralInit')``.
 

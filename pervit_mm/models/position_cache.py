@@ -1,4 +1,5 @@
 """Φp kept between calls: it depends on grid and weights alone, so inference needs it once."""
+from collections import OrderedDict
 
 import torch
 from torch import Tensor, nn
@@ -7,15 +8,25 @@ from .deploy import FrozenPosition
 from .position import DistanceProjection, log_position_terms
 
 
+def _size(grid: tuple[int, int], num_heads: int) -> int:
+    """Bytes of log Φp of a grid, float32."""
+    return 4 * num_heads * (grid[0] * grid[1])**2
+
+
 class PositionCache:
-    """log Φp of each block for the last grid seen, valid as long as the position weights are what they were.
+    """log Φp of each block for the grids seen last, valid as long as the position weights are what they were.
+
+    Images of several sizes, as detectors and segmentors meet them, are padded to few different grids: with
+    ``max_bytes`` for all of these none is made twice. 4 bytes for each head and pair of tokens, so 157 MB for a block
+    of 4 heads on 56 x 56 tokens; what was used least recently goes first.
 
     Only used while gradients are off and nothing is being traced or compiled. Validity is an exact comparison with a
     detached copy of all position weights: version counters and data pointers miss EMA's swap and fused optimizers.
     Copies and pickles start empty.
 
     Args:
-        max_bytes (int): Terms beyond this many bytes in all are computed at each call instead. Defaults to 256 MiB.
+        max_bytes (int): Limit of all that is kept; what one call needs beyond it is computed at each call. Defaults to
+            256 MiB.
     """
 
     def __init__(self, max_bytes: int = 256 * 2**20) -> None:
@@ -25,7 +36,7 @@ class PositionCache:
     def clear(self) -> None:
         """Forget everything."""
         self._weights: Tensor | None = None
-        self._terms: dict[int, tuple[tuple, Tensor]] = {}
+        self._terms: OrderedDict[tuple, Tensor] = OrderedDict()
 
     def __deepcopy__(self, memo: dict) -> 'PositionCache':
         return type(self)(self.max_bytes)
@@ -62,25 +73,25 @@ class PositionCache:
             return terms
         modules = [positions[i] for i in live]
         self._check_weights(modules + ([] if projection is None else [projection]))
-        room = self.max_bytes
-        missing = []
+        room, missing = self.max_bytes, []
         for index in live:
-            grid = grids[index]
-            room -= 4 * num_heads * (grid[0] * grid[1])**2
+            room -= _size(grids[index], num_heads)
             if room < 0:
-                self._terms.pop(index, None)
                 continue
             # A module's options count as well as its weights, and it may have been replaced by another.
-            key = (grid, positions[index], positions[index].extra_repr())
-            kept_key, kept = self._terms.get(index, (None, None))
-            if kept_key == key:
-                terms[index] = kept
+            key = (index, grids[index], positions[index], positions[index].extra_repr())
+            if key in self._terms:
+                self._terms.move_to_end(key)
+                terms[index] = self._terms[key]
             else:
-                missing.append((index, key))
-        made = log_position_terms([positions[i] for i, _ in missing], [grids[i] for i, _ in missing], projection)
-        for (index, key), term in zip(missing, made):
-            terms[index] = term
-            self._terms[index] = (key, term)
+                missing.append(key)
+        # The terms of this call fit, by the above, so those that go are of earlier ones.
+        new = sum(_size(grid, num_heads) for _, grid, *_ in missing)
+        while new + sum(_size(grid, num_heads) for _, grid, *_ in self._terms) > self.max_bytes:
+            self._terms.popitem(last=False)
+        made = log_position_terms([key[2] for key in missing], [key[1] for key in missing], projection)
+        for key, term in zip(missing, made):
+            terms[key[0]] = self._terms[key] = term
         return terms
 
     def _check_weights(self, modules: list[nn.Module]) -> None:

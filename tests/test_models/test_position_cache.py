@@ -134,16 +134,31 @@ def test_inference_mode_then_a_gradient(model):
     model(IMAGES)[0].sum().backward()
     assert model.position_proj.weight.grad.abs().sum() > 0
     torch.testing.assert_close(kept(model), inside, atol=1e-6, rtol=1e-6)
-    term = model.position_cache._terms[0][1]
+    term = next(iter(model.position_cache._terms.values()))
     assert not term.is_inference()
     (torch.ones_like(term, requires_grad=True) * term).sum().backward()  # usable in a graph
 
 
-def test_a_second_grid(model):
+def test_grids_are_kept_side_by_side(model, monkeypatch):
     wide = torch.randn(1, 3, 20, 41)
-    for images in (IMAGES, wide, IMAGES):
-        torch.testing.assert_close(kept(model, images), fresh(model, images), atol=0, rtol=0)
-    assert {key[0] for key, _ in model.position_cache._terms.values()} == {(7, 7)}  # one grid at a time
+    expected = [fresh(model, images) for images in (IMAGES, wide)]
+    calls = computed(monkeypatch)
+    for _ in range(2):
+        for images, exact in zip((IMAGES, wide), expected):
+            torch.testing.assert_close(kept(model, images), exact, atol=0, rtol=0)
+    assert len(calls) == 6  # each of three blocks for each of two grids
+
+
+def test_the_grid_used_least_recently_goes_first(model, monkeypatch):
+    """There is room for 7 x 7 and one of the others, 6 x 7 and 7 x 6 tokens."""
+    model.position_cache.max_bytes = 3 * 4 * 2 * (49**2 + 42**2)
+    tall, wide = torch.randn(1, 3, 28, 24), torch.randn(1, 3, 24, 28)
+    calls, made = computed(monkeypatch), []
+    for images in (IMAGES, tall, IMAGES, wide, IMAGES, tall, wide):
+        kept(model, images)
+        made.append(len(calls) // 3)
+    assert made == [1, 2, 2, 3, 3, 4, 5]  # at the end IMAGES' had to go too
+    assert {key[1] for key in model.position_cache._terms} == {(7, 6), (6, 7)}
 
 
 def test_byte_cap(model, monkeypatch):
@@ -153,7 +168,7 @@ def test_byte_cap(model, monkeypatch):
     calls = computed(monkeypatch)
     torch.testing.assert_close(kept(model), expected, atol=0, rtol=0)
     torch.testing.assert_close(kept(model), expected, atol=0, rtol=0)
-    assert set(model.position_cache._terms) == {0, 1} and len(calls) == 4  # the third block each time
+    assert {key[0] for key in model.position_cache._terms} == {0, 1} and len(calls) == 4  # the third block each time
 
 
 def test_windows_stay_kept_when_the_map_changes(monkeypatch):
