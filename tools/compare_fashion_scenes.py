@@ -6,7 +6,8 @@
 
 Stop it at any time and start it again with the same arguments: finished runs are kept, an interrupted one goes on from
 its last checkpoint. Each run gets as many threads as CPUs / jobs, and as many iterations as a short trial says fit into
-the time; the table has the minutes that they took then. Evaluation isn't counted.
+the time; the table has the minutes that they took then. Evaluation isn't counted. Where a trial was off, since the
+machine did other work, another number in the run's plan.json corrects it ahead of its training.
 """
 import argparse
 import os
