@@ -2,7 +2,7 @@
 _base_ = [
     '../_base_/models/fpn_fashion-scenes.py',
     '../_base_/datasets/fashion-scenes_segmentation.py',
-    '../_base_/schedules/adamw_fashion-scenes.py',
+    '../_base_/schedules/adamw_fashion-scenes_segmentation.py',
     '../_base_/fashion-scenes_mmseg.py',
 ]
 
@@ -13,5 +13,3 @@ model = dict(
         type='PerViT', arch='nano', img_size=28, out_type='featmap', window_size='pretrain',
         init_cfg=dict(type='Pretrained', checkpoint=checkpoint, prefix='backbone.')),
     neck=dict(type='PerViTFeaturePyramid', in_channels=96, out_channels=64, in_stride=4, out_strides=(4, 8, 16, 32)))
-
-optim_wrapper = dict(optimizer=dict(lr=1.5e-3))

@@ -1,0 +1,13 @@
+# A segmentor's iterations are shorter than a detector's, and it learns faster by a higher rate.
+_base_ = 'adamw_fashion-scenes.py'
+
+max_iters = 2500
+
+optim_wrapper = dict(optimizer=dict(lr=1.5e-3))
+
+param_scheduler = [
+    dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=100),
+    dict(type='CosineAnnealingLR', eta_min=1e-5, by_epoch=False, begin=100, end=max_iters),
+]
+
+train_cfg = dict(max_iters=max_iters, val_interval=max_iters)
