@@ -12,13 +12,13 @@ import argparse
 import pickle
 import sys
 
-from pervit_mm.inference import ImagePredictor, find_images, predict_images, published_models
+from pervit_mm.inference import ImagePredictor, find_images, models_by_name, predict_images
 
 
 def main(argv=None) -> None:
     """Read the command line, predict, and say where the results are."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
-                                     epilog=f'models by name: {", ".join(published_models())}')
+                                     epilog=f'models by name: {", ".join(models_by_name())}')
     parser.add_argument('images', help='image file, folder, or pattern in quotes')
     parser.add_argument('model', help='name of a model, or path of a config')
     parser.add_argument('--weights', help='checkpoint; needed with a config, and for a model that has none')

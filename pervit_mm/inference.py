@@ -50,7 +50,7 @@ def find_images(source: str | Path) -> list[Path]:
     return sorted(found)
 
 
-def published_models() -> dict[str, tuple[str, str | None]]:
+def models_by_name() -> dict[str, tuple[str, str | None]]:
     """List the models of ``model-index.yml``.
 
     Returns:
@@ -65,7 +65,7 @@ class ImagePredictor:
     """One interface to the inferencers of MMPretrain, MMDetection and MMSegmentation.
 
     Args:
-        model (str): One of :func:`published_models`, or path of a config.
+        model (str): One of :func:`models_by_name`, or path of a config.
         weights (str, optional): Checkpoint; needed with a config, and with a model that has none. Defaults to None, the
             published one.
         device (str, optional): Defaults to None, a GPU where there is one.
@@ -76,7 +76,7 @@ class ImagePredictor:
     """
 
     def __init__(self, model: str, weights: str | None = None, device: str | None = None) -> None:
-        models = published_models()
+        models = models_by_name()
         if model in models:
             config, published = models[model]
         elif Path(model).is_file():

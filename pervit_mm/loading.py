@@ -80,7 +80,7 @@ def image_size_of(cfg: Config) -> tuple[int, int] | None:
         tuple[int, int]: (h, w) in pixels; None if images differ in size, as they do for detection and segmentation.
 
     Raises:
-        TypeError, ValueError: If ``img_size`` is none.
+        TypeError, ValueError: If ``img_size`` isn't a size.
     """
     dataset = (cfg.get('test_dataloader') or {}).get('dataset') or {}
     while isinstance(dataset.get('dataset'), dict):

@@ -173,7 +173,7 @@ def check_prediction(model, cfg):
 
 @pytest.mark.parametrize('name', NAMES)
 def test_small_backbone_changes_nothing_else(name, checkpoint):
-    """And then a size variant differs from its tiny sibling in drop path alone."""
+    """And then a size variant differs from its tiny sibling in drop path alone: so sizes share one recipe."""
     cfg, sibling = shrink(name, checkpoint), re.sub('pervit-(small|medium)_', 'pervit-tiny_', name)
     expected = set() if name in (sibling, GLOBAL) else {'model.backbone.drop_path_rate'}
     assert differences(shrink(sibling, checkpoint).to_dict(), cfg.to_dict()) == expected
@@ -181,6 +181,7 @@ def test_small_backbone_changes_nothing_else(name, checkpoint):
 
 @pytest.mark.parametrize('name', NAMES)
 def test_one_step(name, scope, checkpoint, monkeypatch):
+    """Loss, backward and prediction of every config, as more drop path could break one where less doesn't."""
     cfg = shrink(name, checkpoint)
     model = import_module(f'{cfg.default_scope}.registry').MODELS.build(cfg.model)
     model.init_weights()

@@ -10,7 +10,7 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.structures import InstanceData, PixelData
 
 from pervit_mm.datasets import FASHION_CLASSES
-from pervit_mm.inference import published_models
+from pervit_mm.inference import models_by_name
 from pervit_mm.models import PerViT
 
 pytest.importorskip('mmdet')
@@ -41,7 +41,7 @@ def test_data_and_budget(folder):
     assert len(cfg.train_dataloader.dataset.metainfo['classes']) == len(FASHION_CLASSES) + len(ground)
     assert cfg.param_scheduler[1].end == cfg.train_cfg.max_iters == cfg.train_cfg.val_interval
     assert cfg.checkpoint == cfg.model.backbone.init_cfg.checkpoint
-    assert cfg.checkpoint == published_models()['pervit_nano_fashion-mnist'][1]
+    assert cfg.checkpoint == models_by_name()['pervit_nano_fashion-mnist'][1]
 
 
 def batch(folder):

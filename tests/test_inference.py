@@ -20,7 +20,7 @@ run_lengths = pytest.importorskip('pycocotools.mask')
 from mmdet.structures import DetDataSample  # noqa: E402
 
 from pervit_mm.checkpoints import load_from_pervit_mm  # noqa: E402
-from pervit_mm.inference import ImagePredictor, find_images, predict_images, published_models  # noqa: E402
+from pervit_mm.inference import ImagePredictor, find_images, models_by_name, predict_images  # noqa: E402
 from pervit_mm.loading import build_model  # noqa: E402
 from pervit_mm.official import convert_official  # noqa: E402
 
@@ -149,7 +149,7 @@ def test_a_published_segmentor_by_name(tmp_path):
     cv2.imwrite(str(tmp_path / 'items.png'), image)
     model = ImagePredictor(name, device='cpu')
     result = model.predict(tmp_path / 'items.png', tmp_path)
-    content = load_from_pervit_mm(published_models()[name][1])
+    content = load_from_pervit_mm(models_by_name()[name][1])
     network = build_model(copy.deepcopy(read(f'segmentation/{name}')), content['state_dict'])
     x = torch.from_numpy(image[..., ::-1].copy()).permute(2, 0, 1)[None]
     with torch.no_grad():
@@ -167,7 +167,7 @@ def test_a_published_segmentor_by_name(tmp_path):
 def test_a_model_without_weights_takes_a_file(tmp_path):
     """Of the authors' layout, converted; an image of 256 x 256 px is only cropped."""
     name = 'pervit-tiny_3rdparty_in1k'
-    assert published_models()[name] == (str(ROOT / 'configs' / 'pervit_tiny.py'), None)
+    assert models_by_name()[name] == (str(ROOT / 'configs' / 'pervit_tiny.py'), None)
     with pytest.raises(ValueError, match=f"^model='{name}' has no published weights: give weights .--weights FILE., a "
                        'file of the authors converted with tools/model_converters/pervit_to_mm.py$'):
         ImagePredictor(name, device='cpu')

@@ -3,4 +3,4 @@
 #   bash tools/slurm_test.sh PARTITION JOB_NAME CONFIG CHECKPOINT [options of tools/test.py]
 set -euo pipefail
 if [ $# -lt 4 ]; then sed -n '2,3s/^# //p' "$0" >&2; exit 2; fi
-TOOL=test.py exec bash "$(dirname "$0")/slurm_train.sh" "$@"
+PERVIT_SLURM_TOOL=test.py exec bash "$(dirname "$0")/slurm_train.sh" "$@"

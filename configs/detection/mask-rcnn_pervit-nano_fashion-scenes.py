@@ -8,7 +8,7 @@ _base_ = [
 
 checkpoint = 'pervit_mm://pervit_nano_fashion-mnist_20261122-416662e9.pth'
 
-# No norm_eval, as the COCO configs have it: the classifier's BatchNorm statistics are of items on black. A batch of two
+# Without norm_eval, which the COCO configs have: the classifier's BatchNorm statistics are of items on black. A batch of two
 # scenes is few, but gives each channel thousands of values at the stem's resolution.
 model = dict(
     backbone=dict(

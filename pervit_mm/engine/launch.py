@@ -278,7 +278,7 @@ def _fit_to_machine(cfg: Config, training: bool = True) -> list[str]:
         # On the CPU DDP wants None, and Runner would fill in [LOCAL_RANK].
         cfg.model_wrapper_cfg['device_ids'] = None
         notes.append('No GPU here: the processes talk through gloo on the CPU.')
-        if _without_sync_bn(cfg.model):
+        if _without_sync_bn(cfg.model) and training:
             notes.append('No GPU here, and SyncBN needs one: each process has BN, with statistics of its own images.')
     return notes
 

@@ -281,6 +281,8 @@ class PerViT(BaseModule):
     def train(self, mode: bool = True) -> 'PerViT':
         """Switch the mode; what is frozen stays in eval mode."""
         super().train(mode)
+        if mode:
+            self.position_cache.clear()  # memory for nothing from the first step on
         self._freeze_stages()
         if mode and self.norm_eval:
             for module in self.modules():

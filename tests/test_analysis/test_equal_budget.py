@@ -76,6 +76,14 @@ def test_a_failed_run_goes_on_by_its_old_plan(tmp_path, tool, config):
     assert len((root / 'calls.jsonl').read_text().splitlines()) == 1  # one trial in all
 
 
+def test_a_run_too_slow_for_a_warm_up(tmp_path, tool, config):
+    """MMEngine wants each schedule to end behind its beginning."""
+    equal_budget.train(tool, str(config), tmp_path / 'runs' / 'a' / 'b', 0, 1)
+    options = json.loads((tmp_path / 'runs' / 'calls.jsonl').read_text())[5]
+    assert options['train_cfg.max_iters'] == '1' and options['default_hooks.checkpoint.interval'] == '1'
+    assert int(options['param_scheduler.1.begin']) < int(options['param_scheduler.1.end'])
+
+
 def test_other_settings_are_another_run(tmp_path, tool, config):
     def run(minutes=1., options=('x.y=z', ), threads=1):
         return equal_budget.run_for(tool, str(config), tmp_path / 'runs', 0, minutes, options, threads)

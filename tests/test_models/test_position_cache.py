@@ -121,6 +121,7 @@ def test_copies_start_empty(model):
 def test_train_and_eval(model):
     expected = kept(model)
     model.train()
+    assert not model.position_cache._terms
     model(IMAGES)[0].sum().backward()
     torch.optim.SGD(model.parameters(), lr=0.05).step()
     model.eval()

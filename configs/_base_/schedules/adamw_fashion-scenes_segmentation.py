@@ -1,4 +1,4 @@
-# A segmentor's iterations are shorter than a detector's, and it learns faster by a higher rate.
+# A segmentor learns faster by a higher rate, and gains from a longer run.
 _base_ = 'adamw_fashion-scenes.py'
 
 max_iters = 2500
