@@ -87,7 +87,8 @@ def train(tool: str | Path, config: str, work_dir: str | Path, seed: int, iterat
         sys.executable, str(tool), config, '--work-dir', str(work_dir), '--seed', str(seed), '--resume',
         *(() if validate else ('--no-validate', )), '--cfg-options', f'train_cfg.max_iters={iterations}',
         f'train_cfg.val_interval={iterations}', f'param_scheduler.0.end={warmup}', f'param_scheduler.1.begin={warmup}',
-        f'param_scheduler.1.end={max(iterations, warmup + 1)}', f'default_hooks.checkpoint.interval={max(1, iterations // 5)}',
+        f'param_scheduler.1.end={max(iterations, warmup + 1)}',
+        f'default_hooks.checkpoint.interval={max(1, iterations // 5)}',
         f'default_hooks.logger.interval={max(1, min(50, iterations // 4))}', *options
     ]
     environment = dict(os.environ, **({} if threads is None else {'OMP_NUM_THREADS': str(threads)}))
