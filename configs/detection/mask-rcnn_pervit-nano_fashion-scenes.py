@@ -8,8 +8,8 @@ _base_ = [
 
 checkpoint = 'pervit_mm://pervit_nano_fashion-mnist_20261122-416662e9.pth'
 
-# Without norm_eval, which the COCO configs have: the classifier's BatchNorm statistics are of items on black. Two scenes
-# are few, but give each channel thousands of values at the stem's resolution.
+# Without norm_eval, which the COCO configs have: the classifier's BatchNorm statistics are of items on black. Two
+# scenes are few, but give each channel thousands of values at the stem's resolution.
 model = dict(
     backbone=dict(
         type='PerViT', arch='nano', img_size=28, out_type='featmap', window_size='pretrain',
