@@ -26,7 +26,7 @@ help:
 	@echo 'make train-detection, make train-segmentation'
 	@echo '                 set up with mmcv ops, draw FashionScenes, train the published PerViT-nano'
 	@echo '                 on with Mask R-CNN or Semantic FPN, in PROCESSES=N processes'
-	@echo 'make test        set up with mmcv ops, fetch Fashion-MNIST, lint, run every test'
+	@echo 'make test        set up with mmcv ops, fetch Fashion-MNIST, draw FashionScenes, lint, run every test'
 	@echo 'make setup       what training takes (no compiler needed)'
 	@echo 'make setup-test  what testing takes (a C++ compiler and the headers of Python)'
 	@echo 'make data        put Fashion-MNIST into data/fashion_mnist'
@@ -113,7 +113,7 @@ train-segmentation: scenes
 lint: setup-test
 	$(PY) -m ruff check .
 
-test: setup-test data lint
+test: scenes lint
 	$(PY) -m pytest $(TEST_ARGS)
 
 clean:

@@ -1,6 +1,9 @@
 """model-index.yml and its metafiles by OpenMMLab's rules; every number is counted or read again, or written here."""
+import json
 import re
 import runpy
+import subprocess
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -22,6 +25,7 @@ METAFILES = {name: yaml.safe_load((ROOT / name).read_text()) for name in IMPORTE
 ENTRIES = {entry['Name']: entry for content in METAFILES.values() for entry in content['Models']}
 COLLECTIONS = [entry for content in METAFILES.values() for entry in content.get('Collections', [])]
 FASHION_MNIST = ROOT / 'data' / 'fashion_mnist'
+FASHION_SCENES = ROOT / 'data' / 'fashion_scenes'
 #: Top-1 on ImageNet-1k at 224 px that the paper has (table of comparison with the state of the art).
 CITED = {'pervit-small_3rdparty_in1k': 82.1, 'pervit-medium_3rdparty_in1k': 82.9}
 TASKS = {'mmpretrain': {'Image Classification'}, 'mmdet': {'Object Detection', 'Instance Segmentation'},
@@ -151,3 +155,24 @@ def test_accuracy_is_what_the_published_weights_have(name):
     assert len(images) == 10000
     # Five images may fall differently on another machine.
     assert right / 100 == pytest.approx(ENTRIES[name]['Results'][0]['Metrics']['Top 1 Accuracy'], abs=0.05)
+
+
+@pytest.mark.skipif(not (FASHION_SCENES / 'annotations' / 'test.json').is_file(), reason='no FashionScenes')
+@pytest.mark.parametrize('name', [name for name in ENTRIES if name.endswith('_fashion-scenes')])
+def test_dense_results_are_what_the_published_weights_have(name, tmp_path):
+    """All 400 test scenes, by the tool, in one process where training had two."""
+    config_of(name)
+    entry = ENTRIES[name]
+    metrics = tmp_path / 'metrics.json'
+    subprocess.run(
+        [sys.executable, 'tools/test.py', entry['Config'], entry['Weights'], '--work-dir', str(tmp_path),
+         '--out-metrics', str(metrics)], cwd=ROOT, check=True, timeout=900)
+    found = json.loads(metrics.read_text())
+    keys = {'box AP': 'coco/bbox_mAP', 'box AP50': 'coco/bbox_mAP_50', 'mask AP': 'coco/segm_mAP',
+            'mask AP50': 'coco/segm_mAP_50', 'mIoU': 'mIoU'}
+    compared = 0
+    for key, value in ((key, value) for result in entry['Results'] for key, value in result['Metrics'].items()):
+        factor = 100 if key.startswith(('box', 'mask')) else 1
+        assert factor * found[keys[key]] == pytest.approx(value, abs=0.15), key
+        compared += 1
+    assert compared == (4 if len(entry['Results']) == 2 else 1)

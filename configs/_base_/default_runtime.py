@@ -10,8 +10,9 @@ default_hooks = dict(
     sampler_seed=dict(type='DistSamplerSeedHook'),
     visualization=dict(type='VisualizationHook', enable=False))
 
-# MMEngine saves no random state: without this a resumed run leaves the path of an undisturbed one.
-custom_hooks = [dict(type='PerViTRandomStateHook')]
+# MMEngine saves no random state: without the first a resumed run leaves the path of an undisturbed one. The second
+# averages BatchNorm's statistics over GPUs behind each epoch: without it those of the first alone are saved.
+custom_hooks = [dict(type='PerViTRandomStateHook'), dict(type='SyncBuffersHook')]
 
 env_cfg = dict(
     cudnn_benchmark=False,

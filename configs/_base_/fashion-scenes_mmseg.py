@@ -2,7 +2,8 @@
 _base_ = 'mmseg::_base_/default_runtime.py'
 
 custom_imports = dict(imports=['pervit_mm'], allow_failed_imports=False)
-custom_hooks = [dict(type='PerViTRandomStateHook')]
+# BatchNorm trains here, in as many processes as there are.
+custom_hooks = [dict(type='PerViTRandomStateHook'), dict(type='PerViTSyncBuffersHook')]
 
 default_hooks = dict(
     logger=dict(type='LoggerHook', interval=50, log_metric_by_epoch=False),

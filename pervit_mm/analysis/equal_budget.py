@@ -1,6 +1,7 @@
 """Training several configs for the same time each, in runs that can be stopped and started again."""
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -10,8 +11,8 @@ from threading import Lock
 
 from mmengine.config import Config
 
-#: Iterations of the trial that tells how many fit into the time.
-TRIAL = 24
+#: Iterations of the trial that tells how many fit into the time, and the seconds that it takes if they were quick.
+TRIAL, TRIAL_SECONDS = 24, 60.
 #: Iterations of warm-up in the schedule, but never more than a tenth of the run: a slow network needs its cosine too.
 WARMUP = 100
 #: MMEngine finds the packages of a config's bases by pkg_resources, which fails in several threads at a time.
@@ -77,7 +78,7 @@ def train(tool: str | Path, config: str, work_dir: str | Path, seed: int, iterat
         iterations (int): Length of the run, and of its schedule.
         options (Sequence[str]): More ``KEY=VALUE`` for ``--cfg-options``. Defaults to ().
         threads (int, optional): OpenMP threads. Defaults to None, as the environment says.
-        validate (bool): Whether to evaluate at the end. Defaults to True.
+        validate (bool): Whether to evaluate at the end, and to save checkpoints on the way. Defaults to True.
 
     Raises:
         RuntimeError: If the process fails.
@@ -88,7 +89,8 @@ def train(tool: str | Path, config: str, work_dir: str | Path, seed: int, iterat
         *(() if validate else ('--no-validate', )), '--cfg-options', f'train_cfg.max_iters={iterations}',
         f'train_cfg.val_interval={iterations}', f'param_scheduler.0.end={warmup}', f'param_scheduler.1.begin={warmup}',
         f'param_scheduler.1.end={max(iterations, warmup + 1)}',
-        f'default_hooks.checkpoint.interval={max(1, iterations // 5)}',
+        # One checkpoint of a trial, at its end: writing them is not what it measures.
+        f'default_hooks.checkpoint.interval={max(1, iterations // 5) if validate else iterations}',
         f'default_hooks.logger.interval={max(1, min(50, iterations // 4))}', *options
     ]
     environment = dict(os.environ, **({} if threads is None else {'OMP_NUM_THREADS': str(threads)}))
@@ -131,8 +133,11 @@ def run_for(tool: str | Path, config: str, root: str | Path, seed: int, minutes:
         return json.loads(result.read_text())
     if not plan.is_file():
         trial = work_dir / 'trial'
-        if not iteration_times(trial):
-            train(tool, config, trial, seed, TRIAL, options, threads, validate=False)
+        shutil.rmtree(trial, ignore_errors=True)  # without a plan it was interrupted
+        train(tool, config, trial, seed, TRIAL, options, threads, validate=False)
+        longer = iterations_for(TRIAL_SECONDS, trial)
+        if longer > TRIAL:
+            train(tool, config, trial, seed, longer, options, threads, validate=False)
         plan.write_text(json.dumps(dict(settings, iterations=iterations_for(60 * minutes, trial))))
     iterations = json.loads(plan.read_text())['iterations']
     train(tool, config, work_dir, seed, iterations, options, threads)

@@ -4,6 +4,13 @@ A position module is registered and has two methods, so a user's own can take it
 
 - ``forward(hw_shape, projection)`` returns log Φp of the grid, ``(nH, N, N)`` float32, from its weights alone;
 - ``init_position(values)`` writes initial values, see :class:`PositionInit`.
+
+Two more where they apply:
+
+- ``needs_projection = False`` for one that never asks ``projection``: otherwise the backbone makes one, whose weights
+  would go without a gradient, which DDP refuses;
+- ``extra_repr()`` with the options that log Φp depends on and that may change after it was built: what is kept between
+  calls without gradient is known by it, and by the weights.
 """
 from collections.abc import Sequence
 from typing import NamedTuple

@@ -75,9 +75,10 @@ class PositionCache:
         self._check_weights(modules + ([] if projection is None else [projection]))
         room, missing = self.max_bytes, []
         for index in live:
-            room -= _size(grids[index], num_heads)
-            if room < 0:
+            size = _size(grids[index], num_heads)
+            if size > room:  # a block behind it, of windows say, may be small enough
                 continue
+            room -= size
             # A module's options count as well as its weights, and it may have been replaced by another.
             key = (index, grids[index], positions[index], positions[index].extra_repr())
             if key in self._terms:
@@ -97,7 +98,8 @@ class PositionCache:
     def _check_weights(self, modules: list[nn.Module]) -> None:
         """Drop all terms unless every weight equals the copy that they were made from."""
         tensors = [t.detach().reshape(-1) for m in modules for t in (*m.parameters(), *m.buffers())]
-        weights = torch.cat(tensors)
+        # A module of someone's own may be without weights.
+        weights = torch.cat(tensors) if tensors else torch.empty(0)
         kept = self._weights
         # torch.equal is False for NaN, so broken weights are never taken for kept ones.
         if (kept is None or kept.dtype != weights.dtype or kept.device != weights.device

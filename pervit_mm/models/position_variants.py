@@ -36,6 +36,10 @@ class PerViTEuclideanPosition(nn.Module):
         self.bias = nn.Parameter(torch.empty(num_heads))
         self.init_position(PositionInit(0., 1., None))
 
+    def extra_repr(self) -> str:
+        """The options that Φp depends on."""
+        return f'pretrain_hw={self.pretrain_hw}, distance_scale={self.distance_scale!r}'
+
     def init_position(self, values: PositionInit) -> None:
         """Truncated normal weights, zero bias: size and strength belong to the peripheral projection."""
         nn.init.trunc_normal_(self.weight, std=0.02)

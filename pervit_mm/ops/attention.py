@@ -107,13 +107,19 @@ def peripheral_attention(q: Tensor, k: Tensor, v: Tensor, log_position: Tensor |
     Returns:
         Tensor: ``(B, nH, N, d)``.
     """
-    d = q.shape[-1]
-    if log_position is None:
+    _, heads, n, d = q.shape
+    half = q.dtype in (torch.float16, torch.bfloat16)
+    mask = None if log_position is None else log_position.to(q.dtype)
+    if q.device.type == 'cpu' and torch.is_grad_enabled():
+        # In half precision backward of torch's kernel is slow on small heads, with a mask and without: 100 and 149 ms,
+        # and 27 ms this way, for 128 images of 7 x 7 tokens and 4 heads of 24 on one core. In float32 it is not.
+        if mask is None and half and q.requires_grad:
+            mask = q.new_zeros(heads, n, n)
+        if mask is not None and (mask.requires_grad or half and q.requires_grad):
+            return trainable_mask_attention(q, k, v, mask).transpose(1, 2)
+    if mask is None:
         return F.scaled_dot_product_attention(q, k, v)
-    mask = log_position.to(q.dtype)
-    if q.device.type == 'cpu' and mask.requires_grad and torch.is_grad_enabled():
-        return trainable_mask_attention(q, k, v, mask).transpose(1, 2)
-    if q.is_cuda and q.dtype in (torch.float16, torch.bfloat16):
+    if q.is_cuda and half:
         q, k, v = pad_head_width(q, k, v)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask[None], scale=d**-0.5)[..., :d]
 

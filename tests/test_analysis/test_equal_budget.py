@@ -41,7 +41,7 @@ def config(tmp_path):
 
 
 def calls(tmp_path):
-    """The trial's and the run's: each writes two folders up from where it works."""
+    """The trials' and the run's: each writes two folders up from where it works."""
     return [json.loads(line) for path in (tmp_path / 'runs' / 'calls.jsonl', tmp_path / 'calls.jsonl')
             for line in path.read_text().splitlines()]
 
@@ -54,8 +54,10 @@ def test_a_run_is_planned_by_a_trial_and_never_repeated(tmp_path, tool, config):
         # The run's log has 18.8 s in four lines, evaluation left out: 4.7 s on average, 300 times.
         assert result == {'config': 'a_b', 'seed': 1, 'minutes': 2., 'iterations': 300,
                           'measured': pytest.approx(23.5), 'coco/bbox_mAP': 0.25, 'mIoU': 50.}
-    trial, run = calls(tmp_path)
-    assert trial[:5] == [str(config), '1', True, True, '1'] and trial[5]['train_cfg.max_iters'] == '24'
+    first, longer, run = calls(tmp_path)
+    assert first[:5] == longer[:5] == [str(config), '1', True, True, '1']
+    for trial, iterations in ((first, '24'), (longer, '150')):  # a minute of 0.4 s each
+        assert trial[5]['train_cfg.max_iters'] == trial[5]['default_hooks.checkpoint.interval'] == iterations
     assert run[:5] == [str(config), '1', False, True, '1']
     # A tenth of the run, less than the schedule's own 100, is warm-up.
     assert run[5] == {'train_cfg.max_iters': '300', 'train_cfg.val_interval': '300', 'param_scheduler.0.end': '30',
@@ -73,7 +75,16 @@ def test_a_failed_run_goes_on_by_its_old_plan(tmp_path, tool, config):
     plan = root / 'a_b_seed0' / 'plan.json'
     plan.write_text(json.dumps(dict(json.loads(plan.read_text()), iterations=77)))
     assert equal_budget.run_for(tool, str(config), root, 0, 1.)['iterations'] == 77
-    assert len((root / 'calls.jsonl').read_text().splitlines()) == 1  # one trial in all
+    assert len((root / 'calls.jsonl').read_text().splitlines()) == 2  # no trial again
+
+
+def test_an_interrupted_trial_is_done_again(tmp_path, tool, config):
+    """The first lines of a log are slow ones: by them alone there would be 13 iterations."""
+    log = tmp_path / 'runs' / 'a_b_seed0' / 'trial' / '20250101_000000' / 'vis_data' / 'scalars.json'
+    log.parent.mkdir(parents=True)
+    log.write_text(json.dumps(dict(loss=2., time=9., step=6)))
+    assert equal_budget.run_for(tool, str(config), tmp_path / 'runs', 0, 2.)['iterations'] == 300
+    assert not log.exists()
 
 
 def test_a_run_too_slow_for_a_warm_up(tmp_path, tool, config):

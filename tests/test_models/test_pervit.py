@@ -124,12 +124,20 @@ def test_drop_path_rises_linearly():
     assert isinstance(model.blocks[0].drop_path, nn.Identity)
 
 
-def test_checkpointing_changes_nothing():
+@pytest.mark.parametrize('options', [
+    {}, dict(window_size=3), dict(window_size=3, global_attn_indexes=(1, )), dict(frozen_stages=1)])
+def test_checkpointing_recomputes_and_changes_nothing(options):
     images = torch.randn(2, 3, 28, 28)
-    plain, recomputed = build(drop_path_rate=0.3), build(drop_path_rate=0.3, with_cp=True)
+    plain, recomputed = (build(drop_path_rate=0.3, with_cp=with_cp, **options) for with_cp in (False, True))
+    passes = {}
     for model in (plain, recomputed):
+        for block in model.blocks:
+            block.register_forward_pre_hook(lambda *_, key=model: passes.update({key: passes.get(key, 0) + 1}))
         torch.manual_seed(3)
         model.train()(images)[0].square().sum().backward()
+    # Backward does not come to frozen blocks.
+    trained = sum(any(p.requires_grad for p in block.parameters()) for block in plain.blocks)
+    assert (passes[plain], passes[recomputed]) == (3, 3 + trained) and trained > 0
     for (name, a), b in zip(plain.named_parameters(), recomputed.parameters()):
         torch.testing.assert_close(a.grad, b.grad, atol=1e-5, rtol=1e-4, msg=naming(name))
 

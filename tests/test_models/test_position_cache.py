@@ -172,6 +172,34 @@ def test_byte_cap(model, monkeypatch):
     assert {key[0] for key in model.position_cache._terms} == {0, 1} and len(calls) == 4  # the third block each time
 
 
+def test_a_block_beyond_the_cap_leaves_room_for_those_behind_it(monkeypatch):
+    """A global block in front, too large to keep, and windows of 4 x 4."""
+    model = randomize(PerViT(TINY_ARCH, img_size=28, window_size=4, global_attn_indexes=(0, ))).eval()
+    model.position_cache.max_bytes = 4 * 2 * 49**2 - 1
+    calls, images = computed(monkeypatch), IMAGES
+    torch.testing.assert_close(kept(model, images), model(images)[0].detach())
+    kept(model, images)
+    assert {key[0] for key in model.position_cache._terms} == {1, 2}
+    assert len(calls) == 3 + 3 + 1  # once with gradients, for comparison
+
+
+def test_a_position_module_without_weights():
+    """Such as ALiBi's, of someone's own."""
+
+    class Nearness(torch.nn.Module):
+        needs_projection = False
+
+        def forward(self, hw_shape, projection=None):
+            n = hw_shape[0] * hw_shape[1]
+            order = torch.arange(n, dtype=torch.float32)
+            return -(order[:, None] - order).abs().expand(2, n, n)
+
+    model = randomize(PerViT(TINY_ARCH, img_size=28, position_cfg=None)).eval()
+    for block in model.blocks:
+        block.attn.position = Nearness()
+    torch.testing.assert_close(kept(model), model(IMAGES)[0].detach())
+
+
 def test_windows_stay_kept_when_the_map_changes(monkeypatch):
     model = randomize(PerViT(TINY_ARCH, img_size=28, window_size=4, global_attn_indexes=(1, ))).eval()
     calls = computed(monkeypatch)
@@ -196,15 +224,18 @@ def test_a_single_weight_tensor_is_copied():
     assert not torch.equal(kept(model, images), before)
 
 
-def test_after_a_change_of_option_or_module(model):
+@pytest.mark.parametrize('kind', ['PerViTPeripheralPosition', 'PerViTEuclideanPosition'])
+def test_after_a_change_of_option_or_module(kind):
+    options = dict(img_size=28, position_cfg=dict(type=kind))
+    model = randomize(PerViT(TINY_ARCH, **options)).eval()
     wide = torch.randn(1, 3, 48, 48)
     before = kept(model, wide)
     for block in model.blocks:
         block.attn.position.distance_scale = 'fixed'
-    fixed = randomize(PerViT(TINY_ARCH, img_size=28, distance_scale='fixed')).eval()
+    fixed = randomize(PerViT(TINY_ARCH, distance_scale='fixed', **options)).eval()
     torch.testing.assert_close(kept(model, wide), kept(fixed, wide), atol=0, rtol=0)
     assert not torch.equal(kept(model, wide), before)
-    for block, other in zip(model.blocks, PerViT(TINY_ARCH, img_size=28).blocks):
+    for block, other in zip(model.blocks, PerViT(TINY_ARCH, **options).blocks):
         other.attn.position.load_state_dict(block.attn.position.state_dict())
         block.attn.position = other.attn.position
     torch.testing.assert_close(kept(model, wide), before, atol=0, rtol=0)

@@ -111,16 +111,17 @@ def test_attention_gradients_by_definition(trainable):
             torch.testing.assert_close(ours.grad.double(), exact.grad, atol=1e-5, rtol=1e-4)
 
 
-def test_attention_with_a_trainable_mask_takes_strided_heads_and_half_precision():
+@pytest.mark.parametrize('position', ['trainable', 'frozen', None])
+def test_attention_in_training_takes_strided_heads_and_half_precision(position):
     """As the model calls it: q, k, v are slices of one projection, and under autocast they are bfloat16."""
     qkv = torch.randn(2, 9, 3, 2, 4, requires_grad=True)
-    logits = torch.randn(2, 9, 9, requires_grad=True)
+    logits = None if position is None else torch.randn(2, 9, 9, requires_grad=position == 'trainable')
+    leaves = [qkv] if position != 'trainable' else [qkv, logits]
     grads = {}
     for dtype in (torch.float32, torch.bfloat16):
-        qkv.grad = logits.grad = None
         q, k, v = qkv.to(dtype).permute(2, 0, 3, 1, 4).unbind(0)
-        ops.peripheral_attention(q, k, v, logits).float().square().sum().backward()
-        grads[dtype] = (qkv.grad, logits.grad)
+        loss = ops.peripheral_attention(q, k, v, logits).float().square().sum()
+        grads[dtype] = torch.autograd.grad(loss, leaves)
     for half, single in zip(grads[torch.bfloat16], grads[torch.float32]):
         torch.testing.assert_close(half, single, atol=0.05 * single.abs().max().item(), rtol=0.1)
 

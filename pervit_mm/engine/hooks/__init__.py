@@ -1,5 +1,7 @@
 """Hooks, registered in MMEngine's root ``HOOKS``."""
 from .position_hooks import PeripheralInitHook, PerViTNonlocalityHook, PerViTPositionMapHook
 from .random_state_hook import PerViTRandomStateHook
+from .sync_buffers_hook import PerViTSyncBuffersHook
 
-__all__ = ['PerViTNonlocalityHook', 'PerViTPositionMapHook', 'PerViTRandomStateHook', 'PeripheralInitHook']
+__all__ = ['PerViTNonlocalityHook', 'PerViTPositionMapHook', 'PerViTRandomStateHook', 'PerViTSyncBuffersHook',
+           'PeripheralInitHook']
