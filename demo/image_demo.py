@@ -6,7 +6,8 @@
     python demo/image_demo.py shots configs/pervit_tiny.py --weights work_dirs/pervit_tiny/epoch_300.pth
     python demo/image_demo.py shots pervit-tiny_3rdparty_in1k --weights converted.pth
 
-Pictures go to OUT/vis, label maps to OUT/labels, predictions to OUT/predictions.json.
+Pictures go to OUT/vis, label maps to OUT/labels, predictions to OUT/predictions.json. Files that cannot be read are
+named at the end, when the others are done, and the exit code is 1.
 """
 import argparse
 import pickle
@@ -24,7 +25,8 @@ def main(argv=None) -> None:
     parser.add_argument('--weights', help='checkpoint; needed with a config, and for a model that has none')
     parser.add_argument('--out-dir', default='outputs', help='folder of the results (default outputs)')
     parser.add_argument('--device', help='such as cpu or cuda:0 (default: a GPU where there is one)')
-    parser.add_argument('--score-thr', type=float, default=0.3, help='detections below it are left out (default 0.3)')
+    parser.add_argument('--score-thr', type=float, default=0.3,
+                        help='detections below it, from 0 to 1, are left out (default 0.3)')
     args = parser.parse_args(argv)
     try:
         images = find_images(args.images)

@@ -4,6 +4,7 @@ import json
 import sys
 from collections import Counter
 from importlib import import_module
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from mmengine.registry import DefaultScope
 from mmengine.utils import track_iter_progress
 
 from .checkpoints import index_entries, package_root
+from .engine.launch_checks import check_checkpoint
 
 #: What is an image in a folder.
 SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp')
@@ -61,6 +63,16 @@ def models_by_name() -> dict[str, tuple[str, str | None]]:
     return {entry['Name']: (str(root / entry['Config']), entry.get('Weights')) for entry in index_entries()}
 
 
+def _check_score_thr(score_thr: float) -> None:
+    """Raise ValueError unless a threshold of scores is a number from 0 to 1."""
+    if not isinstance(score_thr, Real) or not 0 <= score_thr <= 1:
+        raise ValueError(f'score_thr (--score-thr) must be a number from 0 to 1, as scores are, got {score_thr!r}')
+
+
+class UnreadableImageError(ValueError):
+    """A file is no image, or a broken one; others may be all right."""
+
+
 class ImagePredictor:
     """One interface to the inferencers of MMPretrain, MMDetection and MMSegmentation.
 
@@ -71,8 +83,8 @@ class ImagePredictor:
         device (str, optional): Defaults to None, a GPU where there is one.
 
     Raises:
-        ValueError: If there is no such model, if a config or a model without weights comes without any, or if its
-            ``default_scope`` is none of the three toolboxes.
+        ValueError: If there is no such model, a file that is no config, if a config or a model without weights comes
+            without any, if the weights are not there, or if its ``default_scope`` is none of the three toolboxes.
     """
 
     def __init__(self, model: str, weights: str | None = None, device: str | None = None) -> None:
@@ -83,13 +95,18 @@ class ImagePredictor:
             config, published = model, None
         else:
             raise ValueError(f'model={model!r} is neither a config nor one of {", ".join(sorted(models)) or "(none)"}')
+        try:
+            cfg = Config.fromfile(config)
+        except Exception as error:  # a config is code, which raises what it likes
+            raise ValueError(f'model={model!r} cannot be read as a config ({type(error).__name__}: {error}): give a '
+                             'name of a model, or the path of a config in .py, .json or .yml') from error
         weights = weights or published
         if weights is None:
             what = ('has no published weights: give weights (--weights FILE), a file of the authors converted with '
                     'tools/model_converters/pervit_to_mm.py' if model in models else
                     'is a config, which has no weights: give weights (--weights FILE), the path of a checkpoint')
             raise ValueError(f'model={model!r} {what}')
-        cfg = Config.fromfile(config)
+        check_checkpoint(weights, 'weights (--weights)')
         self.scope = cfg.get('default_scope')
         if self.scope not in _INFERENCERS:
             raise ValueError(f'default_scope={self.scope!r} of {config} must be one of {", ".join(_INFERENCERS)}')
@@ -125,15 +142,17 @@ class ImagePredictor:
             segmentor ``label_map`` (a PNG of class indices) and ``shares`` (class to share of the pixels).
 
         Raises:
-            ValueError: If the file cannot be read as an image.
+            UnreadableImageError: If the file cannot be read as an image.
+            ValueError: If ``score_thr`` is not from 0 to 1.
         """
+        _check_score_thr(score_thr)
         image, picture = Path(image), Path(folder) / 'vis' / f'{Path(image).stem}.png'
         try:
             pixels = imread(str(image))
         except (OSError, cv2.error):
             pixels = None
         if pixels is None:
-            raise ValueError(f"image '{image}' cannot be read as one: remove it, or name the others")
+            raise UnreadableImageError(f"image '{image}' cannot be read as one: remove it, or name the others")
         with DefaultScope.overwrite_default_scope(self.scope):
             source = pixels if self.takes_arrays else str(image)
             result = getattr(self, f'_predict_{self.scope}')(source, pixels[..., ::-1], picture, score_thr)
@@ -187,6 +206,8 @@ def predict_images(predictor: ImagePredictor, images: list[Path], out_dir: str |
                    ) -> list[dict[str, Any]]:
     """Predict images one by one under a progress bar; write pictures and ``predictions.json``.
 
+    A file that cannot be read doesn't keep the others from it.
+
     Args:
         predictor (ImagePredictor): The model.
         images (list[Path]): Image files.
@@ -197,18 +218,26 @@ def predict_images(predictor: ImagePredictor, images: list[Path], out_dir: str |
         list[dict]: What the JSON file holds, in the order of ``images``.
 
     Raises:
-        ValueError: If two images have the same name and would share a picture, or one cannot be read.
+        ValueError: If ``score_thr`` is not from 0 to 1, or two images have the same name and would share a picture; or,
+            after all others are done and written, if some could not be read.
     """
+    _check_score_thr(score_thr)
     twins = [stem for stem, count in Counter(path.stem for path in images).items() if count > 1]
     if twins:
         raise ValueError(f'images: {len(twins)} names such as {twins[0]!r} belong to several files, whose pictures '
                          'would overwrite each other; give one folder at a time, or rename')
-    out_dir, results = Path(out_dir), []
+    out_dir, results, unreadable = Path(out_dir), [], []
     out_dir.mkdir(parents=True, exist_ok=True)
     try:
         # Given, since the default is the standard output of the time when MMEngine was imported.
         for path in track_iter_progress(images, file=sys.stdout):
-            results.append(predictor.predict(path, out_dir, score_thr))
-    finally:  # what there is, also where an image stops the run
+            try:
+                results.append(predictor.predict(path, out_dir, score_thr))
+            except UnreadableImageError:
+                unreadable.append(f"'{path}'")
+    finally:  # what there is, also where something stops the run
         (out_dir / 'predictions.json').write_text(json.dumps(results, indent=1))
+    if unreadable:
+        raise ValueError(f'images: {", ".join(unreadable)} cannot be read as images; others done: {len(results)}, '
+                         f"see '{out_dir / 'predictions.json'}'")
     return results

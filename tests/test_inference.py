@@ -47,6 +47,7 @@ def images(tmp_path_factory):
     for name in ('one.png', 'two.jpg', 'more/three.png'):
         cv2.imwrite(str(folder / name), rng.integers(0, 256, (40, 56, 3), dtype=np.uint8))
     (folder / 'notes.txt').write_text('no image')
+    (folder / 'broken.py').write_text('default_scope =')
     return folder
 
 
@@ -222,6 +223,14 @@ def test_demo_writes_predictions_and_pictures(images, checkpoints, tmp_path, mon
 @pytest.mark.parametrize('args, message', [
     (('nowhere.png', 'pervit_nano_3e_fashion-mnist'), 'nowhere.png'),
     (('{images}', 'pervit_giant'), 'pervit_giant'),
+    (('{images}', '{images}/notes.txt'), "^demo/image_demo.py: model='.*notes.txt' cannot be read as a config .*/yml"),
+    (('{images}', '{images}/broken.py'), "^demo/image_demo.py: model='.*broken.py' cannot be read as a config .Syntax"),
+    (('{images}', 'pervit_nano_fashion-mnist', '--weights', 'none.pth'),
+     r"^demo/image_demo.py: weights \(--weights\): 'none.pth' is not a file"),
+    (('{images}', 'pervit_nano_fashion-mnist', '--weights', 'pervit_mm://none.pth'),
+     r"^demo/image_demo.py: weights \(--weights\): 'pervit_mm://none.pth' is none of the checkpoints"),
+    (('{images}', 'pervit_nano_fashion-mnist', '--device', 'cpu', '--score-thr', '30'),
+     r'^demo/image_demo.py: score_thr \(--score-thr\) must be a number from 0 to 1, .* got 30.0$'),
     (('{images}', str(ROOT / 'configs' / 'pervit_tiny.py')), 'is a config, which has no weights'),
     (('{images}', 'pervit-small_3rdparty_in1k'), "'pervit-small_3rdparty_in1k' has no published weights: give weights"),
 ])
@@ -230,12 +239,26 @@ def test_demo_says_what_is_wrong(images, args, message, monkeypatch):
         run_demo(monkeypatch, *(arg.format(images=images) for arg in args))
 
 
-def test_what_is_no_image_is_named_and_the_rest_is_kept(images, checkpoints, tmp_path):
+def test_what_is_no_image_is_named_and_the_rest_is_done(images, checkpoints, tmp_path):
     (tmp_path / 'empty.png').touch()
-    for bad in (images / 'notes.txt', tmp_path / 'empty.png'):
-        with pytest.raises(ValueError, match=f'{bad.name}.* cannot be read'):
-            predict_images(predictor('mmpretrain', checkpoints), [images / 'one.png', bad], tmp_path / 'out')
-        assert len(json.loads((tmp_path / 'out' / 'predictions.json').read_text())) == 1
+    paths = [images / 'notes.txt', images / 'one.png', tmp_path / 'empty.png', images / 'two.jpg']
+    model = predictor('mmpretrain', checkpoints)
+    with pytest.raises(ValueError, match=f"^images: '{paths[0]}', '{paths[2]}' cannot be read as images; .* done: 2,"):
+        predict_images(model, paths, tmp_path / 'out')
+    written = json.loads((tmp_path / 'out' / 'predictions.json').read_text())
+    assert [entry['file'] for entry in written] == [str(paths[1]), str(paths[3])]
+    with pytest.raises(ValueError, match='empty.png.* cannot be read'):
+        model.predict(paths[2], tmp_path)
+
+
+@pytest.mark.parametrize('score_thr', [-0.1, 1.01, float('nan'), '0.3', None])
+def test_thresholds_are_from_0_to_1(score_thr, images, checkpoints, tmp_path):
+    """And are looked at before anything is written."""
+    model = predictor('mmpretrain', checkpoints)
+    for call in (model.predict, lambda image, *args: predict_images(model, [image], *args)):
+        with pytest.raises(ValueError, match=f'must be a number from 0 to 1, as scores are, got {score_thr!r}$'):
+            call(images / 'one.png', tmp_path / 'out', score_thr)
+    assert not (tmp_path / 'out').exists()
 
 
 def test_pictures_are_not_overwritten(images, checkpoints, tmp_path):

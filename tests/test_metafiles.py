@@ -43,6 +43,16 @@ def is_converted(name):
     return '3rdparty' in name
 
 
+def commands_of(command):
+    """Words of a command; of ``make TARGET``, those of the target's recipe."""
+    words = command.split()
+    if words[0] != 'make':
+        return words
+    recipe = re.search(rf'^{re.escape(words[1])}:.*\n((?:\t.*\n)+)', (ROOT / 'Makefile').read_text(), re.M)
+    assert recipe is not None, f'the Makefile has no recipe for {words[1]}'
+    return recipe[1].split()
+
+
 def test_the_index_names_every_metafile():
     there = {str(path.relative_to(ROOT)) for path in (ROOT / 'configs').rglob('metafile.y*ml')}
     assert set(IMPORTED) == there and len(IMPORTED) == len(there)
@@ -94,7 +104,7 @@ def test_entry(name):
         file = entry['Weights'].removeprefix('pervit_mm://')
         digest = checkpoints.published()[file]
         assert re.fullmatch(rf'{re.escape(name)}_20\d{{6}}-{digest[:8]}\.pth', file)
-        assert entry['Metadata']['Training Command']
+        assert entry['Config'] in commands_of(entry['Metadata']['Training Command'])
         log = entry['Training log']
         assert (ROOT / log).is_file() and Path(log).parent == Path('checkpoints')
 

@@ -19,6 +19,9 @@ def main(argv=None) -> None:
     parser.add_argument('--check', action='store_true', help='only compare')
     parser.add_argument('--page', type=Path, default=PAGE, metavar='FILE', help='default docs/model_zoo.md')
     args = parser.parse_args(argv)
+    if not args.page.parent.is_dir():
+        sys.exit(f"tools/make_model_zoo.py: there is no folder '{args.page.parent}' for the page: run it in a clone of "
+                 'the project, or give --page FILE')
     page = render()
     if not args.check:
         args.page.write_text(page)

@@ -3,6 +3,7 @@ import os
 import os.path as osp
 from typing import Any
 
+from ..checkpoints import PREFIX, published
 from ..models.rules import rule_name
 
 # MMPretrain's small datasets, which download themselves where `download` isn't False.
@@ -17,12 +18,17 @@ class LaunchError(ValueError):
 
 
 def check_checkpoint(path: str, argument: str) -> None:
-    """Raise LaunchError where a local checkpoint path doesn't exist.
+    """Raise LaunchError where a local checkpoint path doesn't exist, or a ``pervit_mm://`` name isn't published.
 
     Args:
-        path (str): A path, or a URL, which is left to the download.
+        path (str): A path, a ``pervit_mm://`` name, or a URL, which is left to the download.
         argument (str): Where it came from, for the message.
     """
+    if path.startswith(PREFIX):
+        names = sorted(f'{PREFIX}{name}' for name in published())
+        if path not in names:
+            raise LaunchError(f'{argument}: {path!r} is none of the checkpoints that come with pervit_mm, which are '
+                              f'{", ".join(names) or "none yet"}; for a file of yours give its path alone')
     # 'torchvision://resnet50' and 'https://...' are left to MMEngine's loader.
     if '://' not in path and not osp.isfile(path):
         raise LaunchError(f'{argument}: {path!r} is not a file; give the path of a .pth checkpoint')

@@ -95,6 +95,26 @@ def frozen_terms(state_dict: Mapping[str, Tensor], prefix: str = '') -> dict[int
     return terms
 
 
+def lacks_stem_norm(model: nn.Module, state_dict: Mapping[str, Tensor], prefix: str = '') -> bool:
+    """Whether a state dict has the convolutions of the stem and no trace of the BatchNorm that the model has there.
+
+    Without Φp (``position_cfg=None``) this is all that marks a deployed state dict.
+
+    Args:
+        model (nn.Module): The backbone; for one that has no BatchNorm in its stem this is False.
+        state_dict (Mapping[str, Tensor]): Of a PerViT, or of a model around one.
+        prefix (str): What stands ahead of the backbone's keys. Defaults to ''.
+
+    Returns:
+        bool: True only if that holds for every BatchNorm of the stem: a state dict with a part of them is incomplete.
+    """
+    layers = getattr(getattr(model, 'stem', None), 'layers', ())  # PatchifyStem has none
+    starts = [f'{prefix}stem.layers.{i}.' for i, layer in enumerate(layers)
+              if isinstance(layer.norm, nn.modules.batchnorm._BatchNorm)]
+    return bool(starts) and all(f'{start}conv.weight' in state_dict for start in starts) and not any(
+        key.startswith(f'{start}norm.') for start in starts for key in state_dict)
+
+
 @torch.no_grad()
 def follow_checkpoint(model: 'PerViT', state_dict: Mapping[str, Tensor], prefix: str = '') -> None:
     """Bring a PerViT into the deployed form that a state dict has, ahead of loading it.
@@ -108,6 +128,10 @@ def follow_checkpoint(model: 'PerViT', state_dict: Mapping[str, Tensor], prefix:
     """
     terms = frozen_terms(state_dict, prefix)
     if not terms:
+        if lacks_stem_norm(model, state_dict, prefix):
+            # Position modules stay: if this model has some, the state dict is of another, and loading says so.
+            model.stem.fuse_norm()
+            print_log('PerViT: the checkpoint is deployed, for inference: BatchNorm of the stem is folded', 'current')
         return
     device = next(model.parameters()).device
     _take_frozen(model, {

@@ -77,8 +77,9 @@ class PerViTFeaturePyramid(BaseModule):
         in_stride (int): Pixels for each token of the maps, the backbone's ``out_stride``. Defaults to 16.
         out_strides (Sequence[int]): Stride of each level in pixels, in the order in which they are returned; each
             ``in_stride`` times or divided by a power of two. Defaults to (4, 8, 16, 32).
-        num_outs (int, optional): Levels returned; those beyond ``out_strides`` are the last one, subsampled by 2 each
-            time, as FPN adds them. Defaults to None, as many as ``out_strides``.
+        num_outs (int, optional): Levels returned; those beyond ``out_strides`` come last: the coarsest level in
+            it, wherever that stands, subsampled by 2 each time, as FPN does it. Defaults to None, as many as
+            ``out_strides``.
         norm_cfg (dict): Norm behind each convolution. Defaults to
             ``dict(type='PerViTLayerNorm2d', eps=1e-6)``.
         init_cfg (dict | list[dict], optional): Initialization. Defaults to None, torch's own.
@@ -147,6 +148,9 @@ class PerViTFeaturePyramid(BaseModule):
                              f'channels and got {len(maps)}: give the backbone as many out_indices, or one '
                              'in_channels for the last map alone')
         outs = [level(x) for level, x in zip(self.levels, maps)]
+        coarsest = max(zip(self.out_strides, range(len(outs))))[1]  # of equal strides the last
+        extra = outs[coarsest]
         while len(outs) < self.num_outs:
-            outs.append(F.max_pool2d(outs[-1], 1, stride=2))
+            extra = F.max_pool2d(extra, 1, stride=2)
+            outs.append(extra)
         return tuple(out.contiguous() for out in outs)

@@ -5,7 +5,7 @@ from mmengine.logging import print_log
 from mmengine.runner.checkpoint import CheckpointLoader
 from torch import Tensor, nn
 
-from .deploy import frozen_terms
+from .deploy import frozen_terms, lacks_stem_norm
 
 
 def fit_input_channels(weight: Tensor, in_channels: int) -> Tensor:
@@ -47,9 +47,10 @@ def load_pretrained(module: nn.Module, checkpoint: str, prefix: str | None = Non
         chosen = {key[len(prefix):]: value for key, value in state.items() if key.startswith(prefix)}
     else:
         chosen = state
-    if frozen_terms(chosen):
-        raise ValueError(f'{checkpoint} is deployed, for inference alone: its Φp is frozen and would not learn. Start '
-                         'from the checkpoint that it was made of')
+    if frozen_terms(chosen) or lacks_stem_norm(module, chosen):
+        reason = 'its Φp is frozen' if frozen_terms(chosen) else 'BatchNorm is folded into the convolutions of its stem'
+        raise ValueError(f'{checkpoint} is deployed, for inference alone: {reason} and would not learn. Start from the '
+                         'checkpoint that it was made of')
     own = module.state_dict()
     missing, unexpected = sorted(own.keys() - chosen.keys()), sorted(chosen.keys() - own.keys())
     name = type(module).__name__

@@ -61,6 +61,16 @@ def test_order_and_strides_are_honoured_as_given():
     assert [tuple(out.shape[2:]) for out in outs] == [(4, 6), (32, 48), (16, 24), (2, 3)]
 
 
+@pytest.mark.parametrize('out_strides, coarsest', [((16, 8, 4), 0), ((8, 16, 4), 1), ((4, 16, 16), 2)])
+def test_further_levels_go_on_from_the_coarsest(out_strides, coarsest):
+    """Wherever it stands; of two of one stride it is the later."""
+    neck = PerViTFeaturePyramid(8, 4, in_stride=4, out_strides=out_strides, num_outs=5)
+    outs = neck((torch.randn(1, 8, 16, 32), ))  # 64 x 128 pixels
+    assert [(64 // out.shape[2], 128 // out.shape[3]) for out in outs] == [(s, s) for s in (*out_strides, 32, 64)]
+    assert torch.equal(outs[3], outs[coarsest][..., ::2, ::2])
+    assert torch.equal(outs[4], outs[coarsest][..., ::4, ::4])
+
+
 def test_odd_and_tiny_maps():
     neck = PerViTFeaturePyramid(8, 4, num_outs=6)
     assert [tuple(out.shape[2:]) for out in neck((torch.randn(1, 8, 3, 1), ))] == [

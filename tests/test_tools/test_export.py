@@ -93,7 +93,7 @@ def check_output(out, beginning):
     difference = re.fullmatch(re.escape(beginning) + r'max abs difference to PyTorch: (\S+) \(at most 0.0001 is '
                               r'allowed\)\n', out)
     assert difference is not None, out
-    assert float(difference[1]) < 2e-5
+    assert 0 < float(difference[1]) < 2e-5
 
 
 @pytest.fixture(params=['onnx', 'torch-export'])

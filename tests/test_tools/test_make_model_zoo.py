@@ -1,5 +1,6 @@
 """docs/model_zoo.md says what the metafiles say."""
 import runpy
+import shutil
 from pathlib import Path
 
 import pytest
@@ -40,3 +41,14 @@ def test_page_that_is_out_of_date_is_told(tmp_path):
     main(['--page', str(page)])
     main(['--check', '--page', str(page)])
     assert page.read_text() == render()
+
+
+@pytest.mark.parametrize('args', [[], ['--check']])
+def test_in_a_wheel_there_is_no_page(tmp_path, args):
+    """Which has tools/ and no docs/."""
+    (tmp_path / 'tools').mkdir()
+    copy = shutil.copy(ROOT / 'tools' / 'make_model_zoo.py', tmp_path / 'tools')
+    with pytest.raises(SystemExit, match=f"^tools/make_model_zoo.py: there is no folder '{tmp_path}/docs' for the "
+                       'page: run it in a clone of the project, or give --page FILE$'):
+        runpy.run_path(str(copy))['main'](args)
+    assert not (tmp_path / 'docs').exists()

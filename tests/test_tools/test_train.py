@@ -292,6 +292,27 @@ def test_wrong_paths_are_one_sentence(small, world, tmp_path):
         launch.prepare_test_config(small, 'configs/small.py', 'nowhere.pth')
 
 
+def test_names_of_published_checkpoints_are_looked_up(small, monkeypatch):
+    """Wherever a checkpoint is named; the message lists those that are there."""
+    monkeypatch.setattr(launch, 'has_accelerator', lambda: True)
+    names = [f'pervit_mm://{path.name}' for path in sorted((ROOT / 'checkpoints').glob('*.pth'))]
+    wrong = 'pervit_mm://nope.pth'
+    beginning, there = f"'{wrong}' is none of the checkpoints", re.escape(f'which are {", ".join(names)}; for a file')
+    for name in names:
+        launch.prepare_test_config(small, 'configs/small.py', name)
+    with pytest.raises(launch.LaunchError, match=f'^checkpoint: {beginning} .*{there}'):
+        launch.prepare_test_config(small, 'configs/small.py', wrong)
+    small.load_from, small.resume = wrong, False
+    with pytest.raises(launch.LaunchError, match=f'^load_from: {beginning}'):
+        prepare(small)
+    small.load_from = names[0]
+    small.model.backbone.init_cfg = dict(type='Pretrained', checkpoint=wrong)
+    with pytest.raises(launch.LaunchError, match=f'^model.backbone.init_cfg.checkpoint: {beginning}'):
+        prepare(small)
+    with pytest.raises(launch.LaunchError, match=f'^--resume: {beginning}'):
+        prepare(small, resume=wrong)
+
+
 @pytest.mark.parametrize('dataset, fails', [
     (dict(type='FashionMNIST', data_root='nowhere'), False),
     (dict(type='FashionMNIST', data_root='nowhere', download=False), True),

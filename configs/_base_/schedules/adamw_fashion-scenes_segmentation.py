@@ -1,4 +1,4 @@
-# A segmentor learns faster by a higher rate. As many iterations as two CPU cores do in less than 20 minutes, set-up left out.
+# A segmentor learns faster by a higher rate, and its iterations take longer.
 _base_ = 'adamw_fashion-scenes.py'
 
 max_iters = 2350
