@@ -25,8 +25,11 @@ Parameters and FLOPs (multiply-adds, products of attention included) are what
 with, or 224 x 224 px where images are of several sizes, to the logits, and of detectors without their heads.
 
 The Fashion-MNIST models take images of any size and colour, squeezed to 28 x 28 grey pixels. They were trained on
-bright items on black, so a photograph of dark clothes on white is out of their distribution. Without weights
-MMPretrain's `get_model(..., pretrained=True)` only warns, and gives random ones.
+bright items on black, so a photograph of dark clothes on white is out of their distribution.
+
+**The `3rdparty` names have no weights.** `get_model(NAME, pretrained=True)`, `inference_model`,
+`ImageClassificationInferencer` and `FeatureExtractor` only warn ("Unable to find pre-defined checkpoint of the model.")
+and go on with random ones. Give them a converted file, `pretrained='pervit_tiny.pth'`.
 """
 
 

@@ -43,12 +43,14 @@ class Published(NamedTuple):
         had_ema (bool): Whether the weights are averages over the training.
         removed (list[str]): Names of files that this one replaced.
         entry (str): Lines for the metafile.
+        has_results (bool): Whether the logs held any for these lines.
     """
     path: Path
     sha256: str
     had_ema: bool
     removed: list[str]
     entry: str
+    has_results: bool
 
 
 def _plain(value: Any, name: str) -> Any:
@@ -198,4 +200,4 @@ def publish(config: str | Path, checkpoint: str | Path, root: str | Path, logs: 
     relative = config.relative_to(root).as_posix()
     entry = metafile_entry(name, relative, file, log_file, count, measured,
                            command or f'python tools/train.py {relative}')
-    return Published(root / FOLDER / file, digest, 'ema_state_dict' in content, removed, entry)
+    return Published(root / FOLDER / file, digest, 'ema_state_dict' in content, removed, entry, bool(measured))

@@ -27,7 +27,7 @@ def main(argv=None) -> None:
     except (OSError, TypeError, ValueError) as error:
         sys.exit(f'tools/model_converters/mm_to_pervit.py: {error}')
     print(f'{args.dst}: PerViT {meta["size"]} in the authors\' layout, {official.count_parameters(state):,} '
-          f'parameters, {meta["num_classes"]} classes, sha256 {digest}')
+          f'parameters, {meta["num_classes"]} classes, sha256 begins {digest}')
 
 
 if __name__ == '__main__':

@@ -41,7 +41,7 @@ def main(argv=None) -> None:
     config, classes = f'configs/pervit_{meta["size"]}.py', meta['num_classes']
     head = 'no head' if meta['dropped'] else f'{classes} classes'
     print(f'{args.dst}: PerViT {meta["size"]}, {official.count_parameters(state):,} parameters, {head}, '
-          f'sha256 {digest}')
+          f'sha256 begins {digest}')
     if meta['dropped']:
         print(f"In {config}, or in a dense config of that size: init_cfg=dict(type='Pretrained', "
               f"checkpoint='{args.dst}', prefix='backbone.') for the backbone")

@@ -8,7 +8,7 @@
 The file becomes {model}_{date}-{first 8 digits of its sha256}.pth, named after the config; SHA256SUMS has all digits.
 The log goes beside it, and what the model computes into tests/data/published. Paste the lines that are printed into
 configs/metafile.yml, configs/detection/metafile.yml or configs/segmentation/metafile.yml, which model-index.yml has to
-import. Where EMAHook averaged weights, the averages are published.
+import, and run tools/make_model_zoo.py. Where EMAHook averaged weights, the averages are published.
 
 MMPretrain's publish_model.py doesn't serve: without pervit_mm it can't read MMEngine's files under torch 2.6 and later,
 and it keeps the config, paths included, and every entry that it doesn't know.
@@ -43,7 +43,12 @@ def main(argv=None) -> None:
           f'{", weights averaged by EMAHook" if done.had_ema else ""}')
     if done.removed:
         print(f'Removed: {", ".join(done.removed)}')
-    print(f'For the metafile, with the results that were measured:\n{done.entry}', end='')
+    if done.has_results:
+        print('For the metafile, with the results that were measured:')
+    else:
+        why = 'no --log has a metric that metafiles name' if args.log else 'no --log was given'
+        print(f'For the metafile, WITHOUT Results: {why}. Publish again with the log, or add them by hand:')
+    print(done.entry, end='')
 
 
 if __name__ == '__main__':
