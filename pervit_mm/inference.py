@@ -97,6 +97,8 @@ class ImagePredictor:
             raise ValueError(f'model={model!r} is neither a config nor one of {", ".join(sorted(models)) or "(none)"}')
         try:
             cfg = Config.fromfile(config)
+        except ImportError:  # a toolbox that its bases are in; the message names it
+            raise
         except Exception as error:  # a config is code, which raises what it likes
             raise ValueError(f'model={model!r} cannot be read as a config ({type(error).__name__}: {error}): give a '
                              'name of a model, or the path of a config in .py, .json or .yml') from error

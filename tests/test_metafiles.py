@@ -171,6 +171,7 @@ def test_accuracy_is_what_the_published_weights_have(name):
 @pytest.mark.parametrize('name', [name for name in ENTRIES if name.endswith('_fashion-scenes')])
 def test_dense_results_are_what_the_published_weights_have(name, tmp_path):
     """All 400 test scenes, by the tool, in one process where training had two."""
+    pytest.importorskip('mmcv._ext', reason="mmcv's compiled ops are not installed")
     config_of(name)
     entry = ENTRIES[name]
     metrics = tmp_path / 'metrics.json'

@@ -11,8 +11,8 @@ default_hooks = dict(
     visualization=dict(type='VisualizationHook', enable=False))
 
 # MMEngine saves no random state: without the first a resumed run leaves the path of an undisturbed one. The second
-# averages BatchNorm's statistics over GPUs behind each epoch: without it those of the first alone are saved.
-custom_hooks = [dict(type='PerViTRandomStateHook'), dict(type='SyncBuffersHook')]
+# averages BatchNorm's statistics over GPUs: without it those of the first alone are saved.
+custom_hooks = [dict(type='PerViTRandomStateHook'), dict(type='PerViTSyncBuffersHook')]
 
 env_cfg = dict(
     cudnn_benchmark=False,

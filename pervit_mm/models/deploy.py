@@ -106,8 +106,12 @@ def lacks_stem_norm(model: nn.Module, state_dict: Mapping[str, Tensor], prefix: 
         prefix (str): What stands ahead of the backbone's keys. Defaults to ''.
 
     Returns:
-        bool: True only if that holds for every BatchNorm of the stem: a state dict with a part of them is incomplete.
+        bool: True only if that holds for every BatchNorm of the stem, and the state dict has more than the stem: one
+        with a part is incomplete. Never for a model with Φp, whose deployed form has frozen terms.
     """
+    if any(block.attn.position is not None for block in getattr(model, 'blocks', ())) or all(
+            key.startswith(f'{prefix}stem.') for key in state_dict if key.startswith(prefix)):
+        return False
     layers = getattr(getattr(model, 'stem', None), 'layers', ())  # PatchifyStem has none
     starts = [f'{prefix}stem.layers.{i}.' for i, layer in enumerate(layers)
               if isinstance(layer.norm, nn.modules.batchnorm._BatchNorm)]
@@ -129,7 +133,6 @@ def follow_checkpoint(model: 'PerViT', state_dict: Mapping[str, Tensor], prefix:
     terms = frozen_terms(state_dict, prefix)
     if not terms:
         if lacks_stem_norm(model, state_dict, prefix):
-            # Position modules stay: if this model has some, the state dict is of another, and loading says so.
             model.stem.fuse_norm()
             print_log('PerViT: the checkpoint is deployed, for inference: BatchNorm of the stem is folded', 'current')
         return

@@ -37,7 +37,8 @@ def trainable_mask_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> T
 
     There torch's fused kernel takes a mask only without a gradient, and its fallback keeps scores and weights of all
     heads of the batch. This one runs the fused kernel forward and keeps nothing but inputs and output; backward
-    recomputes a few images (or windows) at a time, so that what it works on stays in the cache.
+    recomputes a few images (or windows) at a time, so that what it works on stays in the cache. In half precision it
+    serves other masks too, where the maps are small: see :func:`peripheral_attention`.
 
     Args:
         q, k, v (Tensor): ``(B, nH, N, d)``.
@@ -111,11 +112,13 @@ def peripheral_attention(q: Tensor, k: Tensor, v: Tensor, log_position: Tensor |
     half = q.dtype in (torch.float16, torch.bfloat16)
     mask = None if log_position is None else log_position.to(q.dtype)
     if q.device.type == 'cpu' and torch.is_grad_enabled():
-        # In half precision backward of torch's kernel is slow on small heads, with a mask and without: 100 and 149 ms,
-        # and 27 ms this way, for 128 images of 7 x 7 tokens and 4 heads of 24 on one core. In float32 it is not.
-        if mask is None and half and q.requires_grad:
-            mask = q.new_zeros(heads, n, n)
-        if mask is not None and (mask.requires_grad or half and q.requires_grad):
+        # In half precision backward of torch's kernel is slow on few tokens, without a mask or with one that is not
+        # trained; in float32 it is not.
+        if (half and q.requires_grad and not torch.compiler.is_compiling()
+                and heads * n * n * q.element_size() <= CHUNK_BYTES):
+            mask = q.new_zeros(heads, n, n) if mask is None else mask
+            return trainable_mask_attention(q, k, v, mask).transpose(1, 2)
+        if mask is not None and mask.requires_grad:
             return trainable_mask_attention(q, k, v, mask).transpose(1, 2)
     if mask is None:
         return F.scaled_dot_product_attention(q, k, v)

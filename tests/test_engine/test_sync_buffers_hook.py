@@ -6,6 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.hooks import CheckpointHook, EMAHook
+from mmengine.runner import get_priority
+
+from pervit_mm.engine.hooks import PerViTSyncBuffersHook
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = '''
@@ -62,6 +66,11 @@ Runner(
     cfg=dict(model_wrapper_cfg=dict(type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False)),
 ).train()
 '''
+
+
+def test_it_comes_ahead_of_moving_averages_and_of_saving():
+    sync, average, save = (get_priority(hook.priority) for hook in (PerViTSyncBuffersHook, EMAHook, CheckpointHook))
+    assert sync < average < save
 
 
 def test_both_processes_validate_what_is_saved(tmp_path):

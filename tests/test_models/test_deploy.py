@@ -58,10 +58,10 @@ def test_a_trained_state_dict_leaves_the_form_alone(kwargs):
 
 
 @pytest.mark.parametrize('prefix, norm_cfg', [
-    ('stem.layers.0.conv.', dict(type='BN')), ('stem.layers.1.', dict(type='BN')),
-    ('stem.', dict(type='GN', num_groups=2))])
+    ('stem.layers.0.conv.', dict(type='BN')), ('stem.layers.1.', dict(type='BN')), ('stem.', dict(type='BN')),
+    ('', dict(type='GN', num_groups=2))])
 def test_a_part_of_a_state_dict_is_not_taken_for_a_deployed_one(prefix, norm_cfg):
-    """Only the stem's first convolution, only its second layer's; or all of it without norms that are never folded."""
+    """Some of the stem's convolutions, or all and nothing else; or all but norms that are never folded."""
     model = PerViT({**TINY_ARCH, 'stem_channels': (4, 8)}, img_size=28, position_cfg=None,
                    stem_cfg=dict(norm_cfg=norm_cfg))
     part = {key: value for key, value in model.state_dict().items() if key.startswith(prefix) and 'norm' not in key}
@@ -72,8 +72,10 @@ def test_a_part_of_a_state_dict_is_not_taken_for_a_deployed_one(prefix, norm_cfg
 def test_a_deployed_state_dict_without_positions_is_none_of_a_model_with_them():
     deployed = Classifier(position_cfg=None)
     deployed.backbone.switch_to_deploy()
-    with pytest.raises(RuntimeError, match='Missing .*backbone.position_proj'):
-        Classifier().load_state_dict(deployed.state_dict())
+    model = Classifier()
+    with pytest.raises(RuntimeError, match='Missing .*backbone.stem.layers.0.norm.weight.*backbone.position_proj'):
+        model.load_state_dict(deployed.state_dict())
+    assert any('norm' in key for key in model.backbone.stem.state_dict()), 'as it was'
 
 
 @pytest.mark.parametrize('kwargs, reason', [

@@ -112,16 +112,19 @@ def test_attention_gradients_by_definition(trainable):
 
 
 @pytest.mark.parametrize('position', ['trainable', 'frozen', None])
-def test_attention_in_training_takes_strided_heads_and_half_precision(position):
+def test_attention_in_training_takes_strided_heads_and_half_precision(position, monkeypatch):
     """As the model calls it: q, k, v are slices of one projection, and under autocast they are bfloat16."""
     qkv = torch.randn(2, 9, 3, 2, 4, requires_grad=True)
     logits = None if position is None else torch.randn(2, 9, 9, requires_grad=position == 'trainable')
     leaves = [qkv] if position != 'trainable' else [qkv, logits]
-    grads = {}
+    grads, ours = {}, []
+    monkeypatch.setattr('pervit_mm.ops.attention.trainable_mask_attention',
+                        lambda q, *args: ours.append(q.dtype) or trainable_mask_attention(q, *args))
     for dtype in (torch.float32, torch.bfloat16):
         q, k, v = qkv.to(dtype).permute(2, 0, 3, 1, 4).unbind(0)
         loss = ops.peripheral_attention(q, k, v, logits).float().square().sum()
         grads[dtype] = torch.autograd.grad(loss, leaves)
+    assert ours == ([torch.float32, torch.bfloat16] if position == 'trainable' else [torch.bfloat16])
     for half, single in zip(grads[torch.bfloat16], grads[torch.float32]):
         torch.testing.assert_close(half, single, atol=0.05 * single.abs().max().item(), rtol=0.1)
 

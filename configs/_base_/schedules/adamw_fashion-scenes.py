@@ -1,6 +1,6 @@
 # By iteration, so that the length of a run is one number: what two processes, one on each of two CPU cores, do in less
 # than 20 minutes.
-max_iters = 2600
+max_iters = 2300
 
 optim_wrapper = dict(
     type='PerViTBFloat16OptimWrapper',

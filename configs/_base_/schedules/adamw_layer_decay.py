@@ -9,5 +9,6 @@ layer_decay = dict(
     paramwise_cfg=dict(
         layer_decay_rate=0.8, norm_decay_mult=0., bias_decay_mult=0., flat_decay_mult=0.))
 
-# MMEngine saves no random state: without this a resumed run leaves the path of an undisturbed one.
-custom_hooks = [dict(type='PerViTRandomStateHook')]
+# MMEngine saves no random state: without the first a resumed run leaves the path of an undisturbed one. The second
+# averages BatchNorm's statistics where SyncBN doesn't, as in several CPU processes.
+custom_hooks = [dict(type='PerViTRandomStateHook'), dict(type='PerViTSyncBuffersHook')]
