@@ -134,14 +134,14 @@ def _write(path: Path, content: bytes) -> None:
 def _write_all(root: Path, name: str, files: Mapping[str, bytes], outputs: np.ndarray, replace: bool) -> list[str]:
     """Write the files, their sums and what the first of them computes; returns what was removed for them."""
     folder, record = root / FOLDER, root / RECORDS / f'{name}.npz'
-    earlier = re.compile(rf'{re.escape(name)}_\d{{8}}(-[0-9a-f]{{8}}\.pth|\.log\.json)')
+    earlier = re.compile(rf'{re.escape(name)}_\d{{8}}-[0-9a-f]{{8}}\.(pth|log\.json)')
     sums = read_sums(folder)
     removed = [file for file in sums if replace and earlier.fullmatch(file) and file not in files]
     new = {file: hashlib.sha256(content).hexdigest() for file, content in files.items()}
     for file in new:
         if sums.get(file, new[file]) != new[file] and not replace:
-            raise ValueError(f"'{folder / file}' is published already, with other content: give --replace, or another "
-                             '--date')
+            raise ValueError(f"'{folder / file}' is published already, with other content: give --replace, or the "
+                             'log that it was published with')
     sums = {file: digest for file, digest in {**sums, **new}.items() if file not in removed}
     for file, content in files.items():
         _write(folder / file, content)
@@ -194,7 +194,8 @@ def publish(config: str | Path, checkpoint: str | Path, root: str | Path, logs: 
     model = build_model(cfg, stripped['state_dict'])
     count = count_flops(model, input_shape(cfg))
     name, digest = config.stem, hashlib.sha256(data).hexdigest()
-    file, log_file = f'{name}_{date}-{digest[:8]}.pth', f'{name}_{date}.log.json' if logs else None
+    stem = f'{name}_{date}-{digest[:8]}'
+    file, log_file = f'{stem}.pth', f'{stem}.log.json' if logs else None
     removed = _write_all(root, name, {file: data, **({log_file: log} if log_file else {})},
                          recorded_outputs(model, cfg), replace)
     relative = config.relative_to(root).as_posix()

@@ -134,6 +134,9 @@ def test_results_are_the_last_of_the_log(name):
     _, measured = read_log([ROOT / entry['Training log']])
     text = metafile_entry(name, entry['Config'], '', None, FlopCount(0, 0, ''), measured, '')
     assert entry['Results'] == yaml.safe_load(text)[0]['Results']
+    train_cfg = config_of(name).train_cfg
+    last = json.loads((ROOT / entry['Training log']).read_text().splitlines()[-1])
+    assert last['step'] == train_cfg.get('max_iters', train_cfg.get('max_epochs')), 'the config was changed since'
 
 
 def test_the_paper_s_results_are_cited():

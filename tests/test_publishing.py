@@ -84,10 +84,10 @@ def test_what_is_written(clone):
     done = publish(clone.config, clone.checkpoint, clone.root, [clone.log], date='20260102')
     content = done.path.read_bytes()
     digest = hashlib.sha256(content).hexdigest()
-    log = f'{NAME}_20260102.log.json'
+    log = f'{NAME}_20260102-{digest[:8]}.log.json'
     assert done.path == clone.folder / f'{NAME}_20260102-{digest[:8]}.pth' and done.sha256 == digest
     assert (done.had_ema, done.removed) == (False, [])
-    assert sorted(path.name for path in clone.folder.iterdir()) == ['SHA256SUMS', done.path.name, log]
+    assert sorted(path.name for path in clone.folder.iterdir()) == ['SHA256SUMS', log, done.path.name]
     assert (clone.folder / log).read_bytes() == clone.log.read_bytes()
     if shutil.which('sha256sum'):
         subprocess.run(['sha256sum', '--strict', '-c', 'SHA256SUMS'], cwd=clone.folder, check=True, capture_output=True)
@@ -180,24 +180,26 @@ def test_published_files_stay_unless_replaced(clone):
     before = files_of(clone.root)
     again = publish(clone.config, clone.checkpoint, clone.root, [clone.log], date='20260102')
     assert again.path == first.path and files_of(clone.root) == before
-    trained(clone.model, clone.checkpoint)  # one step further
-    with pytest.raises(ValueError, match=f"{NAME}_20260102.log.json' is published already, with other content: give "):
-        clone.log.write_text('{"loss": 1.0}\n')
+    clone.log.write_text('{"loss": 1.0}\n')
+    with pytest.raises(ValueError, match=f"{first.path.stem}.log.json' is published already, with other content"):
         publish(clone.config, clone.checkpoint, clone.root, [clone.log], date='20260102')
     assert files_of(clone.root) == before
-    second = publish(clone.config, clone.checkpoint, clone.root, [clone.log], date='20260103')
-    assert {first.path.name, second.path.name} < {path.name for path in clone.folder.iterdir()}
+    trained(clone.model, clone.checkpoint)  # one step further, on the same day
+    second = publish(clone.config, clone.checkpoint, clone.root, [clone.log], date='20260102')
+    assert {path.name for path in clone.folder.iterdir()} == {'SHA256SUMS'} | {
+        f'{path.stem}.{end}' for path in (first.path, second.path) for end in ('pth', 'log.json')}
     record = clone.root / 'tests' / 'data' / 'published' / f'{NAME}.npz'
     assert np.load(record).files == [second.path.name, first.path.name]
     (clone.folder / 'SHA256SUMS').write_text(
         (clone.folder / 'SHA256SUMS').read_text() + f'{"0" * 64}  {NAME}-b_20260102-00000000.pth\n')  # another model's
     trained(clone.model, clone.checkpoint)
     third = publish(clone.config, clone.checkpoint, clone.root, [clone.log], date='20260103', replace=True)
-    assert set(third.removed) == {first.path.name, second.path.name, f'{NAME}_20260102.log.json'}
-    assert {path.name for path in clone.folder.iterdir()} == {
-        'SHA256SUMS', third.path.name, f'{NAME}_20260103.log.json'}
+    assert set(third.removed) == {
+        f'{path.stem}.{end}' for path in (first.path, second.path) for end in ('pth', 'log.json')}
+    log = f'{third.path.stem}.log.json'
+    assert {path.name for path in clone.folder.iterdir()} == {'SHA256SUMS', third.path.name, log}
     assert [line.split()[1] for line in (clone.folder / 'SHA256SUMS').read_text().splitlines()] == sorted([
-        f'{NAME}-b_20260102-00000000.pth', third.path.name, f'{NAME}_20260103.log.json'])
+        f'{NAME}-b_20260102-00000000.pth', third.path.name, log])
     assert np.load(record).files == [third.path.name]
 
 
@@ -275,7 +277,7 @@ def test_the_tool(clone, capsys):
     trained(clone.model, clone.checkpoint, ema_state_dict={})
     main([str(clone.config), str(clone.checkpoint), '--date', '20260103', '--replace'])
     out = capsys.readouterr().out
-    assert ', weights averaged by EMAHook\n' in out and f'\nRemoved: {path.name}, {NAME}_20260102.log.json\n' in out
+    assert ', weights averaged by EMAHook\n' in out and f'\nRemoved: {path.stem}.log.json, {path.name}\n' in out
     with pytest.raises(SystemExit, match="^tools/model_converters/publish_model.py: path: 'absent.pth' is not a file"):
         main([str(clone.config), 'absent.pth'])
     assert json.loads(clone.log.read_text().splitlines()[0]) == dict(loss=1.5, step=1)
