@@ -18,7 +18,7 @@ test_dataloader = val_dataloader
 
 # img_size stays: it names the grid that Φp was trained on, which 'fixed' refers to.
 model = dict(backbone=dict(distance_scale='grid'))
-load_from = 'pervit_mm://pervit_nano_fashion-mnist_20261122-416662e9.pth'
+load_from = 'pervit_mm://pervit_nano_fashion-mnist_20261122-e237e9c3.pth'
 
 optim_wrapper = dict(optimizer=dict(lr=2e-4))
 param_scheduler = [dict(type='CosineAnnealingLR', eta_min=1e-6, by_epoch=False, begin=0, end=300)]

@@ -6,7 +6,7 @@ _base_ = [
     '../_base_/fashion-scenes_mmdet.py',
 ]
 
-checkpoint = 'pervit_mm://pervit_nano_fashion-mnist_20261122-416662e9.pth'
+checkpoint = 'pervit_mm://pervit_nano_fashion-mnist_20261122-e237e9c3.pth'
 
 # Without norm_eval, which the COCO configs have: the classifier's BatchNorm statistics are of items on black. Two
 # scenes are few, but give each channel thousands of values at the stem's resolution.

@@ -6,7 +6,7 @@ _base_ = [
     '../_base_/fashion-scenes_mmseg.py',
 ]
 
-checkpoint = 'pervit_mm://pervit_nano_fashion-mnist_20261122-416662e9.pth'
+checkpoint = 'pervit_mm://pervit_nano_fashion-mnist_20261122-e237e9c3.pth'
 
 model = dict(
     backbone=dict(
