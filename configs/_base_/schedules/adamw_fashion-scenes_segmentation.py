@@ -1,7 +1,7 @@
 # A segmentor learns faster by a higher rate, and its iterations take longer.
 _base_ = 'adamw_fashion-scenes.py'
 
-max_iters = 2350
+max_iters = 2000
 
 optim_wrapper = dict(optimizer=dict(lr=1.5e-3))
 
