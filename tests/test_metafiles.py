@@ -136,7 +136,9 @@ def test_results_are_the_last_of_the_log(name):
     assert entry['Results'] == yaml.safe_load(text)[0]['Results']
     train_cfg = config_of(name).train_cfg
     last = json.loads((ROOT / entry['Training log']).read_text().splitlines()[-1])
-    assert last['step'] == train_cfg.get('max_iters', train_cfg.get('max_epochs')), 'the config was changed since'
+    longer = re.search(r' train_cfg\.max_iters=(\d+)', entry['Metadata']['Training Command'])
+    length = int(longer[1]) if longer else train_cfg.get('max_iters', train_cfg.get('max_epochs'))
+    assert last['step'] == length, 'the config was changed since, and the command does not say so'
 
 
 def test_the_paper_s_results_are_cited():
