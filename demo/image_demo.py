@@ -10,10 +10,10 @@ Pictures go to OUT/vis, label maps to OUT/labels, predictions to OUT/predictions
 named at the end, when the others are done, and the exit code is 1.
 """
 import argparse
-import pickle
 import sys
 
-from pervit_mm.inference import ImagePredictor, find_images, models_by_name, predict_images
+from pervit_mm.apis.inference import ImagePredictor, find_images, models_by_name, predict_images
+from pervit_mm.utils.errors import UserError
 
 
 def main(argv=None) -> None:
@@ -32,7 +32,7 @@ def main(argv=None) -> None:
         images = find_images(args.images)
         predictor = ImagePredictor(args.model, args.weights, args.device)
         results = predict_images(predictor, images, args.out_dir, args.score_thr)
-    except (ImportError, OSError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
+    except UserError as error:
         sys.exit(f'demo/image_demo.py: {error}')
     print(f'{len(results)} images: pictures in {args.out_dir}/vis, predictions in {args.out_dir}/predictions.json')
 

@@ -5,14 +5,14 @@ available, and ``pervit_mm://<file>`` loads the checkpoints that come with it. `
 to MMPretrain's hub.
 """
 # ruff: noqa: E402
-from .environment import check_environment
+from .utils.environment import check_environment
 
 check_environment()
 
 from . import checkpoints, engine, models
 from .version import __version__
 
-engine.allow_checkpoint_types()
+checkpoints.allow_checkpoint_types()
 checkpoints.register_scheme()
 
 __all__ = ['__version__', 'checkpoints', 'engine', 'models']

@@ -18,7 +18,7 @@ MODELS = Registry('model', parent=ROOT_MODELS, scope=_SCOPE, locations=['pervit_
 HOOKS = Registry('hook', parent=ROOT_HOOKS, scope=_SCOPE, locations=['pervit_mm.engine'])
 WEIGHT_INITIALIZERS = Registry(
     'weight initializer', parent=ROOT_WEIGHT_INITIALIZERS, scope=_SCOPE,
-    locations=['pervit_mm.engine'])
+    locations=['pervit_mm.models'])
 OPTIM_WRAPPER_CONSTRUCTORS = Registry(
     'optimizer wrapper constructor', parent=ROOT_OPTIM_WRAPPER_CONSTRUCTORS, scope=_SCOPE,
     locations=['pervit_mm.engine'])

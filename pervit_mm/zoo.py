@@ -8,8 +8,8 @@ Detectors and segmentors aren't: MMPretrain could list them, and not build one.
 """
 from importlib.util import find_spec
 
-from .checkpoints import package_root, read_index
-from .official_keys import from_official, to_official
+from .checkpoints import from_official, package_root, read_index, to_official
+from .utils.errors import UserError
 
 __all__ = ['from_official', 'register_models', 'to_official']
 
@@ -25,7 +25,7 @@ def register_models() -> list[str]:
 
     Raises:
         ImportError: If MMPretrain isn't installed.
-        ValueError: If another package registered models under some of these names.
+        UserError: If another package registered models under some of these names.
     """
     if find_spec('mmpretrain') is None:
         raise ImportError("models are registered with MMPretrain's hub, and mmpretrain isn't installed: pip install "
@@ -36,8 +36,8 @@ def register_models() -> list[str]:
     names = [model['Name'].lower() for models in metafiles.values() for model in models]  # as the hub looks them up
     taken = [name for name in names if ModelHub.has(name)]
     if taken and taken != names:
-        raise ValueError(f"{', '.join(taken)} {'is' if len(taken) == 1 else 'are'} in MMPretrain's hub already, from "
-                         'another package: import only one of the two')
+        raise UserError(f"{', '.join(taken)} {'is' if len(taken) == 1 else 'are'} in MMPretrain's hub already, from "
+                        'another package: import only one of the two')
     if not taken:
         root = package_root()
         for path in metafiles:  # the hub itself would look for the configs beside the metafile

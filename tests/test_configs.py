@@ -107,7 +107,7 @@ def test_recipe(name):
     train = loader.dataset.pipeline
     assert [step['type'] for step in train] == [
         'LoadImageFromFile', 'RandomResizedCrop', 'RandomFlip', 'RandAugment', 'RandomErasing',
-        'PackInputs'], 'no colour jitter'
+        'PackInputs'], 'no color jitter'
     assert only(train, 'RandomResizedCrop') == dict(
         type='RandomResizedCrop', scale=224, crop_ratio_range=(0.08, 1.0),
         aspect_ratio_range=(3 / 4, 4 / 3), backend='pillow', interpolation='bicubic')

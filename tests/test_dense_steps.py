@@ -15,7 +15,7 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.optim import build_optim_wrapper
 from mmengine.structures import InstanceData, PixelData
 
-from pervit_mm.engine import launch
+from pervit_mm.engine import launch, machine
 from pervit_mm.models import PerViT
 
 pytest.importorskip('mmdet')
@@ -112,7 +112,7 @@ def training_data(model, cfg):
 
 def check_optimizer(model, cfg, monkeypatch):
     """The wrapper is built from the config as tools/train.py does without a GPU; rates rise with depth."""
-    monkeypatch.setattr(launch, 'has_accelerator', lambda: False)
+    monkeypatch.setattr(machine, 'has_accelerator', lambda: False)
     monkeypatch.setattr(launch, 'check_data', lambda *args: None)  # COCO and the others aren't here
     fitted = copy.deepcopy(cfg)
     notes = launch.prepare_config(fitted, cfg.filename)

@@ -9,8 +9,8 @@ from dense_configs import CONFIGS, differences, read
 from mmengine.optim import build_optim_wrapper
 from mmengine.structures import InstanceData, PixelData
 
+from pervit_mm.apis.inference import models_by_name
 from pervit_mm.datasets import FASHION_CLASSES
-from pervit_mm.inference import models_by_name
 from pervit_mm.models import PerViT
 
 pytest.importorskip('mmdet')
@@ -69,7 +69,7 @@ def batch(folder):
 
 @pytest.mark.parametrize('folder, name', [*MAIN.items(), *CONTROLS])
 def test_loss_falls(folder, name, tmp_path):
-    """From a classifier's grey weights; a few steps on one batch."""
+    """From a classifier's gray weights; a few steps on one batch."""
     cfg = copy.deepcopy(read(f'{folder}/{name}'))
     if cfg.model.backbone.get('init_cfg'):
         source = PerViT('nano', img_size=28, in_channels=1)

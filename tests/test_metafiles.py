@@ -15,9 +15,9 @@ from mmengine.dataset import default_collate
 from mmengine.registry import DefaultScope
 
 import pervit_mm
-from pervit_mm import checkpoints
-from pervit_mm.analysis.flops import FlopCount
-from pervit_mm.metafile import metafile_entry, read_log
+from pervit_mm.apis.flops import FlopCount
+from pervit_mm.checkpoints import published
+from pervit_mm.publishing.metafile import metafile_entry, read_log
 
 ROOT = Path(__file__).parents[1]
 IMPORTED = yaml.safe_load((ROOT / 'model-index.yml').read_text())['Import']
@@ -102,7 +102,7 @@ def test_entry(name):
         assert path.stem == name and 'Converted From' not in entry
         assert entry['Results'], 'a model with weights has been measured'
         file = entry['Weights'].removeprefix('pervit_mm://')
-        digest = checkpoints.published()[file]
+        digest = published.published_files()[file]
         assert re.fullmatch(rf'{re.escape(name)}_20\d{{6}}-{digest[:8]}\.pth', file)
         assert entry['Config'] in commands_of(entry['Metadata']['Training Command'])
         log = entry['Training log']
@@ -112,7 +112,7 @@ def test_entry(name):
 def test_weights_that_configs_name_are_published():
     names = {name for path in (ROOT / 'configs').rglob('*.py')
              for name in re.findall(r"pervit_mm://([^']+)'", path.read_text())}
-    assert names and names <= checkpoints.published().keys()
+    assert names and names <= published.published_files().keys()
 
 
 @pytest.mark.parametrize('name', ENTRIES)

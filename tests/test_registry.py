@@ -89,7 +89,7 @@ def test_found_by_name(tmp_path):
         scope=[*model, params],
         imports=[*model, params],
         hook=['pervit_mm.engine.hooks.random_state_hook', 'PerViTRandomStateHook'],
-        initializer=['pervit_mm.engine.initialization', 'PeripheralInit'],
+        initializer=['pervit_mm.models.initialization', 'PeripheralInit'],
         neck=['pervit_mm.models.necks', 'PerViTFeaturePyramid'],
         wrapper='PerViTBFloat16OptimWrapper',
         constructor='PerViTLayerDecayConstructor')

@@ -40,7 +40,7 @@ import numpy as np
 import pervit_mm.zoo
 from mmpretrain import FeatureExtractor, ImageClassificationInferencer, get_model, inference_model, list_models
 from pervit_mm.checkpoints import package_root
-from pervit_mm.publishing import recorded_outputs
+from pervit_mm.publishing.publish import recorded_outputs
 
 NANO = sys.argv[1]
 image = np.zeros((56, 42, 3), np.uint8)

@@ -16,7 +16,9 @@ from mmengine.registry import DefaultScope
 
 mmpretrain = pytest.importorskip('mmpretrain')
 import pervit_mm.zoo  # noqa: E402
-from pervit_mm import checkpoints, official_keys, publishing  # noqa: E402
+from pervit_mm.checkpoints import official  # noqa: E402
+from pervit_mm.checkpoints import published as published_module  # noqa: E402
+from pervit_mm.publishing import publish  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
 MODELS = yaml.safe_load((ROOT / 'configs' / 'metafile.yml').read_text())['Models']
@@ -99,7 +101,7 @@ def inferencer():
 
 
 def item():
-    """A grey picture of 28 x 28, something like trousers, bright on black."""
+    """A gray picture of 28 x 28, something like trousers, bright on black."""
     image = np.zeros((28, 28), np.uint8)
     image[2:26, 8:13] = image[2:26, 16:21] = 180
     image[2:8, 8:21] = 220
@@ -119,8 +121,8 @@ def test_names_once():
     assert pervit_mm.zoo.register_models() == NAMES
     importlib.reload(pervit_mm.zoo)
     assert mmpretrain.list_models('pervit*') == sorted(NAMES)
-    assert pervit_mm.zoo.from_official is official_keys.from_official
-    assert pervit_mm.zoo.to_official is official_keys.to_official
+    assert pervit_mm.zoo.from_official is official.from_official
+    assert pervit_mm.zoo.to_official is official.to_official
 
 
 def test_a_name_of_another_package(monkeypatch):
@@ -139,7 +141,7 @@ def test_get_model_loads_the_published_weights(classifier):
     assert not classifier.training and classifier._dataset_meta == dict(classes=CLASSES)
     assert classifier._metainfo.config.filename == str(ROOT / 'configs' / f'{NANO}.py')
     expected = np.load(ROOT / 'tests' / 'data' / 'published' / f'{NANO}.npz')[file]
-    outputs = publishing.recorded_outputs(classifier, classifier._config)
+    outputs = publish.recorded_outputs(classifier, classifier._config)
     np.testing.assert_allclose(outputs, expected, atol=1e-5, rtol=1e-5)
 
 
@@ -155,7 +157,7 @@ def test_a_damaged_file_is_an_error(tmp_path, monkeypatch):
             middle = len(content) // 2
             content = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1:]
         (tmp_path / 'checkpoints' / path.name).write_bytes(content)
-    monkeypatch.setattr(checkpoints, 'package_root', lambda: tmp_path)
+    monkeypatch.setattr(published_module, 'package_root', lambda: tmp_path)
     with pytest.raises(ValueError, match='is not what was published and was not loaded: its sha256 is'):
         mmpretrain.get_model(NANO, pretrained=True)
 
@@ -179,8 +181,8 @@ def test_the_three_ways_agree(classifier, inferencer, tmp_path):
 
 
 def test_images_of_any_size_and_colour(inferencer, tmp_path):
-    """Colour by the stated weights, and sizes by the mean over each pixel's area, counted here by hand."""
-    grey = item().astype(int)
+    """Color by the stated weights, and sizes by the mean over each pixel's area, counted here by hand."""
+    gray = item().astype(int)
     same = [item(), np.dstack([item()] * 3), np.kron(item(), np.ones((5, 5), np.uint8)),
             np.kron(np.dstack([item()] * 3), np.ones((3, 2, 1), np.uint8))]
     scores = [inferencer(image)[0]['pred_scores'] for image in same]
@@ -188,8 +190,8 @@ def test_images_of_any_size_and_colour(inferencer, tmp_path):
         np.testing.assert_allclose(other, scores[0], atol=1e-6)
     image = np.random.default_rng(0).integers(0, 256, (56, 84, 3))
     cv2.imwrite(str(tmp_path / 'noise.png'), image.astype(np.uint8))
-    grey = (image @ [2, 9, 5]) // 16
-    small = np.rint(grey.reshape(28, 2, 28, 3).mean((1, 3)))
+    gray = (image @ [2, 9, 5]) // 16
+    small = np.rint(gray.reshape(28, 2, 28, 3).mean((1, 3)))
     results = [inferencer(x)[0]['pred_scores'] for x in (str(tmp_path / 'noise.png'), small.astype(np.uint8))]
     np.testing.assert_allclose(results[0], results[1], atol=2e-3)  # OpenCV rounds halves its own way
     assert np.abs(results[0] - scores[0]).max() > 0.05
@@ -216,7 +218,7 @@ def test_the_data_set_s_own_images_pass_unchanged(name):
 def test_no_model_of_another_toolbox_is_registered():
     """All metafiles are gone through, and the hub has what MMPretrain can build."""
     scopes = {model['Name']: Config.fromfile(ROOT / model['Config']).default_scope
-              for model in checkpoints.index_entries()}
+              for model in published_module.index_entries()}
     assert {name for name, scope in scopes.items() if scope == 'mmpretrain'} == set(NAMES) < set(scopes)
 
 

@@ -18,7 +18,9 @@ from pathlib import Path
 import torch
 
 import pervit_mm  # noqa: F401  registers everything
-from pervit_mm.analysis import benchmark, benchmark_suites
+from pervit_mm.benchmarks import suites, timing
+from pervit_mm.utils.errors import UserError
+from pervit_mm.utils.markdown import markdown_table
 
 ROOT = Path(__file__).parents[1]
 
@@ -37,7 +39,7 @@ def load_oracle():
 def parse_args(argv=None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--suite', nargs='+', choices=benchmark_suites.SUITES, default=list(benchmark_suites.SUITES))
+    parser.add_argument('--suite', nargs='+', choices=suites.SUITES, default=list(suites.SUITES))
     parser.add_argument('--sizes', nargs='+', choices=['tiny', 'small', 'medium'], default=['tiny', 'small'])
     parser.add_argument('--batch', nargs='+', type=int, help="batch sizes, in place of the suite's own")
     parser.add_argument('--pixels', nargs='+', type=int, choices=[224, 384], default=[224, 384],
@@ -57,22 +59,27 @@ def main(argv=None) -> None:
     if args.threads:
         torch.set_num_threads(args.threads)
     if args.memory_case:
-        run = benchmark_suites.memory_case(args.memory_case, load_oracle())
-        print(json.dumps(benchmark.first_call(run)))
+        run = suites.memory_case(args.memory_case, load_oracle())
+        print(json.dumps(timing.first_call(run)))
         return
     oracle = load_oracle()
-    script = [str(Path(__file__).resolve()), *(['--threads', str(args.threads)] if args.threads else [])]
-    environment = benchmark.environment()
+    command = [str(Path(__file__).resolve()), *(['--threads', str(args.threads)] if args.threads else []),
+               '--memory-case']
+    settings = suites.Settings(tuple(args.sizes), tuple(args.batch or ()), tuple(args.pixels), args.repeats, command)
+    environment = timing.environment()
     tables = {}
     for suite in args.suite:
-        rows = benchmark_suites.SUITES[suite](args, oracle, script)
+        try:
+            rows = suites.SUITES[suite](settings, oracle)
+        except UserError as error:
+            raise SystemExit(f'tools/benchmark.py: {error}') from error
         tables[suite] = rows
-        print(f'\n## {suite}\n\n{benchmark.markdown_table(rows)}', flush=True)
+        print(f'\n## {suite}\n\n{markdown_table(rows)}', flush=True)
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
     (out / 'benchmark.json').write_text(json.dumps(dict(environment=environment, tables=tables), indent=1))
     text = ', '.join(f'{key} {value}' for key, value in environment.items())
-    parts = [f'# Benchmark\n\n{text}\n'] + [f'## {k}\n\n{benchmark.markdown_table(v)}\n' for k, v in tables.items()]
+    parts = [f'# Benchmark\n\n{text}\n'] + [f'## {k}\n\n{markdown_table(v)}\n' for k, v in tables.items()]
     (out / 'benchmark.md').write_text('\n'.join(parts))
     print(f'\n{text}\nwritten to {out}/benchmark.md and benchmark.json')
 

@@ -17,7 +17,7 @@ from pathlib import Path
 VERSION = '2.1.0'
 SDIST_SHA256 = 'd387bcab66b467479b6660310e23746cfc79c6e57acf04094680adb499a5cd3f'
 RECIPE = 1  # part of the cache's key: raise it when this script builds differently
-# Folder of sources -> files whose names clash with their neighbours', so each stays on its own.
+# Folder of sources -> files whose names clash with their neighbors', so each stays on its own.
 SOURCES = {
     'mmcv/ops/csrc/pytorch': (),
     'mmcv/ops/csrc/pytorch/cpu': ('psamask.cpp', 'roi_align.cpp', 'roi_align_rotated.cpp',

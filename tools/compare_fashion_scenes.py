@@ -14,8 +14,9 @@ import os
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
-from pervit_mm.analysis.benchmark import markdown_table
-from pervit_mm.analysis.equal_budget import run_for
+from pervit_mm.benchmarks.equal_time import run_for
+from pervit_mm.utils.errors import UserError
+from pervit_mm.utils.markdown import markdown_table
 
 ROOT = Path(__file__).resolve().parents[1]
 RUNS = dict(
@@ -50,8 +51,10 @@ def main() -> None:
         try:
             for job in as_completed(jobs.values()):
                 job.result()
-        except BaseException:  # let those that run end, and start no more
+        except BaseException as error:  # let those that run end, and start no more
             pool.shutdown(cancel_futures=True)
+            if isinstance(error, UserError):
+                raise SystemExit(f'tools/compare_fashion_scenes.py: {error}') from error
             raise
     for task in args.task:
         rows = []

@@ -18,11 +18,10 @@ from pathlib import Path
 from mmengine.config import DictAction
 
 import pervit_mm  # noqa: F401  registers everything, and lets torch >= 2.6 read checkpoints
-from pervit_mm import export
-from pervit_mm.checkpoint_files import check_target
+from pervit_mm.apis import export
+from pervit_mm.apis.configs import load_config, preprocessing_of
 from pervit_mm.checkpoints import PREFIX
-from pervit_mm.engine import launch
-from pervit_mm.loading import image_size_of
+from pervit_mm.utils.errors import UserError
 
 
 def parse_args(argv=None) -> argparse.Namespace:
@@ -53,21 +52,14 @@ def main(argv=None) -> None:
     default = Path(source.name) if args.checkpoint.startswith(PREFIX) else source
     path = Path(args.out or default.with_suffix(export.FORMATS[args.format]))
     try:
-        export.check_packages(args.format)
-        check_target(path, args.force)
-        cfg = launch.load_config(args.config, args.cfg_options)
-        model = export.load_model(cfg, args.checkpoint, args.backbone_only)
-        size = (args.img_size[0], args.img_size[-1]) if args.img_size else image_size_of(cfg)
-        if size is None:
-            raise ValueError('the test pipeline of the config brings images of several sizes, and the exported file '
-                             'takes one: give --img-size H W')
-        preprocessing = export.preprocessing_of(cfg)
-        done = export.export_checked(model, path, args.format, size, preprocessing, args.force)
-    except (OSError, TypeError, ValueError) as error:
+        cfg = load_config(args.config, args.cfg_options)
+        size = (args.img_size[0], args.img_size[-1]) if args.img_size else None
+        done = export.export_checkpoint(cfg, args.checkpoint, path, args.format, size, args.backbone_only, args.force)
+    except UserError as error:
         sys.exit(f'tools/export.py: {error}')
     outputs = ', '.join(f'{name} {shape}' for name, shape in done.output_shapes.items())
     print(f'{path}: a batch of images {done.image_shape} to {outputs}\n'
-          f'Images are to be normalized ahead of it: {", ".join(f"{k}={v}" for k, v in preprocessing.items())}')
+          f'Images are to be normalized ahead of it: {", ".join(f"{k}={v}" for k, v in preprocessing_of(cfg).items())}')
     print(f'max abs difference to PyTorch: {done.difference:.2g} (at most {export.TOLERANCE:g} is allowed)')
 
 

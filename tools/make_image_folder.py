@@ -14,6 +14,7 @@ import argparse
 import sys
 
 from pervit_mm.datasets.image_folder import SHAPES, make_image_folder
+from pervit_mm.utils.errors import UserError
 
 
 def main(argv=None) -> None:
@@ -30,7 +31,7 @@ def main(argv=None) -> None:
     args = parser.parse_args(argv)
     try:
         make_image_folder(args.root, args.classes, args.train, args.val, tuple(args.size), args.seed)
-    except ValueError as error:
+    except UserError as error:
         sys.exit(f'tools/make_image_folder.py: {error}')
     print(f'{args.root}: {args.classes} classes, {args.train} training and {args.val} validation '
           'images each')

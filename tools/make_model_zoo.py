@@ -8,7 +8,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from pervit_mm.model_zoo_page import render
+from pervit_mm.publishing.model_zoo_page import render
 
 PAGE = Path(__file__).resolve().parents[1] / 'docs' / 'model_zoo.md'
 

@@ -8,6 +8,7 @@ import argparse
 import sys
 
 from pervit_mm.datasets import prepare_fashion_mnist
+from pervit_mm.utils.errors import UserError
 
 
 def parse_args() -> argparse.Namespace:
@@ -17,6 +18,9 @@ def parse_args() -> argparse.Namespace:
         '--root', default='data/fashion_mnist', help='where the files go (default: %(default)s)')
     parser.add_argument(
         '--source', help='a folder that already has the four files, extracted or as .gz')
+    parser.add_argument(
+        '--install', action='store_true',
+        help="let apt-get install Debian's package on the system, as root; without it nothing is installed")
     return parser.parse_args()
 
 
@@ -24,8 +28,8 @@ def main() -> int:
     """Fetch the files; report a failure as sentences, not as a traceback."""
     args = parse_args()
     try:
-        prepare_fashion_mnist(args.root, source=args.source)
-    except (OSError, RuntimeError, ValueError) as error:
+        prepare_fashion_mnist(args.root, source=args.source, install=args.install)
+    except UserError as error:
         print(error, file=sys.stderr)
         return 1
     return 0

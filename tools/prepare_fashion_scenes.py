@@ -7,7 +7,8 @@ Run it from the top of the repository, when Fashion-MNIST is in data/fashion_mni
 import argparse
 import sys
 
-from pervit_mm.datasets.fashion_scenes import prepare_fashion_scenes
+from pervit_mm.datasets import prepare_fashion_scenes
+from pervit_mm.utils.errors import UserError
 
 
 def parse_args() -> argparse.Namespace:
@@ -28,7 +29,7 @@ def main() -> int:
     args = parse_args()
     try:
         prepare_fashion_scenes(args.root, args.fashion_mnist, args.train, args.test, args.seed)
-    except (ImportError, OSError, RuntimeError, ValueError) as error:
+    except UserError as error:
         print(error, file=sys.stderr)
         return 1
     return 0

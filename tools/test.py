@@ -13,7 +13,9 @@ from mmengine.evaluator import DumpResults
 from mmengine.fileio import dump
 
 import pervit_mm  # noqa: F401  registers everything, and lets torch >= 2.6 read checkpoints
+from pervit_mm.apis.configs import load_config
 from pervit_mm.engine import launch
+from pervit_mm.utils.errors import UserError
 
 
 def parse_args(argv=None) -> argparse.Namespace:
@@ -42,11 +44,11 @@ def main(argv=None) -> None:
     """Evaluate, and print the metrics."""
     args = parse_args(argv)
     try:
-        cfg = launch.load_config(args.config, args.cfg_options)
+        cfg = load_config(args.config, args.cfg_options)
         notes = launch.prepare_test_config(
             cfg, args.config, args.checkpoint, launcher=args.launcher, work_dir=args.work_dir)
         runner = launch.build_runner(cfg)
-    except launch.LaunchError as error:
+    except UserError as error:
         sys.exit(f'tools/test.py: {error}')
     for note in notes:
         runner.logger.warning(note)

@@ -14,7 +14,9 @@ import sys
 from mmengine.config import DictAction
 
 import pervit_mm  # noqa: F401  registers everything, and lets torch >= 2.6 read checkpoints
+from pervit_mm.apis.configs import load_config
 from pervit_mm.engine import launch
+from pervit_mm.utils.errors import UserError
 
 
 def parse_args(argv=None) -> argparse.Namespace:
@@ -48,13 +50,13 @@ def main(argv=None) -> None:
     """Train, and print the last metrics and the checkpoint."""
     args = parse_args(argv)
     try:
-        cfg = launch.load_config(args.config, args.cfg_options)
+        cfg = load_config(args.config, args.cfg_options)
         notes = launch.prepare_config(
             cfg, args.config, launcher=args.launcher, work_dir=args.work_dir, resume=args.resume,
             amp=args.amp, validate=not args.no_validate, auto_scale_lr=args.auto_scale_lr,
             seed=args.seed)
         runner = launch.build_runner(cfg)
-    except launch.LaunchError as error:
+    except UserError as error:
         sys.exit(f'tools/train.py: {error}')
     for note in notes:
         runner.logger.warning(note)

@@ -1,5 +1,5 @@
 """What the network sees."""
 from .nonlocality import nonlocality, position_nonlocality
-from .position_map import draw_position_maps
+from .position_maps import draw_position_maps
 
 __all__ = ['draw_position_maps', 'nonlocality', 'position_nonlocality']

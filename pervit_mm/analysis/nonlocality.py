@@ -5,6 +5,7 @@ from torch import Tensor
 
 from ..models import PerViT
 from ..ops import grid_step, pairwise_distances
+from ..utils.errors import UserError
 
 
 def nonlocality(attention: Tensor, hw_shape: tuple[int, int], step: float) -> Tensor:
@@ -13,7 +14,7 @@ def nonlocality(attention: Tensor, hw_shape: tuple[int, int], step: float) -> Te
     Args:
         attention (Tensor): ``(..., N, N)``, rows queries.
         hw_shape (tuple[int, int]): Grid (H, W) in tokens, N = H * W.
-        step (float): Distance between neighbouring tokens, see :func:`pervit_mm.ops.grid_step`; 1 gives tokens.
+        step (float): Distance between neighboring tokens, see :func:`pervit_mm.ops.grid_step`; 1 gives tokens.
 
     Returns:
         Tensor: ``(...)``, one value for each map.
@@ -33,14 +34,14 @@ def position_nonlocality(backbone: PerViT) -> list[Tensor]:
         list[Tensor]: ``(nH,)`` for each block.
 
     Raises:
-        ValueError: If the backbone has no Φp.
+        UserError: If the backbone has no Φp.
     """
     grids = backbone.position_grids(backbone.patch_resolution)
-    terms = backbone.log_positions(backbone.patch_resolution)
-    if any(term is None for term in terms):
-        raise ValueError('this PerViT has no Φp (position_cfg=None), so its nonlocality is not defined; remove the '
-                         'hook or analysis that asks for it')
+    log_positions = list(backbone.position_terms(backbone.patch_resolution))
+    if any(log_position is None for log_position in log_positions):
+        raise UserError('this PerViT has no Φp (position_cfg=None), so its nonlocality is not defined; remove the '
+                        'hook or analysis that asks for it')
     return [
-        nonlocality(term.exp(), grid, grid_step(grid, backbone.patch_resolution))
-        for term, grid in zip(terms, grids)
+        nonlocality(log_position.exp(), grid, grid_step(grid, backbone.patch_resolution))
+        for log_position, grid in zip(log_positions, grids)
     ]

@@ -13,8 +13,9 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from ..files import replacing
-from .fashion_mnist_sources import DEBIAN_PACKAGE, SOURCES
+from ..utils.atomic_write import replacing
+from ..utils.errors import UserError
+from .fashion_mnist_sources import DEBIAN_PACKAGE, SOURCES, from_package_install
 
 # Extracted file -> its md5 sum. 60,000 training and 10,000 test images, and their labels.
 FASHION_MNIST_FILES = {
@@ -71,7 +72,7 @@ def extract_checked(source: str | Path, target: str | Path, md5: str) -> None:
         md5 (str): The sum that the extracted content must have.
 
     Raises:
-        RuntimeError: If ``source`` cannot be decompressed or its content has another sum.
+        UserError: If ``source`` cannot be decompressed or its content has another sum.
     """
     source, target = Path(source), Path(target)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -84,10 +85,10 @@ def extract_checked(source: str | Path, target: str | Path, md5: str) -> None:
                     digest.update(chunk)
                     writer.write(chunk)
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise RuntimeError(
+            raise UserError(
                 f'{source} is damaged or incomplete ({error}): fetch it again') from error
         if digest.hexdigest() != md5:
-            raise RuntimeError(
+            raise UserError(
                 f'{source} holds something else: the md5 sum of its content is '
                 f'{digest.hexdigest()}, but that of {target.name} is {md5}')
 
@@ -107,7 +108,7 @@ def install_from(
         list[str]: The names that were put in place; empty if everything was there.
 
     Raises:
-        RuntimeError: If ``source`` lacks a file or has one with another content.
+        UserError: If ``source`` lacks a file or has one with another content.
     """
     source, root = Path(source), Path(root)
     placed = missing_files(root, files)
@@ -115,7 +116,7 @@ def install_from(
         candidates = [source / f'{name}.gz', source / name]
         found = next((path for path in candidates if path.is_file()), None)
         if found is None:
-            raise RuntimeError(f'{source} has neither {name}.gz nor {name}')
+            raise UserError(f'{source} has neither {name}.gz nor {name}')
         extract_checked(found, root / name, files[name])
     return placed
 
@@ -125,7 +126,8 @@ def prepare_fashion_mnist(
         source: str | Path | None = None,
         sources: Sequence[Callable[[Path, Callable[[str], None]], Path]] = SOURCES,
         files: Mapping[str, str] = FASHION_MNIST_FILES,
-        log: Callable[[str], None] = print) -> list[str]:
+        log: Callable[[str], None] = print,
+        install: bool = False) -> list[str]:
     """Make sure that the extracted and checked files of Fashion-MNIST are in ``root``.
 
     Args:
@@ -134,18 +136,19 @@ def prepare_fashion_mnist(
         source (str | Path, optional): A folder that has the files, extracted or as ``.gz``. No
             other source is tried then. Defaults to None.
         sources (Sequence[Callable]): Tried one after the other. Each takes an empty scratch folder
-            and ``log``, and returns a folder with the files or raises RuntimeError with the reason
+            and ``log``, and returns a folder with the files or raises UserError with the reason
             why it cannot.
         files (Mapping[str, str]): File names and md5 sums.
         log (Callable): Takes a sentence on what is done. Defaults to ``print``.
+        install (bool): Whether Debian's package may be installed on the system, which takes root; tried ahead of
+            ``sources``. Defaults to False.
 
     Returns:
         list[str]: The names that were put in place; empty if everything was there.
 
     Raises:
-        ValueError: If ``source`` is not a folder.
-        RuntimeError: If no source has the files. The message has every reason, and what to put
-            where.
+        UserError: If ``source`` is not a folder, or no source has the files. The message has every reason, and what to
+            put where.
     """
     root = Path(root)
     if not missing_files(root, files):
@@ -153,26 +156,28 @@ def prepare_fashion_mnist(
         return []
     if source is not None:
         if not Path(source).is_dir():
-            raise ValueError(
+            raise UserError(
                 f'source={str(source)!r} is not a folder: name the one that holds '
                 f'{", ".join(files)}, extracted or as .gz.')
         sources = [lambda scratch, log: Path(source)]
+    elif install:
+        sources = [from_package_install, *sources]
     reasons = []
     for fetch in sources:
         with tempfile.TemporaryDirectory(prefix='fashion-mnist-') as scratch:
             try:
                 placed = install_from(fetch(Path(scratch), log), root, files)
-            except RuntimeError as error:
+            except UserError as error:
                 reasons.append(str(error))
                 continue
         log(f'Fashion-MNIST is in {root}, whole and checked; put there now: {", ".join(placed)}.')
         return placed
     wanted = [f'  {name}  (extracted, md5 {files[name]})' for name in missing_files(root, files)]
-    raise RuntimeError('\n'.join([
+    raise UserError('\n'.join([
         'Fashion-MNIST could not be fetched:',
         *(f'  - {reason}' for reason in reasons),
-        f'Install the package {DEBIAN_PACKAGE} (Debian, Ubuntu) and run this again; or name a '
-        'folder that has the files, extracted or as .gz, by --source; or put these files into '
+        f'Run this again with --install, as root on Debian or Ubuntu, to install {DEBIAN_PACKAGE}; or '
+        'name a folder that has the files, extracted or as .gz, by --source; or put these files into '
         f'{root} yourself:',
         *wanted,
     ]))

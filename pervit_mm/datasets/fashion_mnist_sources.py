@@ -1,7 +1,7 @@
 """Where the files of Fashion-MNIST come from.
 
 Every source takes an empty scratch folder and a function that says what is done. It returns a
-folder with the files, extracted or as ``.gz``, or raises RuntimeError with the reason why it
+folder with the files, extracted or as ``.gz``, or raises UserError with the reason why it
 cannot. None of them is trusted: whoever takes the files checks their sums.
 """
 
@@ -12,6 +12,8 @@ import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from urllib.parse import urljoin
+
+from ..utils.errors import UserError
 
 DEBIAN_PACKAGE = 'dataset-fashion-mnist'
 
@@ -27,7 +29,7 @@ def run_command(command: Sequence[str], cwd: str | Path | None = None) -> str:
         str: What it printed.
 
     Raises:
-        RuntimeError: If it cannot be started or fails; the message has the end of its output.
+        UserError: If it cannot be started or fails; the message has the end of its output.
     """
     environment = {**os.environ, 'DEBIAN_FRONTEND': 'noninteractive', 'LC_ALL': 'C'}
     try:
@@ -35,10 +37,10 @@ def run_command(command: Sequence[str], cwd: str | Path | None = None) -> str:
             command, cwd=cwd, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT, text=True, errors='replace', check=False)
     except OSError as error:
-        raise RuntimeError(f'{command[0]} cannot be run ({error})') from error
+        raise UserError(f'{command[0]} cannot be run ({error})') from error
     if result.returncode:
         end = ' / '.join(result.stdout.strip().splitlines()[-3:])
-        raise RuntimeError(f'"{" ".join(command)}" failed: {end or result.returncode}')
+        raise UserError(f'"{" ".join(command)}" failed: {end or result.returncode}')
     return result.stdout
 
 
@@ -52,13 +54,13 @@ def folder_in_listing(listing: str) -> Path:
         Path: The folder that holds the training images.
 
     Raises:
-        RuntimeError: If no line names the training images.
+        UserError: If no line names the training images.
     """
     for line in listing.splitlines():
         path = Path(line.strip())
         if path.name in ('train-images-idx3-ubyte.gz', 'train-images-idx3-ubyte'):
             return path.parent
-    raise RuntimeError(f'the package {DEBIAN_PACKAGE} lists no train-images-idx3-ubyte.gz')
+    raise UserError(f'the package {DEBIAN_PACKAGE} lists no train-images-idx3-ubyte.gz')
 
 
 def from_installed_package(scratch: Path, log: Callable[[str], None]) -> Path:
@@ -72,7 +74,7 @@ def from_installed_package(scratch: Path, log: Callable[[str], None]) -> Path:
         Path: The folder with the ``.gz`` files.
 
     Raises:
-        RuntimeError: If the package is not installed, or this is no Debian.
+        UserError: If the package is not installed, or this is no Debian.
     """
     folder = folder_in_listing(run_command(['dpkg', '-L', DEBIAN_PACKAGE]))
     log(f'Taking Fashion-MNIST from the installed package {DEBIAN_PACKAGE}.')
@@ -90,17 +92,17 @@ def from_package_install(scratch: Path, log: Callable[[str], None]) -> Path:
         Path: The folder with the ``.gz`` files.
 
     Raises:
-        RuntimeError: If there is no apt-get, this is not root, or the installation fails.
+        UserError: If there is no apt-get, this is not root, or the installation fails.
     """
     if shutil.which('apt-get') is None:
-        raise RuntimeError('there is no apt-get to install a package with')
+        raise UserError('there is no apt-get to install a package with')
     if os.geteuid() != 0:
-        raise RuntimeError(f'installing {DEBIAN_PACKAGE} by apt-get takes root')
+        raise UserError(f'installing {DEBIAN_PACKAGE} by apt-get takes root')
     install = ['apt-get', 'install', '-y', '-q', '--no-install-recommends', DEBIAN_PACKAGE]
     log(f'Installing the package {DEBIAN_PACKAGE} (31 MB) by apt-get install.')
     try:
         run_command(install)
-    except RuntimeError as error:
+    except UserError as error:
         # A fresh machine or container has no package lists yet. If there is another reason, the
         # second try meets it again and raises it.
         log(f'{error}; trying again after apt-get update.')
@@ -110,7 +112,9 @@ def from_package_install(scratch: Path, log: Callable[[str], None]) -> Path:
 
 
 def from_package_download(scratch: Path, log: Callable[[str], None]) -> Path:
-    """Download Debian's package and unpack it into the scratch folder, which needs no root.
+    """Download Debian's package and unpack it into the scratch folder, which needs no root and installs nothing.
+
+    A fresh machine or container has no package lists yet. Then the lists are fetched into the scratch folder as well.
 
     Args:
         scratch (Path): An empty folder.
@@ -120,15 +124,25 @@ def from_package_download(scratch: Path, log: Callable[[str], None]) -> Path:
         Path: The folder with the ``.gz`` files.
 
     Raises:
-        RuntimeError: If there is no apt-get or dpkg-deb, or the download fails.
+        UserError: If there is no apt-get or dpkg-deb, or the download fails.
     """
     if shutil.which('apt-get') is None or shutil.which('dpkg-deb') is None:
-        raise RuntimeError('there is no apt-get and dpkg-deb to fetch and unpack a package with')
+        raise UserError('there is no apt-get and dpkg-deb to fetch and unpack a package with')
     log(f'Downloading the package {DEBIAN_PACKAGE} (31 MB) by apt-get; nothing is installed.')
-    run_command(['apt-get', 'download', '-q', DEBIAN_PACKAGE], cwd=scratch)
+    try:
+        run_command(['apt-get', 'download', '-q', DEBIAN_PACKAGE], cwd=scratch)
+    except UserError as error:
+        log(f'{error}; trying again with package lists of its own.')
+        (scratch / 'lists' / 'partial').mkdir(parents=True)
+        (scratch / 'cache' / 'archives' / 'partial').mkdir(parents=True)
+        # As root apt would download as another user, who may not write here.
+        own = ['-q', '-o', f'Dir::State::lists={scratch}/lists', '-o', f'Dir::Cache={scratch}/cache',
+               '-o', 'APT::Sandbox::User=root']
+        run_command(['apt-get', 'update', *own])
+        run_command(['apt-get', 'download', *own, DEBIAN_PACKAGE], cwd=scratch)
     archives = sorted(scratch.glob('*.deb'))
     if not archives:
-        raise RuntimeError(f'apt-get download {DEBIAN_PACKAGE} left no .deb file')
+        raise UserError(f'apt-get download {DEBIAN_PACKAGE} left no .deb file')
     unpacked = scratch / 'unpacked'
     run_command(['dpkg-deb', '-x', str(archives[0]), str(unpacked)])
     return folder_in_listing('\n'.join(str(path) for path in unpacked.rglob('*')))
@@ -145,13 +159,13 @@ def from_mmpretrain(scratch: Path, log: Callable[[str], None]) -> Path:
         Path: The folder with the files.
 
     Raises:
-        RuntimeError: If MMPretrain is not installed or the download fails.
+        UserError: If MMPretrain is not installed or the download fails.
     """
     try:
         from mmpretrain.datasets import FashionMNIST
         from mmpretrain.datasets.utils import download_and_extract_archive
     except ImportError as error:
-        raise RuntimeError(f'MMPretrain cannot download: importing it fails ({error})') from error
+        raise UserError(f'MMPretrain cannot download: importing it fails ({error})') from error
     log("Downloading Fashion-MNIST by MMPretrain's own download.")
     # MMPretrain opens its connections without a limit: a network that swallows everything would
     # keep the user waiting for ever.
@@ -162,10 +176,11 @@ def from_mmpretrain(scratch: Path, log: Callable[[str], None]) -> Path:
             url = urljoin(FashionMNIST.url_prefix, name)
             download_and_extract_archive(url, str(scratch), filename=name, md5=md5)
     except OSError as error:
-        raise RuntimeError(f'MMPretrain cannot download {name} ({error})') from error
+        raise UserError(f'MMPretrain cannot download {name} ({error})') from error
     finally:
         socket.setdefaulttimeout(previous)
     return scratch
 
 
-SOURCES = (from_installed_package, from_package_install, from_package_download, from_mmpretrain)
+#: What is tried, in this order. None of them installs anything on the system.
+SOURCES = (from_installed_package, from_package_download, from_mmpretrain)

@@ -14,6 +14,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from ..utils.errors import UserError
 from .fashion_mnist import FASHION_MNIST_FILES, missing_files
 from .fashion_scenes_canvas import cut_out, draw_ground, dye, read_idx
 
@@ -79,13 +80,13 @@ class Scene:
             (0) and ``item`` (its number in Fashion-MNIST's split).
 
         Raises:
-            ImportError: If pycocotools is not installed.
+            UserError: If pycocotools is not installed.
         """
         try:
             from pycocotools import mask as run_lengths
         except ImportError as error:
-            raise ImportError('Masks are written by pycocotools, which is not installed: it comes with mmdet, or run '
-                              '"pip install pycocotools".') from error
+            raise UserError('Masks are written by pycocotools, which is not installed: it comes with mmdet, or run '
+                            '"pip install pycocotools".') from error
         found = []
         for place, (number, item) in enumerate(zip(self.classes, self.items)):
             mask = self.owners == place + 1
@@ -111,18 +112,18 @@ class FashionScenes:
         seed (int): From 0 on. Defaults to 0.
 
     Raises:
-        ValueError: If an argument has another shape or value.
+        UserError: If an argument has another shape or value.
     """
 
     def __init__(self, images: np.ndarray, labels: np.ndarray, split: str, seed: int = 0) -> None:
         if images.ndim != 3 or images.shape[1:] != (28, 28) or not len(images) or images.dtype != np.uint8:
-            raise ValueError(f'images must be uint8 of shape (N, 28, 28), got {images.dtype} of {images.shape}; '
-                             'read_idx reads such from Fashion-MNIST.')
+            raise UserError(f'images must be uint8 of shape (N, 28, 28), got {images.dtype} of {images.shape}; '
+                            'read_idx reads such from Fashion-MNIST.')
         if labels.shape != images.shape[:1] or labels.min() < 0 or labels.max() >= len(FASHION_CLASSES):
-            raise ValueError(f'labels must be {len(images)} classes from 0 to {len(FASHION_CLASSES) - 1}, one per '
-                             f'image, got {labels.shape} of them, from {labels.min()} to {labels.max()}.')
+            raise UserError(f'labels must be {len(images)} classes from 0 to {len(FASHION_CLASSES) - 1}, one per '
+                            f'image, got {labels.shape} of them, from {labels.min()} to {labels.max()}.')
         if split not in SPLITS:
-            raise ValueError(f'split must be one of {sorted(SPLITS)}, got {split!r}.')
+            raise UserError(f'split must be one of {sorted(SPLITS)}, got {split!r}.')
         self.images, self.labels, self.split, self.seed = images, labels, split, _count('seed', seed, 0)
 
     @classmethod
@@ -138,11 +139,11 @@ class FashionScenes:
             FashionScenes: The scenes of that split.
 
         Raises:
-            ValueError: If there is no such split, or a file is damaged.
+            UserError: If there is no such split, or a file is damaged.
             FileNotFoundError: If a file is missing.
         """
         if split not in SPLITS:
-            raise ValueError(f'split must be one of {sorted(SPLITS)}, got {split!r}.')
+            raise UserError(f'split must be one of {sorted(SPLITS)}, got {split!r}.')
         return cls(*(read_idx(Path(fashion_mnist) / name) for name in SPLITS[split]), split, seed)
 
     def scene(self, index: int) -> Scene:
@@ -155,7 +156,7 @@ class FashionScenes:
             Scene: The pixels, and what is where.
 
         Raises:
-            ValueError: If ``index`` is below 0 or no integer.
+            UserError: If ``index`` is below 0 or no integer.
         """
         rng = np.random.default_rng([self.seed, list(SPLITS).index(self.split), _count('index', index, 0)])
         size = rng.integers(SCENE_SIDES[0], SCENE_SIDES[1] + 1, 2)
@@ -169,13 +170,13 @@ class FashionScenes:
                 side = round(np.exp(rng.uniform(*np.log(ITEM_SIDES))))
                 top, left = rng.integers(0, size - side + 1)
                 window = np.s_[top:top + side, left:left + side]
-                grey, inside = cut_out(self.images[item], side, flip)
+                gray, inside = cut_out(self.images[item], side, flip)
                 trial = owners.copy()
                 trial[window][inside] = len(items) + 1
                 total = np.array([*areas, inside.sum()])
                 seen = np.bincount(trial.ravel(), minlength=len(total) + 1)[1:]
                 if (seen >= np.maximum(MIN_VISIBLE_SHARE * total, MIN_VISIBLE_PIXELS)).all():
-                    image[window][inside] = dye(grey, rng)[inside]
+                    image[window][inside] = dye(gray, rng)[inside]
                     owners = trial
                     items.append(item)
                     areas.append(int(total[-1]))
@@ -216,9 +217,8 @@ def prepare_fashion_scenes(
         bool: Whether the set was made; False if it was there.
 
     Raises:
-        ValueError: If a number is out of range, or ``root`` holds something else.
-        RuntimeError: If Fashion-MNIST is not in ``fashion_mnist``, whole.
-        ImportError: If pycocotools is not installed.
+        UserError: If a number is out of range, ``root`` holds something else, Fashion-MNIST is not whole in
+            ``fashion_mnist``, or pycocotools is not installed.
     """
     counts = dict(train=_count('train', train, 1), test=_count('test', test, 1))
     settings = dict(format=_FORMAT, **counts, seed=_count('seed', seed, 0), fashion_mnist=dict(files))
@@ -228,10 +228,10 @@ def prepare_fashion_scenes(
         log(f'The scenes are in {root}: {train} for training, {test} for testing.')
         return False
     if root.exists() and not (root.is_dir() and ((root / _MANIFEST).is_file() or not any(root.iterdir()))):
-        raise ValueError(f'root={str(root)!r} holds something else than scenes: name another folder, or remove it.')
+        raise UserError(f'root={str(root)!r} holds something else than scenes: name another folder, or remove it.')
     if missing := missing_files(fashion_mnist, files):
-        raise RuntimeError(f'fashion_mnist={str(fashion_mnist)!r} lacks {", ".join(missing)}, whole and extracted: run '
-                           '"make data" or tools/prepare_fashion_mnist.py, or name the folder that has them.')
+        raise UserError(f'fashion_mnist={str(fashion_mnist)!r} lacks {", ".join(missing)}, whole and extracted: run '
+                        '"make data" or tools/prepare_fashion_mnist.py, or name the folder that has them.')
     log(f'Drawing {train} scenes for training and {test} for testing; this takes about half a minute.')
     partial, replaced = (root.with_name(f'.{root.name}.{word}') for word in ('partial', 'replaced'))
     for folder in (partial, replaced):
@@ -240,9 +240,12 @@ def prepare_fashion_scenes(
         for split, count in counts.items():
             _write_split(partial, FashionScenes.from_folder(fashion_mnist, split, seed), count)
         (partial / _MANIFEST).write_text(json.dumps(settings, indent=2) + '\n')
-        if root.exists():
-            os.rename(root, replaced)
-        os.rename(partial, root)
+        try:
+            if root.exists():
+                os.rename(root, replaced)
+            os.rename(partial, root)
+        except OSError as error:  # as of a mount point
+            raise UserError(f'root={str(root)!r} cannot be put in place ({error}): name another folder') from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     shutil.rmtree(replaced, ignore_errors=True)
@@ -253,7 +256,7 @@ def prepare_fashion_scenes(
 def _count(name: str, value: int, least: int) -> int:
     """Return ``value`` if it is an integer from ``least`` on."""
     if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < least:
-        raise ValueError(f'{name} must be an integer from {least} on, got {value!r}.')
+        raise UserError(f'{name} must be an integer from {least} on, got {value!r}.')
     return int(value)
 
 
@@ -284,7 +287,7 @@ def _write_split(root: Path, scenes: FashionScenes, count: int) -> None:
                              (root / 'labels' / scenes.split / name, scene.label_map())):
             # OpenCV writes BGR, and tells of a full disk by its return value alone.
             if not cv2.imwrite(str(path), pixels):
-                raise OSError(f'{path} cannot be written: is there space left?')
+                raise UserError(f'{path} cannot be written: is there space left?')
     categories = [dict(id=number, name=name) for number, name in enumerate(FASHION_CLASSES, 1)]
     (root / 'annotations' / f'{scenes.split}.json').write_text(
         json.dumps(dict(

@@ -5,6 +5,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from ..utils.errors import UserError
+
 #: Values up to this one are no part of an item. Fashion-MNIST was scaled down, which left a faint haze around items. At
 #: 16 an outline is cleanest: 0.03 loose specks of up to 3 pixels per item, but 0.14 at 8, 0.12 at 32, and 2.9 if every
 #: value above 0 counted. The item itself loses little: 2% of its pixels are between 8 and 16.
@@ -21,15 +23,15 @@ def read_idx(path: str | Path) -> np.ndarray:
         np.ndarray: uint8, with the shape that the file states: ``(N, 28, 28)`` for images, ``(N,)`` for labels.
 
     Raises:
-        ValueError: If the file is none of idx bytes, or shorter or longer than it states.
+        UserError: If the file is none of idx bytes, or shorter or longer than it states.
     """
     data = Path(path).read_bytes()
     # Two zeros, the code of unsigned bytes, the number of dimensions; then each dimension's length.
     start = 4 + 4 * data[3] if data[:3] == b'\0\0\x08' and len(data) > 3 else 0
     shape = np.frombuffer(data[4:start], '>u4').tolist() if 0 < start <= len(data) else None
     if shape is None or len(data) - start != np.prod(shape):
-        raise ValueError(f'path={str(path)!r} is no whole, extracted idx file of bytes: tools/prepare_fashion_mnist.py '
-                         'puts Fashion-MNIST in place.')
+        raise UserError(f'path={str(path)!r} is no whole, extracted idx file of bytes: tools/prepare_fashion_mnist.py '
+                        'puts Fashion-MNIST in place.')
     return np.frombuffer(data, np.uint8, offset=start).reshape(shape)
 
 
@@ -89,9 +91,9 @@ TEXTURES: dict[str, Callable[[tuple[int, int], np.random.Generator], np.ndarray]
 
 
 def draw_ground(size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
-    """Draw a ground: a random colour, and two random textures over it.
+    """Draw a ground: a random color, and two random textures over it.
 
-    A texture moves each colour channel by at most 45 of 255, so that an item's outline is seldom lost in it.
+    A texture moves each color channel by at most 45 of 255, so that an item's outline is seldom lost in it.
 
     Args:
         size (tuple[int, int]): Height and width in pixels.
@@ -118,33 +120,33 @@ def cut_out(item: np.ndarray, side: int, flip: bool = False) -> tuple[np.ndarray
     the enlarged item, as a dark rim around every item would show a network where the items are.
 
     Args:
-        item (np.ndarray): Grey ``(28, 28)``, uint8, on black.
+        item (np.ndarray): Gray ``(28, 28)``, uint8, on black.
         side (int): Side of the enlarged square in pixels, at least 28.
         flip (bool): Whether left and right are exchanged. Defaults to False.
 
     Returns:
-        tuple[np.ndarray, np.ndarray]: Grey ``(side, side)``, float32, 0 to 1, to be used inside of the outline only;
+        tuple[np.ndarray, np.ndarray]: Gray ``(side, side)``, float32, 0 to 1, to be used inside of the outline only;
         and the pixels inside of it, ``(side, side)``, bool.
     """
     if flip:
         item = item[:, ::-1]
     own = (item > HAZE).astype(np.float32)
     share = cv2.resize(own, (side, side), interpolation=cv2.INTER_LINEAR)
-    grey = cv2.resize(own * item / 255, (side, side), interpolation=cv2.INTER_LINEAR)
+    gray = cv2.resize(own * item / 255, (side, side), interpolation=cv2.INTER_LINEAR)
     inside = share >= 0.5
     # Inside, the share divides the black out again; outside, where it may be 0, the value is of no use anyway.
-    return grey / np.maximum(share, 0.5), inside
+    return gray / np.maximum(share, 0.5), inside
 
 
-def dye(grey: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Give a grey item a random colour: black turns to a dark one, white to a brighter one.
+def dye(gray: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Give a gray item a random color: black turns to a dark one, white to a brighter one.
 
     Args:
-        grey (np.ndarray): Any shape, 0 to 1.
+        gray (np.ndarray): Any shape, 0 to 1.
         rng (np.random.Generator): The source of what is random.
 
     Returns:
-        np.ndarray: RGB, the shape of ``grey`` and a last dimension of 3; between 0 and 255.
+        np.ndarray: RGB, the shape of ``gray`` and a last dimension of 3; between 0 and 255.
     """
     dark, bright = rng.uniform(0, 60, 3), rng.uniform(80, 255, 3)
-    return dark + grey[..., None] * (bright - dark)
+    return dark + gray[..., None] * (bright - dark)

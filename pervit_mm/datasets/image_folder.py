@@ -6,6 +6,8 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image
 
+from ..utils.errors import UserError
+
 # What a class looks like: whether the point (y, x), in [-1, 1], belongs to its shape.
 SHAPES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
     'cross': lambda y, x: (np.abs(y) < 0.2) | (np.abs(x) < 0.2),
@@ -18,7 +20,7 @@ SHAPES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
 
 
 def draw_image(shape: str, size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
-    """Draw one image: a shape of random place, scale, colour and texture on a random ground.
+    """Draw one image: a shape of random place, scale, color and texture on a random ground.
 
     Args:
         shape (str): A key of :data:`SHAPES`.
@@ -62,13 +64,13 @@ def make_image_folder(root: str,
     for name, value, top in (('num_classes', num_classes, len(SHAPES)),
                              ('train_images', train_images, None), ('val_images', val_images, None)):
         if not isinstance(value, int) or value < 1 or (top and value > top):
-            raise ValueError(f'{name} must be an integer from 1' +
+            raise UserError(f'{name} must be an integer from 1' +
                              (f' to {top}' if top else '') + f', got {value!r}')
     if len(size) != 2 or min(size) < 8:
-        raise ValueError(f'size must be a height and a width of at least 8 pixels, got {size!r}')
+        raise UserError(f'size must be a height and a width of at least 8 pixels, got {size!r}')
     for split in ('train', 'val'):
         if osp.exists(osp.join(root, split)):
-            raise ValueError(f'root={root!r} already has a {split!r} folder; give another one')
+            raise UserError(f'root={root!r} already has a {split!r} folder; give another one')
     rng = np.random.default_rng(seed)
     classes = sorted(SHAPES)[:num_classes]
     for split, number in (('train', train_images), ('val', val_images)):

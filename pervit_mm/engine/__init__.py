@@ -1,12 +1,17 @@
-"""What plugs into a runner: initialization, hooks, layer-wise learning rate decay."""
-from .bfloat16 import PerViTBFloat16OptimWrapper
-from .checkpoint_loading import allow_checkpoint_types
-from .hooks import PeripheralInitHook, PerViTNonlocalityHook, PerViTPositionMapHook, PerViTRandomStateHook
-from .initialization import PeripheralInit, find_backbones, init_schedule
-from .layer_decay import PerViTLayerDecayConstructor
+"""What plugs into a runner: hooks, optimizer wrappers, and what a launch needs."""
+from ..checkpoints import allow_checkpoint_types
+from ..models.initialization import PeripheralInit, find_backbones, init_schedule
+from .hooks import (
+    PeripheralInitHook,
+    PerViTNonlocalityHook,
+    PerViTPositionMapHook,
+    PerViTRandomStateHook,
+    PerViTSyncBuffersHook,
+)
+from .optimizers import PerViTBFloat16OptimWrapper, PerViTLayerDecayConstructor
 
 __all__ = [
     'PerViTBFloat16OptimWrapper', 'PerViTLayerDecayConstructor', 'PerViTNonlocalityHook', 'PerViTPositionMapHook',
-    'PerViTRandomStateHook', 'PeripheralInit', 'PeripheralInitHook', 'allow_checkpoint_types', 'find_backbones',
-    'init_schedule'
+    'PerViTRandomStateHook', 'PerViTSyncBuffersHook', 'PeripheralInit', 'PeripheralInitHook', 'allow_checkpoint_types',
+    'find_backbones', 'init_schedule'
 ]

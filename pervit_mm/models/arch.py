@@ -1,6 +1,8 @@
-"""Sizes of PerViT, and the checks on a user's own."""
+"""Sizes of PerViT, and the checks on its options."""
 from collections.abc import Sequence
 from typing import Any
+
+from ..utils.errors import UserError
 
 #: Sizes of the paper, and ``nano`` for small machines and small images (stride 4).
 ARCH_ZOO: dict[str, dict[str, Any]] = {
@@ -24,7 +26,7 @@ OPTIONAL_KEYS = {'mlp_ratio', 'position_channels'}
 def _positive_ints(key: str, value: Any) -> tuple[int, ...]:
     """Check a sequence of widths or depths; empty is fine."""
     if not isinstance(value, (tuple, list)) or not all(type(v) is int and v > 0 for v in value):
-        raise ValueError(f'arch[{key!r}] must be a sequence of positive integers, got {value!r}')
+        raise UserError(f'arch[{key!r}] must be a sequence of positive integers, got {value!r}')
     return tuple(value)
 
 
@@ -47,37 +49,37 @@ def resolve_arch(arch: str | dict) -> dict[str, Any]:
 
     Raises:
         TypeError: If ``arch`` is neither.
-        ValueError: If a name or key is unknown, a key is missing, or a value can't be.
+        UserError: If a name or key is unknown, a key is missing, or a value can't be.
     """
     if isinstance(arch, str):
         if arch.lower() not in ARCH_ZOO:
-            raise ValueError(f'arch must be one of {sorted(ARCH_ZOO)} or a dict, got {arch!r}')
+            raise UserError(f'arch must be one of {sorted(ARCH_ZOO)} or a dict, got {arch!r}')
         arch = ARCH_ZOO[arch.lower()]
     elif not isinstance(arch, dict):
         raise TypeError(f'arch must be a str or a dict, got {type(arch).__name__}')
     unknown = sorted(map(str, set(arch) - ESSENTIAL_KEYS - OPTIONAL_KEYS))
     missing = sorted(ESSENTIAL_KEYS - set(arch))
     if unknown or missing:
-        raise ValueError(f'arch has unknown keys {unknown} and misses {missing}; it needs '
-                         f'{sorted(ESSENTIAL_KEYS)} and may have {sorted(OPTIONAL_KEYS)}')
+        raise UserError(f'arch has unknown keys {unknown} and misses {missing}; it needs '
+                        f'{sorted(ESSENTIAL_KEYS)} and may have {sorted(OPTIONAL_KEYS)}')
     widths, depths, stem = (
         _positive_ints(key, arch[key]) for key in ('embed_dims', 'depths', 'stem_channels'))
     heads = arch['num_heads']
     if type(heads) is not int or heads < 1:
-        raise ValueError(f"arch['num_heads'] must be a positive integer, got {heads!r}")
+        raise UserError(f"arch['num_heads'] must be a positive integer, got {heads!r}")
     if not widths or len(widths) != len(depths):
-        raise ValueError("arch['embed_dims'] and arch['depths'] must have one entry for each stage, got "
-                         f'{widths} and {depths}')
+        raise UserError("arch['embed_dims'] and arch['depths'] must have one entry for each stage, got "
+                        f'{widths} and {depths}')
     for width in widths:
         if width % heads:
-            raise ValueError(f"every width in arch['embed_dims'] must be a multiple of num_heads={heads}, got "
-                             f'{width}; the nearest are {width // heads * heads} and {(width // heads + 1) * heads}')
+            raise UserError(f"every width in arch['embed_dims'] must be a multiple of num_heads={heads}, got "
+                            f'{width}; the nearest are {width // heads * heads} and {(width // heads + 1) * heads}')
     mlp_ratio = arch.get('mlp_ratio', 4)
     if not isinstance(mlp_ratio, (int, float)) or not 1 <= mlp_ratio * min(widths) < float('inf'):
-        raise ValueError(f"arch['mlp_ratio'] must be a positive number, got {mlp_ratio!r}")
+        raise UserError(f"arch['mlp_ratio'] must be a positive number, got {mlp_ratio!r}")
     channels = arch.get('position_channels', 4 * heads)
     if type(channels) is not int or channels < 1:
-        raise ValueError(f"arch['position_channels'] must be a positive integer, got {channels!r}")
+        raise UserError(f"arch['position_channels'] must be a positive integer, got {channels!r}")
     return dict(embed_dims=widths, depths=depths, num_heads=heads, stem_channels=stem,
                 mlp_ratio=mlp_ratio, position_channels=channels)
 
@@ -95,24 +97,79 @@ def resolve_indices(name: str, indices: int | Sequence[int], length: int) -> tup
 
     Raises:
         TypeError: If an index is not an integer.
-        ValueError: If an index is out of range, doubled, or out of order.
+        UserError: If an index is out of range, doubled, or out of order.
     """
     given = (indices, ) if type(indices) is int else indices
     if not isinstance(given, (tuple, list)) or not all(type(i) is int for i in given):
         raise TypeError(f'{name} must be an int or a sequence of int, got {indices!r}')
     for index in given:
         if not -length <= index < length:
-            raise ValueError(f'{name} must be in [{-length}, {length - 1}] for {length} blocks, got {index}')
+            raise UserError(f'{name} must be in [{-length}, {length - 1}] for {length} blocks, got {index}')
     resolved = tuple(index % length for index in given)
     if list(resolved) != sorted(set(resolved)):
-        raise ValueError(f'{name} must be ascending without repetition, got {indices!r}, which is {resolved}')
+        raise UserError(f'{name} must be ascending without repetition, got {indices!r}, which is {resolved}')
     return resolved
 
 
 def to_pair(name: str, value: int | Sequence[int]) -> tuple[int, int]:
-    """Turn an int or a pair (h, w) into a pair of positive ints; ValueError with ``name`` otherwise."""
+    """Turn an int or a pair (h, w) into a pair of positive ints; UserError with ``name`` otherwise."""
     pair = (value, value) if type(value) is int else value
     if (not isinstance(pair, (tuple, list)) or len(pair) != 2
             or not all(type(v) is int and v > 0 for v in pair)):
-        raise ValueError(f'{name} must be a positive int or a pair (h, w) of them, got {value!r}')
+        raise UserError(f'{name} must be a positive int or a pair (h, w) of them, got {value!r}')
     return tuple(pair)
+
+
+#: What a backbone may return, see :class:`PerViT`.
+OUT_TYPES = ('avg_featmap', 'featmap', 'raw')
+
+
+def check_options(depths: Sequence[int], *, out_type: str, drop_rate: float, drop_path_rate: float, frozen_stages: int,
+                  position_cache_bytes: int) -> None:
+    """Check those options of a backbone that are a number in a range or one of several words.
+
+    Args:
+        depths (Sequence[int]): Blocks in each stage.
+        out_type, drop_rate, drop_path_rate, frozen_stages, position_cache_bytes: See :class:`PerViT`.
+
+    Raises:
+        UserError: With the argument's name, the value, and what is allowed.
+    """
+    if out_type not in OUT_TYPES:
+        raise UserError(f'out_type must be one of {OUT_TYPES}, got {out_type!r}')
+    for name, rate in (('drop_rate', drop_rate), ('drop_path_rate', drop_path_rate)):
+        if not isinstance(rate, (int, float)) or not 0 <= rate < 1:
+            raise UserError(f'{name} must be in [0, 1), got {rate!r}')
+    if type(frozen_stages) is not int or not -1 <= frozen_stages <= len(depths):
+        raise UserError(f'frozen_stages must be in [-1, {len(depths)}], got {frozen_stages!r}')
+    if type(position_cache_bytes) is not int or position_cache_bytes < 0:
+        raise UserError('position_cache_bytes must be a number of bytes of at least 0, which keeps nothing, got '
+                        f'{position_cache_bytes!r}')
+
+
+def resolve_windows(window_size: int | Sequence[int] | str | None, global_attn_indexes: int | Sequence[int],
+                    num_blocks: int, pretrain_hw: tuple[int, int]) -> list[tuple[int, int] | None]:
+    """Turn the window options of a backbone into one window for each block.
+
+    Args:
+        window_size (int | Sequence[int] | str, optional): Side in tokens, a pair (h, w), or 'pretrain'; None attends
+            globally.
+        global_attn_indexes (int | Sequence[int]): Blocks that attend globally all the same.
+        num_blocks (int): Blocks there are.
+        pretrain_hw (tuple[int, int]): Pretraining grid (H, W), which 'pretrain' stands for.
+
+    Returns:
+        list[tuple[int, int], optional]: Window (h, w) of each block; None attends globally.
+
+    Raises:
+        TypeError: If an index is not an integer.
+        UserError: If a window or an index can't be, or there are global blocks without a window.
+    """
+    global_blocks = resolve_indices('global_attn_indexes', global_attn_indexes, num_blocks)
+    if window_size is None:
+        if global_blocks:
+            raise UserError(f'global_attn_indexes={global_attn_indexes!r} needs a window_size; without one every block '
+                            'attends globally')
+        return [None] * num_blocks
+    window = pretrain_hw if window_size == 'pretrain' else to_pair('window_size', window_size)
+    return [None if i in global_blocks else window for i in range(num_blocks)]

@@ -2,12 +2,9 @@
 
 from torch import Tensor, nn
 
-from ..ops import (
-    attend_in_windows,
-    peripheral_attention,
-    plain_attention,
-    position_attention,
-)
+from ..ops import attend_by_position, attend_in_windows, peripheral_attention, plain_attention, spread_windows
+from ..utils.errors import UserError
+from .position import BasePosition
 
 
 class PeripheralAttention(nn.Module):
@@ -20,21 +17,21 @@ class PeripheralAttention(nn.Module):
     Args:
         embed_dims (int): Width C of the tokens.
         num_heads (int): Heads nH; d = C / nH.
-        position (nn.Module, optional): Makes log Φp. None stands for Φp = 1. Defaults to None.
+        position (BasePosition, optional): Makes log Φp. None stands for Φp = 1. Defaults to None.
         content (bool): Whether content takes part. False attends by position alone, and there are no queries and
             keys. Defaults to True.
         qkv_bias (bool): Whether the projection to q, k, v has a bias. Defaults to False.
         proj_drop (float): Dropout rate of the output. Defaults to 0.
 
     Raises:
-        ValueError: If neither content nor position takes part.
+        UserError: If neither content nor position takes part.
     """
 
-    def __init__(self, embed_dims: int, num_heads: int, position: nn.Module | None = None,
+    def __init__(self, embed_dims: int, num_heads: int, position: BasePosition | None = None,
                  content: bool = True, qkv_bias: bool = False, proj_drop: float = 0.) -> None:
         super().__init__()
         if not content and position is None:
-            raise ValueError('content=False attends by position alone and needs a position_cfg, got None')
+            raise UserError('content=False attends by position alone and needs a position_cfg, got None')
         self.num_heads = num_heads
         self.content = content
         if content:
@@ -59,7 +56,7 @@ class PeripheralAttention(nn.Module):
         if self.content:
             out = peripheral_attention(q, k, v, log_position)
         else:
-            out = position_attention(v, log_position)
+            out = attend_by_position(v, log_position)
         return out.transpose(1, 2).flatten(2)
 
     def forward(self, x: Tensor, hw_shape: tuple[int, int], log_position: Tensor | None = None,
@@ -81,16 +78,22 @@ class PeripheralAttention(nn.Module):
             out = attend_in_windows(x, hw_shape, window_size, log_position, self._attend)
         return self.proj_drop(self.proj(out))
 
-    def forward_with_maps(self, x: Tensor, log_position: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
-        """Attend globally on the plain path, for analysis.
+    def forward_with_maps(self, x: Tensor, hw_shape: tuple[int, int], log_position: Tensor | None = None,
+                          window_size: tuple[int, int] | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+        """Attend with the maps written out, for analysis.
 
         Args:
             x (Tensor): Tokens ``(B, N, C)``.
-            log_position (Tensor, optional): log Φp ``(nH, N, N)``.
+            hw_shape (tuple[int, int]): Grid (H, W) in tokens, N = H * W.
+            log_position (Tensor, optional): log Φp of the grid ``(nH, N, N)``, or of the window.
+            window_size (tuple[int, int], optional): Window (h, w) in tokens; None attends globally.
 
         Returns:
-            tuple[Tensor, dict]: The output ``(B, N, C)``, and the maps Φc, Φp, Φa of
-            :func:`pervit_mm.ops.plain_attention`.
+            tuple[Tensor, dict]: The output ``(B, N, C)`` of :meth:`forward`, and the maps Φc, Φp, Φa of
+            :func:`pervit_mm.ops.plain_attention`, over the whole grid. With windows Φp and Φa are 0 between tokens of
+            different windows. Memory grows with N squared in both cases.
         """
+        if window_size is not None:
+            log_position = spread_windows(log_position, hw_shape, window_size, x.device)
         out, maps = plain_attention(*self._heads(x), log_position)
         return self.proj_drop(self.proj(out.transpose(1, 2).flatten(2))), maps

@@ -4,8 +4,9 @@ import inspect
 from mmengine.registry import MODELS
 from torch import nn
 
+from ..utils.errors import UserError
 from .layers import ConvStem, PatchifyStem
-from .position import DISTANCE_SCALES
+from .position import DISTANCE_SCALES, BasePosition, check_position
 
 _STEM_KEYS = {'conv': {'norm_cfg', 'act_cfg'}, 'patchify': set()}
 
@@ -22,19 +23,19 @@ def build_stem(stem_cfg: dict | None, in_channels: int, arch: dict) -> nn.Module
         nn.Module: Image ``(B, in_channels, H, W)`` to map, with ``out_stride`` and ``fuse_norm()``.
 
     Raises:
-        ValueError: If ``in_channels``, the type or a key is not allowed.
+        UserError: If ``in_channels``, the type or a key is not allowed.
         TypeError: If ``stem_cfg`` is no dict.
     """
     if type(in_channels) is not int or in_channels < 1:
-        raise ValueError(f'in_channels must be a positive integer, got {in_channels!r}')
+        raise UserError(f'in_channels must be a positive integer, got {in_channels!r}')
     if stem_cfg is not None and not isinstance(stem_cfg, dict):
         raise TypeError(f"stem_cfg must be a dict such as dict(type='conv'), or None, got {stem_cfg!r}")
     cfg = dict(stem_cfg or {})
     kind = cfg.pop('type', 'conv')
     if kind not in _STEM_KEYS:
-        raise ValueError(f"stem_cfg['type'] must be one of {sorted(_STEM_KEYS)}, got {kind!r}")
+        raise UserError(f"stem_cfg['type'] must be one of {sorted(_STEM_KEYS)}, got {kind!r}")
     if set(cfg) - _STEM_KEYS[kind]:
-        raise ValueError(f'stem_cfg of type {kind!r} may have {sorted(_STEM_KEYS[kind])}, got {sorted(cfg)}')
+        raise UserError(f'stem_cfg of type {kind!r} may have {sorted(_STEM_KEYS[kind])}, got {sorted(cfg)}')
     channels = (*arch['stem_channels'], arch['embed_dims'][0])
     if kind == 'patchify':
         return PatchifyStem(in_channels, channels[-1], 2**len(channels))
@@ -42,7 +43,7 @@ def build_stem(stem_cfg: dict | None, in_channels: int, arch: dict) -> nn.Module
 
 
 def build_position(position_cfg: dict | None, distance_scale: str, arch: dict,
-                   pretrain_hw: tuple[int, int]) -> nn.Module | None:
+                   pretrain_hw: tuple[int, int]) -> BasePosition | None:
     """Make the position module of one block.
 
     Args:
@@ -53,15 +54,16 @@ def build_position(position_cfg: dict | None, distance_scale: str, arch: dict,
         pretrain_hw (tuple[int, int]): Pretraining grid (H, W) in tokens.
 
     Returns:
-        nn.Module, optional: See :mod:`pervit_mm.models.position` for its methods.
+        BasePosition, optional: The module.
 
     Raises:
-        ValueError: If ``distance_scale`` is unknown, or not for this module.
+        UserError: If ``distance_scale`` is unknown or not for this module, or the module is no
+            :class:`~pervit_mm.models.position.BasePosition`.
         TypeError: If ``position_cfg`` is no dict.
         KeyError: If the type is not registered.
     """
     if distance_scale not in DISTANCE_SCALES:
-        raise ValueError(f'distance_scale must be one of {DISTANCE_SCALES}, got {distance_scale!r}')
+        raise UserError(f'distance_scale must be one of {DISTANCE_SCALES}, got {distance_scale!r}')
     if position_cfg is None:
         return None
     if not isinstance(position_cfg, dict):
@@ -73,7 +75,9 @@ def build_position(position_cfg: dict | None, distance_scale: str, arch: dict,
     if kind is not None and 'distance_scale' in inspect.signature(kind).parameters:
         cfg.setdefault('distance_scale', distance_scale)
     elif distance_scale != 'grid':
-        raise ValueError(f"distance_scale={distance_scale!r} is not for position_cfg of type {cfg['type']!r}, which "
-                         "has no such option; leave it at 'grid'")
-    return MODELS.build(
+        raise UserError(f"distance_scale={distance_scale!r} is not for position_cfg of type {cfg['type']!r}, which "
+                        "has no such option; leave it at 'grid'")
+    position = MODELS.build(
         dict(num_heads=arch['num_heads'], hidden_channels=arch['position_channels'], pretrain_hw=pretrain_hw, **cfg))
+    check_position(position, f"position_cfg['type']={cfg['type']!r}")
+    return position

@@ -1,13 +1,50 @@
 """What stands around the attention: stems, conditional position encoding, the PerViT block."""
 from collections.abc import Sequence
 
+import torch
 import torch.nn.functional as F
 from mmcv.cnn import build_activation_layer, build_norm_layer
 from mmcv.cnn.bricks import DropPath
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from ..utils.errors import UserError
 from .attention import PeripheralAttention
+from .position import BasePosition
+
+
+def check_hidden(hidden: Tensor, images: Tensor, out_stride: int) -> Tensor:
+    """Return ``hidden`` if it has one boolean for each token of ``images``, or raise UserError."""
+    expected = (images.shape[0], *(-(-side // out_stride) for side in images.shape[2:]))
+    if hidden.dtype != torch.bool or tuple(hidden.shape) != expected:
+        raise UserError(f'hidden must be boolean of shape (B, H, W) = {expected} for images of '
+                        f'{tuple(images.shape)}, got {hidden.dtype} of {tuple(hidden.shape)}')
+    return hidden
+
+
+def spread_hidden(hidden: Tensor, x: Tensor, stride: int) -> Tensor:
+    """Spread ``hidden`` ``(B, H, W)`` over ``x``, which has ``stride`` positions a token: ``(B, 1, h, w)``."""
+    spread = hidden.repeat_interleave(stride, 1).repeat_interleave(stride, 2)
+    return spread[:, None, :x.shape[2], :x.shape[3]]
+
+
+def norm_visible(norm: nn.Module, x: Tensor, visible: Tensor) -> Tensor:
+    """Apply a norm to the visible positions of a map alone.
+
+    Args:
+        norm (nn.Module): BatchNorm counts and changes visible positions alone, its running statistics included.
+            Another norm, or none, sees hidden positions as zero.
+        x (Tensor): ``(B, C, h, w)``.
+        visible (Tensor): Boolean ``(B, 1, h, w)``.
+
+    Returns:
+        Tensor: ``(B, C, h, w)``; what stands at hidden positions is the caller's to drop.
+    """
+    if not isinstance(norm, nn.modules.batchnorm._BatchNorm):
+        return norm(x * visible)
+    rows, kept = x.permute(0, 2, 3, 1), visible[:, 0]
+    normed = norm(rows[kept].t()[None, :, :, None])[0, :, :, 0].t()  # (1, C, visible positions, 1), as BatchNorm2d asks
+    return torch.zeros_like(rows).masked_scatter(kept[..., None], normed.to(rows.dtype)).permute(0, 3, 1, 2)
 
 
 class ConvStem(nn.Module):
@@ -38,10 +75,32 @@ class ConvStem(nn.Module):
             self.layers.append(layer)
         self.proj = nn.Conv2d(channels[-1], channels[-1], 1)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Image ``(B, in_channels, H, W)`` to map ``(B, C, H / out_stride, W / out_stride)``."""
+    def forward(self, x: Tensor, hidden: Tensor | None = None) -> Tensor:
+        """Image to map.
+
+        With ``hidden`` no pixel of a hidden token reaches anything: they are zero ahead of the first convolution,
+        hidden positions are zero behind each layer, and BatchNorm counts visible positions alone.
+
+        Args:
+            x (Tensor): ``(B, in_channels, h, w)``.
+            hidden (Tensor, optional): Boolean ``(B, H, W)`` by token, True for hidden ones. Defaults to None.
+
+        Returns:
+            Tensor: ``(B, C, H, W)``; H is h / out_stride, rounded up. Hidden tokens hold the bias of the last layer.
+        """
+        if hidden is not None:
+            return self._forward_masked(x, check_hidden(hidden, x, self.out_stride))
         for layer in self.layers:
             x = layer(x)
+        return self.proj(x)
+
+    def _forward_masked(self, x: Tensor, hidden: Tensor) -> Tensor:
+        x = x.masked_fill(spread_hidden(hidden, x, self.out_stride), 0)  # not times 0, which keeps NaN
+        stride = self.out_stride
+        for layer in self.layers:
+            x, stride = layer.conv(x), stride // 2
+            visible = ~spread_hidden(hidden, x, stride)
+            x = layer.act(norm_visible(layer.norm, x, visible)) * visible
         return self.proj(x)
 
     def fuse_norm(self) -> None:
@@ -69,8 +128,10 @@ class PatchifyStem(nn.Module):
         self.out_stride = out_stride
         self.proj = nn.Conv2d(in_channels, embed_dims, out_stride, stride=out_stride)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Image ``(B, in_channels, H, W)`` to map ``(B, C, H / out_stride, W / out_stride)``."""
+    def forward(self, x: Tensor, hidden: Tensor | None = None) -> Tensor:
+        """Image to map, as :meth:`ConvStem.forward`. Patches don't overlap: hidden pixels reach hidden tokens alone."""
+        if hidden is not None:
+            x = x.masked_fill(spread_hidden(check_hidden(hidden, x, self.out_stride), x, self.out_stride), 0)
         bottom, right = -x.shape[2] % self.out_stride, -x.shape[3] % self.out_stride
         if bottom or right:
             x = F.pad(x, (0, right, 0, bottom))
@@ -137,7 +198,7 @@ class PerViTBlock(nn.Module):
         embed_dims (int): Width C of the block.
         out_dims (int): Width of the next block; where it differs, the shortcut is a Linear.
         num_heads (int): Heads of the attention.
-        position (nn.Module, optional): Makes log Φp, see :class:`PeripheralAttention`.
+        position (BasePosition, optional): Makes log Φp, see :class:`PeripheralAttention`.
         window_size (tuple[int, int], optional): Window (h, w) in tokens; None attends globally. Defaults to None.
         mlp_ratio (float): Hidden width of the FFN over C. Defaults to 4.
         cpe (bool): Whether the conditional position encoding stands ahead of the attention. Defaults to True.
@@ -149,7 +210,7 @@ class PerViTBlock(nn.Module):
         act_cfg (dict, optional): Defaults to None, which is ``dict(type='GELU')``.
     """
 
-    def __init__(self, embed_dims: int, out_dims: int, num_heads: int, position: nn.Module | None,
+    def __init__(self, embed_dims: int, out_dims: int, num_heads: int, position: BasePosition | None,
                  window_size: tuple[int, int] | None = None, mlp_ratio: float = 4., cpe: bool = True,
                  content: bool = True, qkv_bias: bool = False, drop_rate: float = 0.,
                  drop_path_rate: float = 0., norm_cfg: dict | None = None,

@@ -8,6 +8,8 @@ from mmengine.model import BaseModule
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
+from ..utils.errors import UserError
+
 
 @MODELS.register_module()
 class PerViTLayerNorm2d(nn.LayerNorm):
@@ -42,13 +44,13 @@ def scale_layers(channels: int, in_stride: int, out_stride: int, norm_cfg: dict)
         list[nn.Module]: Empty where the strides are equal. The last transposed convolution tells the channels.
 
     Raises:
-        ValueError: If the ratio of the strides is no power of two.
+        UserError: If the ratio of the strides is no power of two.
     """
     ratio = max(in_stride, out_stride) / min(in_stride, out_stride)
     steps = round(math.log2(ratio))
     if 2**steps != ratio:
-        raise ValueError(f'out_strides must be in_stride={in_stride} times or divided by a power of two, '
-                         f'got {out_stride}')
+        raise UserError(f'out_strides must be in_stride={in_stride} times or divided by a power of two, '
+                        f'got {out_stride}')
     if out_stride > in_stride:
         # Odd sides keep their last row: a coarse level of a small map is never empty.
         return [nn.MaxPool2d(2**steps, 2**steps, ceil_mode=True)]
@@ -85,7 +87,7 @@ class PerViTFeaturePyramid(BaseModule):
         init_cfg (dict | list[dict], optional): Initialization. Defaults to None, torch's own.
 
     Raises:
-        TypeError, ValueError: With the argument's name, the value, and what is allowed.
+        TypeError, UserError: With the argument's name, the value, and what is allowed.
 
     Examples:
         >>> import torch
@@ -107,13 +109,13 @@ class PerViTFeaturePyramid(BaseModule):
         for name, values in (('out_strides', self.out_strides), ('in_channels', widths),
                              ('out_channels', (out_channels, )), ('in_stride', (in_stride, ))):
             if not values or not all(type(v) is int and v > 0 for v in values):
-                raise ValueError(f'{name} of PerViTFeaturePyramid must be positive integers, got {values}')
+                raise UserError(f'{name} of PerViTFeaturePyramid must be positive integers, got {values}')
         if len(widths) != levels:
-            raise ValueError(f'in_channels must be one number, or one for each of out_strides={self.out_strides}, '
-                             f'got {widths}')
+            raise UserError(f'in_channels must be one number, or one for each of out_strides={self.out_strides}, '
+                            f'got {widths}')
         num_outs = levels if num_outs is None else num_outs
         if type(num_outs) is not int or num_outs < levels:
-            raise ValueError(f'num_outs must be at least the number of out_strides, {levels}, got {num_outs!r}')
+            raise UserError(f'num_outs must be at least the number of out_strides, {levels}, got {num_outs!r}')
         self.in_channels, self.out_channels = widths, out_channels
         self.in_stride, self.num_outs = in_stride, num_outs
         self.levels = nn.ModuleList()
@@ -140,13 +142,13 @@ class PerViTFeaturePyramid(BaseModule):
             tuple[Tensor, ...]: ``num_outs`` maps ``(B, out_channels, H / stride, W / stride)``.
 
         Raises:
-            ValueError: If the number of maps is not that of ``in_channels``.
+            UserError: If the number of maps is not that of ``in_channels``.
         """
         maps = (inputs[-1], ) * len(self.levels) if self.single else tuple(inputs)
         if len(maps) != len(self.levels):
-            raise ValueError(f'PerViTFeaturePyramid was built for {len(self.levels)} maps of {self.in_channels} '
-                             f'channels and got {len(maps)}: give the backbone as many out_indices, or one '
-                             'in_channels for the last map alone')
+            raise UserError(f'PerViTFeaturePyramid was built for {len(self.levels)} maps of {self.in_channels} '
+                            f'channels and got {len(maps)}: give the backbone as many out_indices, or one '
+                            'in_channels for the last map alone')
         outs = [level(x) for level, x in zip(self.levels, maps)]
         coarsest = max(zip(self.out_strides, range(len(outs))))[1]  # of equal strides the last
         extra = outs[coarsest]

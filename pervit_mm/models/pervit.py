@@ -1,5 +1,5 @@
 """PerViT, the backbone."""
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from mmcv.cnn import build_norm_layer
@@ -9,16 +9,14 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from .arch import resolve_arch, resolve_indices, to_pair
+from ..utils.errors import UserError
+from .arch import check_options, resolve_arch, resolve_indices, resolve_windows, to_pair
 from .build import build_position, build_stem
-from .deploy import follow_checkpoint, freeze_positions
+from .deployment import MARKER, deploy, follow_checkpoint
+from .init_rules import rule_name, with_peripheral_init
 from .layers import PerViTBlock
-from .position import DistanceProjection, log_position_terms
-from .position_cache import PositionCache
+from .position import DistanceProjection, LogPositions, PositionCache, check_position, make_log_positions
 from .pretrained import load_pretrained
-from .rules import rule_name, with_peripheral_init
-
-OUT_TYPES = ('avg_featmap', 'featmap', 'raw')
 
 
 @MODELS.register_module()
@@ -27,8 +25,11 @@ class PerViT(BaseModule):
 
     A PyTorch implementation of `Peripheral Vision Transformer <https://arxiv.org/abs/2206.06801>`_ (NeurIPS 2022).
 
-    Single resolution: the stem gives a grid of tokens that never shrinks. Attention is content times position, where
-    the position-based attention Φp is made by a small network from the distances between tokens.
+    The stem gives a grid of tokens that never shrinks. Attention is content times position. A small network makes the
+    position attention Φp from the distances between tokens.
+
+    Others build on three methods, and :meth:`forward` is made of them: :meth:`embed` turns images into tokens,
+    :meth:`position_terms` gives log Φp of each block, :meth:`run_blocks` yields the tokens behind each block.
 
     Args:
         arch (str | dict): 'tiny', 'small', 'medium', 'nano' or a dict, see :func:`resolve_arch`. Defaults to 'tiny'.
@@ -71,10 +72,11 @@ class PerViT(BaseModule):
     Attributes:
         out_channels (tuple[int, ...]): Channels of each output.
         out_stride (int): Pixels for each token.
+        num_extra_tokens (int): 0, as there is no class token. MMPretrain's visualization tools ask for it.
         patch_resolution (tuple[int, int]): Pretraining grid (H, W) in tokens.
 
     Raises:
-        ValueError, TypeError: With the argument's name, the value, and what is allowed.
+        UserError, TypeError: With the argument's name, the value, and what is allowed.
 
     Examples:
         >>> import torch
@@ -83,6 +85,8 @@ class PerViT(BaseModule):
         >>> [tuple(x.shape) for x in model(torch.rand(1, 3, 224, 320))]
         [(1, 224, 14, 20), (1, 280, 14, 20)]
     """
+
+    num_extra_tokens = 0
 
     def __init__(self,
                  arch: str | dict = 'tiny',
@@ -110,38 +114,25 @@ class PerViT(BaseModule):
                  init_cfg: dict | list[dict] | None = None) -> None:
         super().__init__(init_cfg=with_peripheral_init(init_cfg))
         arch = resolve_arch(arch)
+        check_options(
+            arch['depths'], out_type=out_type, drop_rate=drop_rate, drop_path_rate=drop_path_rate,
+            frozen_stages=frozen_stages, position_cache_bytes=position_cache_bytes)
         self.arch_settings = arch
         self.depths, self.num_heads = arch['depths'], arch['num_heads']
         self.num_layers = sum(self.depths)
-        if out_type not in OUT_TYPES:
-            raise ValueError(f'out_type must be one of {OUT_TYPES}, got {out_type!r}')
-        for name, rate in (('drop_rate', drop_rate), ('drop_path_rate', drop_path_rate)):
-            if not isinstance(rate, (int, float)) or not 0 <= rate < 1:
-                raise ValueError(f'{name} must be in [0, 1), got {rate!r}')
-        if type(frozen_stages) is not int or not -1 <= frozen_stages <= len(self.depths):
-            raise ValueError(f'frozen_stages must be in [-1, {len(self.depths)}], got {frozen_stages!r}')
-        if type(position_cache_bytes) is not int or position_cache_bytes < 0:
-            raise ValueError('position_cache_bytes must be a number of bytes of at least 0, which keeps nothing, '
-                             f'got {position_cache_bytes!r}')
         self.out_type, self.final_norm = out_type, final_norm
         self.frozen_stages, self.norm_eval, self.with_cp = frozen_stages, norm_eval, with_cp
         self.out_indices = resolve_indices('out_indices', out_indices, self.num_layers)
         if not self.out_indices:
-            raise ValueError('out_indices must name at least one block, got none')
+            raise UserError('out_indices must name at least one block, got none')
 
         self.stem = build_stem(stem_cfg, in_channels, arch)
         self.out_stride = self.stem.out_stride
         self.patch_resolution = tuple(
             -(-side // self.out_stride) for side in to_pair('img_size', img_size))
-        global_blocks = resolve_indices('global_attn_indexes', global_attn_indexes, self.num_layers)
-        if window_size is None and global_blocks:
-            raise ValueError(f'global_attn_indexes={global_attn_indexes!r} needs a window_size; without one every '
-                             'block attends globally')
-        if window_size == 'pretrain':
-            window_size = self.patch_resolution
-        window = None if window_size is None else to_pair('window_size', window_size)
+        windows = resolve_windows(window_size, global_attn_indexes, self.num_layers, self.patch_resolution)
 
-        # Width of each block and, behind the last, that of its output.
+        # Width of each block; then that of the last block's output.
         widths = [w for w, depth in zip(arch['embed_dims'], self.depths) for _ in range(depth)]
         widths.append(widths[-1])
         self.out_channels = tuple(widths[i + 1] for i in self.out_indices)
@@ -153,7 +144,7 @@ class PerViT(BaseModule):
                     widths[i + 1],
                     self.num_heads,
                     build_position(position_cfg, distance_scale, arch, self.patch_resolution),
-                    window_size=None if i in global_blocks else window,
+                    window_size=windows[i],
                     mlp_ratio=arch['mlp_ratio'],
                     cpe=cpe,
                     content=content,
@@ -162,9 +153,8 @@ class PerViT(BaseModule):
                     drop_path_rate=drop_path_rate * i / max(self.num_layers - 1, 1),
                     norm_cfg=norm_cfg,
                     act_cfg=act_cfg))
-        needs_projection = any(
-            getattr(block.attn.position, 'needs_projection', True) for block in self.blocks
-            if block.attn.position is not None)
+        positions = [block.attn.position for block in self.blocks]
+        needs_projection = any(position is not None and position.needs_projection for position in positions)
         self.position_proj = DistanceProjection(arch['position_channels']) if needs_projection else None
         self.position_cache = PositionCache(position_cache_bytes)
         for i, width in zip(self.out_indices, self.out_channels):
@@ -192,7 +182,7 @@ class PerViT(BaseModule):
         """Merge options into the ``PeripheralInit`` rule of ``init_cfg``, ahead of :meth:`init_weights`.
 
         Args:
-            options (dict): Arguments of :class:`pervit_mm.engine.PeripheralInit`, which checks them.
+            options (dict): Arguments of :class:`pervit_mm.models.PeripheralInit`, which checks them.
             override (bool): Whether they win over those that the rule has. Defaults to True.
         """
         for i, rule in enumerate(self.init_cfg):
@@ -203,30 +193,81 @@ class PerViT(BaseModule):
         """Grid that each block's Φp spans on a map (H, W): its window, or the map."""
         return [block.window_size or tuple(hw_shape) for block in self.blocks]
 
-    def log_positions(self, hw_shape: tuple[int, int]) -> list[Tensor | None]:
-        """log Φp of each block, as forward uses it.
+    def embed(self, images: Tensor, hidden: Tensor | None = None) -> tuple[Tensor, tuple[int, int]]:
+        """Turn images into tokens; the first of the three steps of :meth:`forward`.
+
+        Args:
+            images (Tensor): ``(B, in_channels, h, w)`` of any size, channels last or not.
+            hidden (Tensor, optional): Boolean ``(B, H, W)``, True for tokens whose pixels nobody may see. Their own
+                tokens are the bias of the stem's last layer, and no other token depends on their pixels. Defaults to
+                None, nothing hidden.
+
+        Returns:
+            tuple[Tensor, tuple[int, int]]: Tokens ``(B, N, C)``, and their grid (H, W), N = H * W.
+
+        Raises:
+            UserError: If ``hidden`` has another shape or type.
+        """
+        x = self.stem(images.contiguous(memory_format=torch.channels_last), hidden)
+        hw_shape = (x.shape[2], x.shape[3])
+        return x.flatten(2).transpose(1, 2), hw_shape  # (B, C, H, W) → (B, N, C)
+
+    def position_terms(self, hw_shape: tuple[int, int]) -> LogPositions:
+        """log Φp of each block; the second of the three steps of :meth:`forward`.
+
+        Here alone it is decided where log Φp comes from: a frozen one from its buffers, without gradients from the
+        cache. Training makes all blocks that run together, as backward needs them all at once anyway; under
+        recomputation (``with_cp``) each is made when its block asks, and again in backward.
 
         Args:
             hw_shape (tuple[int, int]): Grid (H, W) in tokens.
 
         Returns:
-            list[Tensor, optional]: ``(nH, N, N)`` float32 for each block, N tokens of its window or of the map; None
-            without Φp. Blocks are computed together, so their gradients come from one backward pass over all of them.
+            LogPositions: A sequence of ``(nH, N, N)`` float32 for each block, N tokens of its window or of the map;
+            None without Φp.
+
+        Raises:
+            UserError: If a block's position module is none.
         """
-        return log_position_terms([block.attn.position for block in self.blocks], self.position_grids(hw_shape),
-                                  self.position_proj)
+        positions, grids = [block.attn.position for block in self.blocks], self.position_grids(hw_shape)
+        for i, position in enumerate(positions):
+            check_position(position, f'blocks[{i}].attn.position')  # somebody may have put one there
+        runs = self.out_indices[-1] + 1  # blocks behind the last output don't run
+        known: list[Tensor | None] = []
+        if PositionCache.usable() and not self._on_meta():
+            known = self.position_cache.get(positions[:runs], grids[:runs], self.num_heads, self.position_proj)
+        elif torch.is_grad_enabled() and not self._recomputes():
+            known = make_log_positions(positions[:runs], grids[:runs], self.position_proj)
+        known = known + [None] * (self.num_layers - len(known))
 
-    def _log_position(self, index: int, grid: tuple[int, int]) -> Tensor | None:
-        position = self.blocks[index].attn.position
-        return None if position is None else position(grid, self.position_proj)
+        def make(block: int) -> Tensor | None:
+            return None if positions[block] is None else positions[block](grids[block], self.position_proj)
 
-    def _forward_block(self, x: Tensor, index: int, hw_shape: tuple[int, int],
-                       log_position: Tensor | None) -> Tensor:
-        """One block, making Φp on the way (and again in recomputation) unless it is known."""
-        block = self.blocks[index]
-        if log_position is None:
-            log_position = self._log_position(index, block.window_size or hw_shape)
-        return block(x, hw_shape, log_position)
+        return LogPositions(known, make)
+
+    def run_blocks(self, tokens: Tensor, hw_shape: tuple[int, int],
+                   log_positions: Sequence[Tensor | None]) -> Iterator[Tensor]:
+        """Run the blocks up to the last of ``out_indices``; the third of the three steps of :meth:`forward`.
+
+        Args:
+            tokens (Tensor): ``(B, N, C)`` from :meth:`embed`, changed at will.
+            hw_shape (tuple[int, int]): Grid (H, W) in tokens, N = H * W.
+            log_positions (Sequence[Tensor, optional]): From :meth:`position_terms`.
+
+        Yields:
+            Tensor: Tokens behind each block, ``(B, N, C of the next block)``, ahead of any output norm.
+        """
+        for i, block in enumerate(self.blocks[:self.out_indices[-1] + 1]):
+            if self._recomputes():
+                tokens = checkpoint(self._run_block, tokens, i, hw_shape, log_positions, use_reentrant=False)
+            else:
+                tokens = block(tokens, hw_shape, log_positions[i])
+            yield tokens
+
+    def _run_block(self, tokens: Tensor, index: int, hw_shape: tuple[int, int],
+                   log_positions: Sequence[Tensor | None]) -> Tensor:
+        """One block that asks for its log Φp itself, so that recomputation makes it again."""
+        return self.blocks[index](tokens, hw_shape, log_positions[index])
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Run the backbone.
@@ -237,25 +278,11 @@ class PerViT(BaseModule):
         Returns:
             tuple[Tensor, ...]: One for each of ``out_indices``, see ``out_type``.
         """
-        x = self.stem(x.contiguous(memory_format=torch.channels_last))
-        hw_shape = (x.shape[2], x.shape[3])
-        x = x.flatten(2).transpose(1, 2)  # (B, C, H, W) → (B, N, C)
-        depth = self.out_indices[-1] + 1
-        known: list[Tensor | None] = [None] * depth
-        positions, grids = [block.attn.position for block in self.blocks[:depth]], self.position_grids(hw_shape)
-        recompute = self.with_cp and self.training and torch.is_grad_enabled()
-        if PositionCache.usable() and not x.is_meta:
-            known = self.position_cache.get(positions, grids, self.num_heads, self.position_proj)
-        elif torch.is_grad_enabled() and not recompute:  # backward needs them all at once anyway
-            known = log_position_terms(positions, grids, self.position_proj)
+        embedded, hw_shape = self.embed(x)
         outs = []
-        for i in range(depth):
-            if recompute:
-                x = checkpoint(self._forward_block, x, i, hw_shape, known[i], use_reentrant=False)
-            else:
-                x = self._forward_block(x, i, hw_shape, known[i])
+        for i, tokens in enumerate(self.run_blocks(embedded, hw_shape, self.position_terms(hw_shape))):
             if i in self.out_indices:
-                outs.append(self._format_output(getattr(self, f'norm{i}')(x), hw_shape))
+                outs.append(self._format_output(getattr(self, f'norm{i}')(tokens), hw_shape))
         return tuple(outs)
 
     def _format_output(self, x: Tensor, hw_shape: tuple[int, int]) -> Tensor:
@@ -265,8 +292,16 @@ class PerViT(BaseModule):
             return x.mean(dim=1)
         return x.transpose(1, 2).reshape(x.shape[0], -1, *hw_shape).contiguous()
 
+    def _recomputes(self) -> bool:
+        """Whether blocks are recomputed in backward at this moment."""
+        return self.with_cp and self.training and torch.is_grad_enabled()
+
+    def _on_meta(self) -> bool:
+        """Whether the weights have shapes alone, so that nothing can be kept."""
+        return next(self.blocks.parameters()).is_meta
+
     def _freeze_stages(self) -> None:
-        """Switch off gradients, and random and running behaviour, of what is frozen or never run."""
+        """Freeze parameters, dropout and BatchNorm statistics of frozen or unused blocks."""
         frozen: list[nn.Module] = list(self.blocks[self.out_indices[-1] + 1:])
         if self.frozen_stages >= 0:
             last = sum(self.depths[:self.frozen_stages])
@@ -282,7 +317,7 @@ class PerViT(BaseModule):
         """Switch the mode; what is frozen stays in eval mode."""
         super().train(mode)
         if mode:
-            self.position_cache.clear()  # memory for nothing from the first step on
+            self.position_cache.clear()  # the first step changes the weights, so what is kept serves nobody
         self._freeze_stages()
         if mode and self.norm_eval:
             for module in self.modules():
@@ -321,9 +356,16 @@ class PerViT(BaseModule):
             hw_shapes (Sequence[tuple[int, int]], optional): Token grids (H, W) to serve. Defaults to None, the
                 pretraining grid.
         """
-        freeze_positions(self, hw_shapes)
+        deploy(self, hw_shapes)
 
-    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
-        """Take the form of the checkpoint first; torch and MMEngine load the children after this."""
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, local_metadata: dict, strict: bool,
+                              missing_keys: list[str], unexpected_keys: list[str], error_msgs: list[str]) -> None:
+        """Convert the backbone to the deployed form if the checkpoint is deployed, before any part is loaded.
+
+        torch and MMEngine load the parts after this call.
+        """
         follow_checkpoint(self, state_dict, prefix)
-        super()._load_from_state_dict(state_dict, prefix, *args)
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys,
+                                      error_msgs)
+        if f'{prefix}{MARKER}' in missing_keys:  # deployed files that are older than the marker
+            missing_keys.remove(f'{prefix}{MARKER}')

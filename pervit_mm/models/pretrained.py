@@ -5,13 +5,15 @@ from mmengine.logging import print_log
 from mmengine.runner.checkpoint import CheckpointLoader
 from torch import Tensor, nn
 
-from .deploy import frozen_terms, lacks_stem_norm
+from ..utils.errors import UserError
+from .deployment import is_deployed_state
+from .position import frozen_log_positions
 
 
 def fit_input_channels(weight: Tensor, in_channels: int) -> Tensor:
     """Fit the first convolution to images with another number of channels.
 
-    From one channel the weight is spread evenly, so that a grey image gives the same in both; to one channel it is
+    From one channel the weight is spread evenly, so that a gray image gives the same in both; to one channel it is
     summed up, likewise.
 
     Args:
@@ -37,7 +39,7 @@ def load_pretrained(module: nn.Module, checkpoint: str, prefix: str | None = Non
         map_location (str): Where tensors are loaded to. Defaults to 'cpu'.
 
     Raises:
-        ValueError: If nothing at all could be loaded, a tensor has another shape, or the checkpoint is a deployed one.
+        UserError: If nothing at all could be loaded, a tensor has another shape, or the checkpoint is a deployed one.
     """
     content = CheckpointLoader.load_checkpoint(checkpoint, map_location=map_location, logger='current')
     state = content.get('state_dict', content)
@@ -47,18 +49,20 @@ def load_pretrained(module: nn.Module, checkpoint: str, prefix: str | None = Non
         chosen = {key[len(prefix):]: value for key, value in state.items() if key.startswith(prefix)}
     else:
         chosen = state
-    if frozen_terms(chosen) or lacks_stem_norm(module, chosen):
-        reason = 'its Φp is frozen' if frozen_terms(chosen) else 'BatchNorm is folded into the convolutions of its stem'
-        raise ValueError(f'{checkpoint} is deployed, for inference alone: {reason} and would not learn. Start from the '
-                         'checkpoint that it was made of')
+    if is_deployed_state(module, chosen):
+        reason = 'its Φp is frozen'
+        if not frozen_log_positions(chosen):
+            reason = 'BatchNorm is folded into the convolutions of its stem'
+        raise UserError(f'{checkpoint} is deployed, for inference alone: {reason} and would not learn. Start from the '
+                        'checkpoint that it was made of')
     own = module.state_dict()
     missing, unexpected = sorted(own.keys() - chosen.keys()), sorted(chosen.keys() - own.keys())
     name = type(module).__name__
     if len(missing) == len(own):
         starts = ', '.join(f'{key}. ({count})' for key, count in Counter(k.split('.')[0] for k in state).most_common(6))
-        raise ValueError(f'no weight of {name} is in {checkpoint} under prefix={prefix!r}, and training would start '
-                         f'from scratch: its keys begin with {starts or "nothing, it holds no tensor"}. Set prefix in '
-                         "init_cfg to what stands ahead of 'stem.', or take the checkpoint of a PerViT")
+        raise UserError(f'no weight of {name} is in {checkpoint} under prefix={prefix!r}, and training would start '
+                        f'from scratch: its keys begin with {starts or "nothing, it holds no tensor"}. Set prefix in '
+                        "init_cfg to what stands ahead of 'stem.', or take the checkpoint of a PerViT")
     for key in own.keys() & chosen.keys():
         if own[key].shape != chosen[key].shape and key in ('stem.layers.0.conv.weight', 'stem.proj.weight'):
             fitted = fit_input_channels(chosen[key], own[key].shape[1])
@@ -67,8 +71,8 @@ def load_pretrained(module: nn.Module, checkpoint: str, prefix: str | None = Non
     shapes = [f'{key} is {tuple(chosen[key].shape)} there and {tuple(own[key].shape)} here'
               for key in sorted(own.keys() & chosen.keys()) if own[key].shape != chosen[key].shape]
     if shapes:
-        raise ValueError(f'{checkpoint} holds another {name} (arch, in_channels, position_cfg or a kernel size '
-                         f'differs): {"; ".join(shapes[:5])}{" ..." if len(shapes) > 5 else ""}')
+        raise UserError(f'{checkpoint} holds another {name} (arch, in_channels, position_cfg or a kernel size '
+                        f'differs): {"; ".join(shapes[:5])}{" ..." if len(shapes) > 5 else ""}')
     module.load_state_dict(chosen, strict=False)
     print_log(f'{name}: {len(own) - len(missing)} of {len(own)} tensors loaded from {checkpoint}, prefix={prefix!r}; '
               f'missing there, left as initialized: {", ".join(missing) or "none"}; '

@@ -1,14 +1,14 @@
 """Attention as content times position: the fast path and the plain one.
 
-With Φc = exp(q·kᵀ/√d) and Φp in (0, 1), normalizing the rows of Φc ⊙ Φp equals softmax(q·kᵀ/√d + log Φp): the position
-term is an additive mask, and any kernel that takes one computes the paper's multi-head peripheral attention.
+With Φc = exp(q·kᵀ/√d) and Φp in (0, 1), normalizing the rows of Φc ⊙ Φp equals softmax(q·kᵀ/√d + log Φp). So log Φp is
+what kernels call an additive mask, and any kernel that takes one computes the paper's multi-head peripheral attention.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-#: Attention scores (bytes) that backward of a trainable mask works on at a time.
+#: Attention scores (bytes) that backward of a trained log Φp works on at a time.
 CHUNK_BYTES = 2 * 2**20
 
 
@@ -32,59 +32,59 @@ def pad_head_width(q: Tensor, k: Tensor, v: Tensor, multiple: int = 8) -> tuple[
 
 
 @torch.library.custom_op('pervit_mm::trainable_mask_attention', mutates_args=())
-def trainable_mask_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-    """Attention whose additive mask has a gradient, for the CPU.
+def trainable_mask_attention(q: Tensor, k: Tensor, v: Tensor, log_position: Tensor) -> Tensor:
+    """Attention whose log Φp has a gradient, for the CPU.
 
-    There torch's fused kernel takes a mask only without a gradient, and its fallback keeps scores and weights of all
-    heads of the batch. This one runs the fused kernel forward and keeps nothing but inputs and output; backward
-    recomputes a few images (or windows) at a time, so that what it works on stays in the cache. In half precision it
-    serves other masks too, where the maps are small: see :func:`peripheral_attention`.
+    There torch's fused kernel takes an additive mask only without a gradient. Its fallback keeps scores and weights of
+    all heads of the batch. This operator runs the fused kernel forward and keeps only inputs and output. Backward
+    recomputes a few images (or windows) at a time, so that what it works on stays in the processor's cache. In half
+    precision it also serves frozen and missing Φp where maps are small: see :func:`peripheral_attention`.
 
     Args:
         q, k, v (Tensor): ``(B, nH, N, d)``.
-        mask (Tensor): ``(nH, N, N)``, of the same dtype.
+        log_position (Tensor): log Φp ``(nH, N, N)``, of the same dtype.
 
     Returns:
         Tensor: ``(B, N, nH, d)`` contiguous, ready for the output projection.
     """
-    # A mask that says it requires a gradient is refused by the fused kernel even where none is taken.
-    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask.detach()[None])
+    # The fused kernel refuses a mask that requires a gradient, even where none is taken.
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=log_position.detach()[None])
     return out.transpose(1, 2).contiguous()
 
 
 @trainable_mask_attention.register_fake
-def _(q, k, v, mask):
+def _(q, k, v, log_position):
     b, heads, n, d = q.shape
     return q.new_empty(b, n, heads, d)
 
 
 @torch.library.custom_op('pervit_mm::trainable_mask_attention_backward', mutates_args=())
-def trainable_mask_attention_backward(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, mask: Tensor,
+def trainable_mask_attention_backward(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, log_position: Tensor,
                                       out: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of all four inputs; the mask's is summed over the batch."""
+    """Gradients of all four inputs; that of log Φp is summed over the batch."""
     scale = q.shape[-1]**-0.5
     q = q * scale
     # d score = weight * (d weight - sum of weight * d weight), and that sum is grad . out.
     delta = (grad * out).sum(-1).transpose(1, 2)[..., None]
     dq, dk, dv = (torch.empty_like(t, memory_format=torch.contiguous_format) for t in (q, k, v))
-    dmask = torch.zeros_like(mask)
-    each = max(1, CHUNK_BYTES // (mask.numel() * mask.element_size()))
+    dlog_position = torch.zeros_like(log_position)
+    each = max(1, CHUNK_BYTES // (log_position.numel() * log_position.element_size()))
     for start in range(0, q.shape[0], each):
         b = slice(start, start + each)
         dout = grad[b].transpose(1, 2)
-        weights = (q[b] @ k[b].transpose(-2, -1)).add_(mask).softmax(-1)
+        weights = (q[b] @ k[b].transpose(-2, -1)).add_(log_position).softmax(-1)
         dv[b] = weights.transpose(-2, -1) @ dout
         dscores = (dout @ v[b].transpose(-2, -1)).sub_(delta[b]).mul_(weights)
-        dmask += dscores.sum(0)
+        dlog_position += dscores.sum(0)
         dq[b] = dscores @ k[b]
         dk[b] = dscores.transpose(-2, -1) @ q[b]
-    return dq.mul_(scale), dk, dv, dmask
+    return dq.mul_(scale), dk, dv, dlog_position
 
 
 @trainable_mask_attention_backward.register_fake
-def _(grad, q, k, v, mask, out):
+def _(grad, q, k, v, log_position, out):
     contiguous = (torch.empty_like(t, memory_format=torch.contiguous_format) for t in (q, k, v))
-    return *contiguous, torch.empty_like(mask)
+    return *contiguous, torch.empty_like(log_position)
 
 
 def _keep(ctx, inputs, output) -> None:
@@ -110,25 +110,26 @@ def peripheral_attention(q: Tensor, k: Tensor, v: Tensor, log_position: Tensor |
     """
     _, heads, n, d = q.shape
     half = q.dtype in (torch.float16, torch.bfloat16)
-    mask = None if log_position is None else log_position.to(q.dtype)
+    if log_position is not None:
+        log_position = log_position.to(q.dtype)
     if q.device.type == 'cpu' and torch.is_grad_enabled():
-        # In half precision backward of torch's kernel is slow on few tokens, without a mask or with one that is not
-        # trained; in float32 it is not.
-        if (half and q.requires_grad and not torch.compiler.is_compiling()
-                and heads * n * n * q.element_size() <= CHUNK_BYTES):
-            mask = q.new_zeros(heads, n, n) if mask is None else mask
-            return trainable_mask_attention(q, k, v, mask).transpose(1, 2)
-        if mask is not None and mask.requires_grad:
-            return trainable_mask_attention(q, k, v, mask).transpose(1, 2)
-    if mask is None:
+        trained = log_position is not None and log_position.requires_grad
+        # In half precision backward of torch's kernel is slow on few tokens, even without a mask or with a frozen one.
+        # In float32 it is not.
+        slow = (half and q.requires_grad and not torch.compiler.is_compiling()
+                and heads * n * n * q.element_size() <= CHUNK_BYTES)
+        if trained or slow:
+            log_position = q.new_zeros(heads, n, n) if log_position is None else log_position
+            return trainable_mask_attention(q, k, v, log_position).transpose(1, 2)
+    if log_position is None:
         return F.scaled_dot_product_attention(q, k, v)
     if q.is_cuda and half:
         q, k, v = pad_head_width(q, k, v)
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask[None], scale=d**-0.5)[..., :d]
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=log_position[None], scale=d**-0.5)[..., :d]
 
 
-def position_attention(v: Tensor, log_position: Tensor) -> Tensor:
-    """normalize_rows(Φp)·v: attention by position alone.
+def attend_by_position(v: Tensor, log_position: Tensor) -> Tensor:
+    """normalize_rows(Φp)·v: attention without content.
 
     Args:
         v (Tensor): ``(B, nH, N, d)``.
@@ -150,21 +151,23 @@ def plain_attention(q: Tensor | None, k: Tensor | None, v: Tensor,
         log_position (Tensor, optional): log Φp, ``(nH, N, N)``. None stands for Φp = 1.
 
     Returns:
-        tuple[Tensor, dict]: The output ``(B, nH, N, d)``, and float32 maps ``content`` Φc ``(B, nH, N, N)``,
-        ``position`` Φp ``(nH, N, N)`` and ``attention`` Φa ``(B, nH, N, N)``, whose rows sum to one. Φc is given
-        relative to the largest score of its row, exp(s - max s), as its scale cancels in Φa and exp(s) may overflow.
+        tuple[Tensor, dict]: The output ``(B, nH, N, d)``, and maps in float32 or wider: ``content`` Φc
+        ``(B, nH, N, N)``, ``position`` Φp ``(nH, N, N)`` and ``attention`` Φa ``(B, nH, N, N)``, whose rows sum to one.
+        Φc is given relative to the largest score of its row, exp(s - max s), as its scale cancels in Φa and exp(s) may
+        overflow.
     """
     b, heads, n, d = v.shape
+    wide = torch.promote_types(v.dtype, torch.float32)
     if q is None or k is None:
-        scores = v.new_zeros(b, heads, n, n, dtype=torch.float32)
+        scores = v.new_zeros(b, heads, n, n, dtype=wide)
     else:
-        scores = (q * d**-0.5) @ k.transpose(-2, -1)
-        scores = scores.float()
+        scores = ((q * d**-0.5) @ k.transpose(-2, -1)).to(wide)
     if log_position is None:
-        log_position = scores.new_zeros(heads, n, n)
+        log_position = scores.new_zeros(1, n, n)
+    log_position = log_position.to(wide).expand(heads, n, n)
     attention = (scores + log_position).softmax(dim=-1)
     maps = dict(
         content=(scores - scores.amax(dim=-1, keepdim=True)).exp(),
-        position=log_position.float().exp(),
+        position=log_position.exp(),
         attention=attention)
     return attention.to(v.dtype) @ v, maps

@@ -5,7 +5,7 @@ from torch import Tensor
 
 
 def grid_step(hw_shape: tuple[int, int], pretrain_hw: tuple[int, int] | None = None) -> float:
-    """Distance between neighbouring tokens.
+    """Distance between neighboring tokens.
 
     Both axes share one step, so a ring of equal distance is a ring on any grid. On a square n x n grid this is the
     spacing of ``linspace(-1, 1, n)``, which the paper uses.
@@ -30,12 +30,12 @@ def offset_distances(hw_shape: tuple[int, int], step: float, margin: int = 0,
 
     Args:
         hw_shape (tuple[int, int]): Grid (H, W) in tokens.
-        step (float): Distance between neighbouring tokens, see :func:`grid_step`.
+        step (float): Distance between neighboring tokens, see :func:`grid_step`.
         margin (int): Tokens by which the key grid is extended on each side. Defaults to 0.
         device (torch.device, optional): Where the map is made.
 
     Returns:
-        Tensor: ``(2H - 1 + 2 * margin, 2W - 1 + 2 * margin)``, float32, offset zero in the centre.
+        Tensor: ``(2H - 1 + 2 * margin, 2W - 1 + 2 * margin)``, float32, offset zero in the center.
     """
     h, w = hw_shape
     rows = torch.arange(1 - h - margin, h + margin, device=device, dtype=torch.float32)
@@ -46,8 +46,16 @@ def offset_distances(hw_shape: tuple[int, int], step: float, margin: int = 0,
 def expand_offsets(offset_map: Tensor, hw_shape: tuple[int, int], margin: int = 0) -> Tensor:
     """View of an offset map as one window of keys for each query, without a copy.
 
-    Query (i, j) sees the offsets from ``-i - margin`` to ``H - 1 - i + margin``: a window that slides *against* the
-    query, so the query axes of the view run backwards. Callers flip the (much smaller) result instead.
+    **Windows run backwards.** The map holds offsets (key minus query). The first query has all keys at or behind it, so
+    its window is the *last* one of the map; the last query's window is the first. One axis with H = 3, no margin::
+
+        offset map         -2  -1   0  +1  +2
+        query 2, window 0  [-----------]            keys 0 1 2 are at offsets -2 -1  0
+        query 1, window 1      [-----------]        keys 0 1 2 are at offsets -1  0 +1
+        query 0, window 2          [-----------]    keys 0 1 2 are at offsets  0 +1 +2
+
+    So the query axes of the view count windows, not queries: entry a belongs to query H - 1 - a. Callers flip the
+    (much smaller) result.
 
     Args:
         offset_map (Tensor): ``(..., 2H - 1 + 2 * margin, 2W - 1 + 2 * margin)``.
@@ -68,7 +76,7 @@ def pairwise_distances(hw_shape: tuple[int, int], step: float,
 
     Args:
         hw_shape (tuple[int, int]): Grid (H, W) in tokens, N = H * W.
-        step (float): Distance between neighbouring tokens, see :func:`grid_step`.
+        step (float): Distance between neighboring tokens, see :func:`grid_step`.
         device (torch.device, optional): Where the matrix is made.
 
     Returns:

@@ -1,4 +1,4 @@
-"""log Φp of one or several layers from a map over offsets.
+"""log Φp of one or several blocks from a map over offsets.
 
 The distance R(q, k) depends on k - q alone. So everything ahead of the first norm, which looks at each query's keys
 apart, is *one* map over the (2H - 1 + 2p) x (2W - 1 + 2p) offsets instead of a volume over all query-key pairs, and the
@@ -15,17 +15,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .distance import offset_distances
-from .query_position import query_position
+from .position_per_query import query_position
+from .precision import exact_dtype
 
-#: Hidden values (bytes) that one slice of queries may hold, all layers together; what is more is cut into slices.
+#: Hidden values (bytes) that one slice of queries may hold, all blocks together; what is more is cut into slices.
 SLICE_BYTES = 4 * 2**20
 
 
 class PositionWeights(NamedTuple):
-    """Weights of the position networks of L layers, all float32.
+    """Weights of the position networks of L blocks, all float32.
 
     Attributes:
-        proj_weight (Tensor): w_r, ``(D, 1)``, shared by all layers.
+        proj_weight (Tensor): w_r, ``(D, 1)``, shared by all blocks.
         proj_bias (Tensor): b_r, ``(D,)``, likewise.
         conv1_weight (Tensor): ``(L, D, D, k, k)``.
         conv1_bias (Tensor): ``(L, D)``.
@@ -81,39 +82,30 @@ def band_average(starts: Tensor, window: int, length: int) -> Tensor:
     return inside.to(exact_dtype(starts.device)) / window
 
 
-def exact_dtype(device: torch.device) -> torch.dtype:
-    """float64, in which what is one small map is computed; float32 on MPS, which has nothing wider.
-
-    The first norm's variance is a difference of squares, which loses digits as the grid grows, and on CUDA float32
-    products and convolutions may run in TF32.
-    """
-    return torch.float32 if device.type == 'mps' else torch.float64
-
-
 def hidden_offset_map(weights: PositionWeights, hw_shape: tuple[int, int], step: float) -> Tensor:
     """First convolution of the projected distances, for every offset at once.
 
     D = R·w_r + b_r is affine in R, so the convolution of its D channels is one convolution of R itself with the
-    kernel Σ_c W1[o, c]·w_r[c]: one product for all layers.
+    kernel Σ_c W1[o, c]·w_r[c]: one product for all blocks.
 
     Args:
-        weights (PositionWeights): Of L layers.
+        weights (PositionWeights): Of L blocks.
         hw_shape (tuple[int, int]): Grid (H, W) in tokens.
-        step (float): Distance between neighbouring tokens.
+        step (float): Distance between neighboring tokens.
 
     Returns:
         Tensor: ``(L, D, 2H - 1 + 2p, 2W - 1 + 2p)`` in :func:`exact_dtype`.
     """
-    layers, channels, _, kernel, _ = weights.conv1_weight.shape
+    blocks, channels, _, kernel, _ = weights.conv1_weight.shape
     distances = offset_distances(hw_shape, step, 2 * (kernel // 2), weights.proj_weight.device)
     exact = exact_dtype(distances.device)
     patches = F.unfold(distances[None, None], kernel)[0].to(exact)
     conv1 = weights.conv1_weight.to(exact)
     taps = torch.einsum('locij,cx->loij', conv1, weights.proj_weight.to(exact))
     bias = weights.conv1_bias.to(exact) + conv1.sum((3, 4)) @ weights.proj_bias.to(exact)
-    hidden = torch.addmm(bias.reshape(-1, 1), taps.reshape(layers * channels, -1), patches)
+    hidden = torch.addmm(bias.reshape(-1, 1), taps.reshape(blocks * channels, -1), patches)
     side = 2 * hw_shape[0] - 1 + 2 * (kernel // 2)
-    return hidden.reshape(layers, channels, side, -1)
+    return hidden.reshape(blocks, channels, side, -1)
 
 
 def first_norm(hidden: Tensor, weights: PositionWeights, hw_shape: tuple[int, int],
@@ -122,7 +114,7 @@ def first_norm(hidden: Tensor, weights: PositionWeights, hw_shape: tuple[int, in
 
     Args:
         hidden (Tensor): Offset maps, ``(L, D, 2H - 1 + 2p, 2W - 1 + 2p)``.
-        weights (PositionWeights): Of the L layers.
+        weights (PositionWeights): Of the L blocks.
         hw_shape (tuple[int, int]): Grid (H, W) in tokens.
         stat_hw (tuple[int, int]): Grid whose keys mean and variance are taken over, at most (H, W).
         eps (float): Added to the variance.
@@ -149,15 +141,15 @@ def first_norm(hidden: Tensor, weights: PositionWeights, hw_shape: tuple[int, in
     return hidden.float(), factor.float(), summand.float()
 
 
-def log_position_maps(weights: PositionWeights, hw_shape: tuple[int, int], step: float,
-                      stat_hw: tuple[int, int] | None = None, eps: float = 1e-5,
-                      slice_bytes: int | None = None) -> tuple[Tensor, ...]:
+def log_positions(weights: PositionWeights, hw_shape: tuple[int, int], step: float,
+                  stat_hw: tuple[int, int] | None = None, eps: float = 1e-5,
+                  slice_bytes: int | None = None) -> tuple[Tensor, ...]:
     """log Φp of a grid, Φp = sigmoid of the position logits (paper: peripheral projections).
 
     Args:
-        weights (PositionWeights): Of L layers, float32.
+        weights (PositionWeights): Of L blocks, float32.
         hw_shape (tuple[int, int]): Grid (H, W) in tokens, N = H * W.
-        step (float): Distance between neighbouring tokens.
+        step (float): Distance between neighboring tokens.
         stat_hw (tuple[int, int], optional): Both norms take mean and variance over a window of this many keys around
             the query, clamped to the grid, instead of over all keys. Defaults to None, all keys.
         eps (float): Of both norms. Defaults to 1e-5.
@@ -165,31 +157,59 @@ def log_position_maps(weights: PositionWeights, hw_shape: tuple[int, int], step:
             in backward. Defaults to None, which is :data:`SLICE_BYTES`.
 
     Returns:
-        tuple[Tensor, ...]: ``(nH, N, N)`` float32 of each layer, rows queries.
+        tuple[Tensor, ...]: ``(nH, N, N)`` float32 of each block, rows queries.
     """
-    h, w = hw_shape
-    stat_hw = tuple(hw_shape) if stat_hw is None else (min(stat_hw[0], h), min(stat_hw[1], w))
+    stat_hw = hw_shape if stat_hw is None else (min(stat_hw[0], hw_shape[0]), min(stat_hw[1], hw_shape[1]))
     hidden = hidden_offset_map(weights, hw_shape, step)
-    factor = summand = rows = cols = None
+    factor = summand = None
     if weights.norm1_weight is not None:
         hidden, factor, summand = first_norm(hidden, weights, hw_shape, stat_hw, eps)
-        factor, summand = factor.flip(2, 3), summand.flip(2, 3)  # windows run backwards
+        factor, summand = factor.flip(2, 3), summand.flip(2, 3)  # as windows run, see expand_offsets
     hidden = hidden.float()
-    if weights.norm2_weight is not None and stat_hw != tuple(hw_shape):
-        rows, cols = (
-            band_average(window_starts(size, stat, hidden.device), stat, size).float()
-            for size, stat in zip(hw_shape, stat_hw))
-    layers, channels, _, kernel, _ = weights.conv1_weight.shape
-    margin = kernel // 2
-    slice_bytes = SLICE_BYTES if slice_bytes is None else slice_bytes
-    query_bytes = channels * (h + 2 * margin) * (w + 2 * margin) * hidden.element_size()
-    layers_each = max(1, min(layers, slice_bytes // (query_bytes * w)))
-    queries_each = max(1, slice_bytes // (query_bytes * layers_each))
-    by_layer = (hidden, factor, summand, weights.conv2_weight, weights.conv2_bias, weights.norm2_weight,
+    rows, cols = key_shares(weights, hw_shape, stat_hw, hidden.device)
+    blocks_each, queries_each = slice_plan(weights, hw_shape, SLICE_BYTES if slice_bytes is None else slice_bytes)
+    by_block = (hidden, factor, summand, weights.conv2_weight, weights.conv2_bias, weights.norm2_weight,
                 weights.norm2_bias)
-    terms: list[Tensor] = []
-    for start in range(0, layers, layers_each):
-        part = (t if t is None else t[start:start + layers_each] for t in by_layer)
-        term = query_position(*part, rows, cols, hw_shape, eps, queries_each, torch.is_grad_enabled())[0]
-        terms += term.flatten(4, 5).flatten(2, 3).unbind()
-    return tuple(terms)
+    made: list[Tensor] = []
+    for start in range(0, hidden.shape[0], blocks_each):
+        part = (t if t is None else t[start:start + blocks_each] for t in by_block)
+        log_position = query_position(*part, rows, cols, hw_shape, eps, queries_each, torch.is_grad_enabled())[0]
+        made += log_position.flatten(4, 5).flatten(2, 3).unbind()
+    return tuple(made)
+
+
+def key_shares(weights: PositionWeights, hw_shape: tuple[int, int], stat_hw: tuple[int, int],
+               device: torch.device) -> tuple[Tensor | None, Tensor | None]:
+    """Share of each key in the last norm's statistics, along each axis.
+
+    Args:
+        weights (PositionWeights): Of L blocks.
+        hw_shape (tuple[int, int]): Grid (H, W) in tokens.
+        stat_hw (tuple[int, int]): Grid whose keys mean and variance are taken over, at most (H, W).
+        device (torch.device): Where the result is made.
+
+    Returns:
+        tuple[Tensor, Tensor]: ``(H, H)`` and ``(W, W)`` float32, queries first; None twice where all keys count alike.
+    """
+    if weights.norm2_weight is None or tuple(stat_hw) == tuple(hw_shape):
+        return None, None
+    return tuple(band_average(window_starts(size, stat, device), stat, size).float()
+                 for size, stat in zip(hw_shape, stat_hw))
+
+
+def slice_plan(weights: PositionWeights, hw_shape: tuple[int, int], slice_bytes: int) -> tuple[int, int]:
+    """How many blocks and queries to work on at a time, so that hidden values stay under a number of bytes.
+
+    Args:
+        weights (PositionWeights): Of L blocks.
+        hw_shape (tuple[int, int]): Grid (H, W) in tokens.
+        slice_bytes (int): Hidden values of a slice, in bytes.
+
+    Returns:
+        tuple[int, int]: Blocks, and queries of each, in a slice; at least 1 of both.
+    """
+    blocks, channels, _, kernel, _ = weights.conv1_weight.shape
+    margin, (h, w) = kernel // 2, hw_shape
+    query_bytes = 4 * channels * (h + 2 * margin) * (w + 2 * margin)  # float32
+    blocks_each = max(1, min(blocks, slice_bytes // (query_bytes * w)))
+    return blocks_each, max(1, slice_bytes // (query_bytes * blocks_each))

@@ -63,7 +63,7 @@ def unpartition(x: Tensor, window: tuple[int, int], hw_shape: tuple[int, int]) -
 
 
 def crop_position(log_position: Tensor, window: tuple[int, int], part: tuple[int, int]) -> Tensor:
-    """Position term of the tokens that a border window really has.
+    """log Φp of the tokens that a border window really has.
 
     Args:
         log_position (Tensor): Of a whole window, ``(nH, h * w, h * w)``.
@@ -107,3 +107,29 @@ def attend_in_windows(x: Tensor, hw_shape: tuple[int, int], window: tuple[int, i
         strips.append(groups[0] if len(groups) == 1 else torch.cat(groups, dim=2))
     out = strips[0] if len(strips) == 1 else torch.cat(strips, dim=1)
     return out.flatten(1, 2)
+
+
+def spread_windows(log_position: Tensor | None, hw_shape: tuple[int, int], window: tuple[int, int],
+                   device: torch.device) -> Tensor:
+    """log Φp of all windows as one map over the whole grid, for analysis.
+
+    Attention on the whole map with it equals :func:`attend_in_windows`.
+
+    Args:
+        log_position (Tensor, optional): log Φp of a whole window, ``(nH, h * w, h * w)``. None stands for Φp = 1.
+        hw_shape (tuple[int, int]): Map (H, W) in tokens, N = H * W.
+        window (tuple[int, int]): Window sides (h, w) in tokens.
+        device (torch.device): Where the result is made.
+
+    Returns:
+        Tensor: ``(nH, N, N)``, or ``(1, N, N)`` without Φp; minus infinity between tokens of different windows.
+    """
+    rows, cols = (torch.arange(size, device=device) for size in hw_shape)
+    h, w = window
+    number = (rows[:, None] // h * -(-hw_shape[1] // w) + cols // w).flatten()  # of each token's window
+    if log_position is None:
+        spread = torch.zeros(1, len(number), len(number), device=device)
+    else:
+        place = (rows[:, None] % h * w + cols % w).flatten()  # of each token in its window
+        spread = log_position[:, place][:, :, place]
+    return spread.masked_fill(number[:, None] != number, float('-inf'))

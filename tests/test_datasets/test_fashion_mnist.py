@@ -16,6 +16,7 @@ from pervit_mm.datasets.fashion_mnist import (
     md5_of,
     missing_files,
 )
+from pervit_mm.utils.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 CONTENTS = {name: name.encode() * 1000 for name in FASHION_MNIST_FILES}
@@ -45,7 +46,7 @@ def contents(root):
 
 def refuse(scratch, log):
     """Be a source that has nothing."""
-    raise RuntimeError('the shelf is empty')
+    raise UserError('the shelf is empty')
 
 
 def test_names_are_those_that_mmpretrain_reads():
@@ -88,7 +89,7 @@ def test_install_from_leaves_good_files_alone(source, root):
 
 def test_install_from_names_what_the_folder_lacks(source, root):
     (source / 'train-labels-idx1-ubyte.gz').unlink()
-    with pytest.raises(RuntimeError, match='neither train-labels-idx1-ubyte.gz nor train-labels'):
+    with pytest.raises(UserError, match='neither train-labels-idx1-ubyte.gz nor train-labels'):
         install_from(source, root, FILES)
 
 
@@ -97,7 +98,7 @@ def test_damaged_archive_leaves_nothing_behind(source, root, damage):
     name = next(iter(FILES))
     archive = source / f'{name}.gz'
     archive.write_bytes(damage(archive.read_bytes()))
-    with pytest.raises(RuntimeError, match='damaged or incomplete'):
+    with pytest.raises(UserError, match='damaged or incomplete'):
         extract_checked(archive, root / name, FILES[name])
     assert contents(root) == {}
 
@@ -107,7 +108,7 @@ def test_wrong_content_does_not_replace_what_is_there(source, root):
     root.mkdir(parents=True)
     (root / name).write_bytes(b'as it was')
     (source / f'{name}.gz').write_bytes(gzip.compress(b'something else'))
-    with pytest.raises(RuntimeError, match=f'md5 sum .* but that of {name} is {FILES[name]}'):
+    with pytest.raises(UserError, match=f'md5 sum .* but that of {name} is {FILES[name]}'):
         extract_checked(source / f'{name}.gz', root / name, FILES[name])
     assert contents(root) == {name: b'as it was'}
 
@@ -118,7 +119,7 @@ def test_interrupted_extraction_leaves_nothing_behind(source, root, monkeypatch)
     def interrupt(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr('pervit_mm.files.os.replace', interrupt)
+    monkeypatch.setattr('pervit_mm.utils.atomic_write.os.replace', interrupt)
     with pytest.raises(KeyboardInterrupt):
         extract_checked(source / f'{name}.gz', root / name, FILES[name])
     assert contents(root) == {}
@@ -152,7 +153,7 @@ def test_prepare_goes_on_when_a_source_has_wrong_files(source, root, tmp_path):
 
 
 def test_prepare_says_what_to_put_where(root):
-    with pytest.raises(RuntimeError) as caught:
+    with pytest.raises(UserError) as caught:
         prepare_fashion_mnist(root, sources=[refuse], files=FILES, log=lambda sentence: None)
     message = str(caught.value)
     assert 'the shelf is empty' in message
@@ -175,16 +176,16 @@ def test_prepare_refuses_a_source_that_is_no_folder(root, tmp_path):
 def test_folder_in_listing():
     listing = '/.\n/usr\n/usr/share/fm\n/usr/share/fm/train-images-idx3-ubyte.gz\n'
     assert fashion_mnist_sources.folder_in_listing(listing) == Path('/usr/share/fm')
-    with pytest.raises(RuntimeError, match='lists no train-images'):
+    with pytest.raises(UserError, match='lists no train-images'):
         fashion_mnist_sources.folder_in_listing('/usr/share/doc\n')
 
 
 def test_run_command_reports_the_end_of_the_output():
     run_command = fashion_mnist_sources.run_command
     assert run_command([sys.executable, '-c', 'print("well")']).strip() == 'well'
-    with pytest.raises(RuntimeError, match='failed: E: no such package'):
+    with pytest.raises(UserError, match='failed: E: no such package'):
         run_command([sys.executable, '-c', 'raise SystemExit("E: no such package")'])
-    with pytest.raises(RuntimeError, match='no-such-program cannot be run'):
+    with pytest.raises(UserError, match='no-such-program cannot be run'):
         run_command(['no-such-program'])
 
 
@@ -194,7 +195,7 @@ def test_package_is_installed_after_an_update_of_the_lists(monkeypatch):
     def run_command(command, cwd=None):
         commands.append(command[:2])
         if commands == [['apt-get', 'install']]:
-            raise RuntimeError('Unable to locate package')
+            raise UserError('Unable to locate package')
         return '/usr/share/fm/train-images-idx3-ubyte.gz' if command[0] == 'dpkg' else ''
 
     monkeypatch.setattr(fashion_mnist_sources, 'run_command', run_command)
@@ -209,7 +210,7 @@ def test_package_is_installed_after_an_update_of_the_lists(monkeypatch):
 def test_nothing_is_installed_without_root(monkeypatch):
     monkeypatch.setattr(fashion_mnist_sources.shutil, 'which', lambda name: name)
     monkeypatch.setattr(fashion_mnist_sources.os, 'geteuid', lambda: 1000)
-    with pytest.raises(RuntimeError, match='takes root'):
+    with pytest.raises(UserError, match='takes root'):
         fashion_mnist_sources.from_package_install(Path(), lambda sentence: None)
 
 

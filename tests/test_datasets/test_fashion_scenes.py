@@ -1,46 +1,19 @@
 """How scenes of Fashion-MNIST items are drawn: each depends on its own number alone, and every item stays in view."""
-import hashlib
 import sys
 from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pytest
+from made_items import make_fashion_mnist, make_items, write_idx
 
-from pervit_mm.datasets import FASHION_MNIST_FILES, fashion_scenes
+from pervit_mm.datasets import fashion_scenes
 from pervit_mm.datasets.fashion_mnist import missing_files
 from pervit_mm.datasets.fashion_scenes import SPLITS, FashionScenes, prepare_fashion_scenes
 from pervit_mm.datasets.fashion_scenes_canvas import TEXTURES, cut_out, draw_ground, dye, read_idx
+from pervit_mm.utils.errors import UserError
 
 REAL = Path(__file__).resolve().parents[2] / 'data' / 'fashion_mnist'
-
-
-def write_idx(path, array):
-    """Write bytes as Fashion-MNIST's files hold them."""
-    lengths = b''.join(length.to_bytes(4, 'big') for length in array.shape)
-    path.write_bytes(bytes((0, 0, 8, array.ndim)) + lengths + array.tobytes())
-
-
-def make_items(seed, count=30):
-    """Patterned rectangles, some with a hole, in a haze that is no part of them; the classes go round."""
-    rng = np.random.default_rng(seed)
-    images = rng.integers(0, 9, (count, 28, 28), dtype=np.uint8)
-    for i, image in enumerate(images):
-        top, left = rng.integers(0, 9, 2)
-        bottom, right = rng.integers(18, 29, 2)
-        image[top:bottom, left:right] = rng.integers(60, 256, (bottom - top, right - left))
-        if i % 3 == 0:
-            image[12:16, 11:15] = 0
-    return images, np.arange(count, dtype=np.uint8) % 10
-
-
-def make_fashion_mnist(folder, train_seed=0, test_seed=1):
-    """Put small files in Fashion-MNIST's format into a folder; returns their md5 sums."""
-    folder.mkdir()
-    for split, seed in (('train', train_seed), ('test', test_seed)):
-        for name, array in zip(SPLITS[split], make_items(seed)):
-            write_idx(folder / name, array)
-    return {name: hashlib.md5((folder / name).read_bytes()).hexdigest() for name in FASHION_MNIST_FILES}
 
 
 @pytest.fixture(scope='module')
@@ -72,20 +45,20 @@ def test_cut_out_follows_the_outline_and_leaves_the_black_outside():
     item[4:20, 6:10] = 51
     expected = np.zeros((56, 56), bool)
     expected[8:40, 12:20] = True
-    grey, inside = cut_out(item, 56)
+    gray, inside = cut_out(item, 56)
     np.testing.assert_array_equal(inside, expected)
-    np.testing.assert_allclose(grey[inside], 0.2, rtol=1e-6)
+    np.testing.assert_allclose(gray[inside], 0.2, rtol=1e-6)
     np.testing.assert_array_equal(cut_out(item, 56, flip=True)[1], expected[:, ::-1])
-    grey, inside = cut_out(item, 28)
+    gray, inside = cut_out(item, 28)
     np.testing.assert_array_equal(inside, item == 51)
     assert cut_out(item, 91)[0].dtype == np.float32 and cut_out(item, 91)[1].shape == (91, 91)
 
 
-def test_dye_keeps_the_order_of_greys():
-    colours = dye(np.linspace(0, 1, 5), np.random.default_rng(0))
-    assert colours.shape == (5, 3) and colours.min() >= 0 and colours.max() <= 255
-    assert (np.diff(colours, axis=0) > 0).all()
-    np.testing.assert_allclose(np.diff(colours, 2, axis=0), 0, atol=1e-9)
+def test_dye_keeps_the_order_of_grays():
+    colors = dye(np.linspace(0, 1, 5), np.random.default_rng(0))
+    assert colors.shape == (5, 3) and colors.min() >= 0 and colors.max() <= 255
+    assert (np.diff(colors, axis=0) > 0).all()
+    np.testing.assert_allclose(np.diff(colors, 2, axis=0), 0, atol=1e-9)
 
 
 @pytest.mark.parametrize('kind', sorted(TEXTURES))
@@ -153,7 +126,7 @@ def test_masks_are_where_the_items_are_painted(monkeypatch):
     images[:, 2:, 3:9] = images[:, 20:, 3:] = 255  # an L
     scenes = FashionScenes(images, np.arange(2), 'test')
     monkeypatch.setattr(fashion_scenes, 'draw_ground', lambda size, rng: np.full((*size, 3), 60, np.float32))
-    monkeypatch.setattr(fashion_scenes, 'dye', lambda grey, rng: 60 + 130 * np.stack([grey] * 3, -1))
+    monkeypatch.setattr(fashion_scenes, 'dye', lambda gray, rng: 60 + 130 * np.stack([gray] * 3, -1))
     for index in range(5):
         scene = scenes.scene(index)
         # The grain's deviation is at most 5.
@@ -171,7 +144,7 @@ def test_no_real_item_is_in_both_splits():
 
 def test_missing_pycocotools_is_named(squares, monkeypatch):
     monkeypatch.setitem(sys.modules, 'pycocotools', None)
-    with pytest.raises(ImportError, match='pip install pycocotools'):
+    with pytest.raises(UserError, match='pip install pycocotools'):
         squares.scene(0).annotations(0)
 
 

@@ -8,13 +8,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from made_items import make_fashion_mnist
 from mmengine.config import Config
 from mmengine.registry import DATASETS, METRICS, DefaultScope
 from mmengine.runner import Runner
-from test_fashion_scenes import make_fashion_mnist
 
 from pervit_mm.datasets.fashion_scenes import FASHION_CLASSES, SPLITS, FashionScenes, prepare_fashion_scenes
 from pervit_mm.datasets.fashion_scenes_canvas import read_idx
+from pervit_mm.utils.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 COUNTS = dict(train=10, test=3)
@@ -169,7 +170,7 @@ def test_a_folder_that_cannot_be_moved_keeps_its_set(source, tmp_path, monkeypat
         raise OSError('Device or resource busy')  # as a mount point
 
     monkeypatch.setattr(os, 'rename', busy)
-    with pytest.raises(OSError, match='busy'):
+    with pytest.raises(UserError, match='busy'):
         prepare(source, tmp_path / 'fashion_scenes')
     assert contents(tmp_path) == before
 
@@ -193,7 +194,7 @@ def test_what_is_no_set_of_scenes_is_left_alone(source, tmp_path):
 
 def test_a_full_disk_is_reported(source, tmp_path, monkeypatch):
     monkeypatch.setattr(cv2, 'imwrite', lambda path, pixels: False)
-    with pytest.raises(OSError, match='000000.png cannot be written'):
+    with pytest.raises(UserError, match='000000.png cannot be written'):
         prepare(source, tmp_path / 'fashion_scenes')
     assert list(tmp_path.iterdir()) == []
 
@@ -268,7 +269,7 @@ def test_mmdetection_reads_what_was_written(scenes):
 def test_mmsegmentation_reads_what_was_written(scenes):
     cfg = read_config('mmseg', 'segmentation', scenes)
     assert cfg.val_dataloader.dataset.metainfo.classes == ('background', *FASHION_CLASSES)
-    assert len({tuple(colour) for colour in cfg.val_dataloader.dataset.metainfo.palette}) == 11
+    assert len({tuple(color) for color in cfg.val_dataloader.dataset.metainfo.palette}) == 11
     with DefaultScope.overwrite_default_scope('mmseg'):
         batch = next(iter(Runner.build_dataloader(cfg.train_dataloader, seed=0)))
         test, metric = DATASETS.build(cfg.val_dataloader.dataset), METRICS.build(cfg.val_evaluator)

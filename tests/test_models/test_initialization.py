@@ -144,7 +144,7 @@ def test_nonlocality_rises_with_depth():
     model.init_weights()
     distance = ops.pairwise_distances((14, 14), 2 / 13)
     with torch.no_grad():
-        terms = model.log_positions((14, 14))
+        terms = model.position_terms((14, 14))
     means = [(distance * term.exp()).mean().item() for term in terms]
     assert means == sorted(means) and len(set(means)) == 12
     assert means[0] == pytest.approx(0.0398, abs=5e-5) and means[-1] == pytest.approx(1.0999, abs=5e-5)

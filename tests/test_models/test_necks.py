@@ -9,8 +9,8 @@ from pervit_mm.models import PerViT, PerViTFeaturePyramid, PerViTLayerNorm2d
 
 def norm(x, layer):
     """LayerNorm over channels by its definition."""
-    centred = x - x.mean(1, keepdim=True)
-    x = centred / (centred.square().mean(1, keepdim=True) + 1e-6).sqrt()
+    centered = x - x.mean(1, keepdim=True)
+    x = centered / (centered.square().mean(1, keepdim=True) + 1e-6).sqrt()
     return x * layer.weight[:, None, None] + layer.bias[:, None, None]
 
 

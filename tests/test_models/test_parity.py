@@ -8,7 +8,7 @@ from conftest import official_keys, official_state
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
-from pervit_mm.official_keys import from_official, key_pairs, to_official
+from pervit_mm.checkpoints.official import from_official, key_pairs, to_official
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
 
@@ -55,7 +55,7 @@ def test_logits_and_tokens(model, images, golden):
 def test_position_attention(model, golden):
     queries = golden['position_queries'] @ [14, 1]
     with torch.no_grad():
-        terms = model.backbone.log_positions((14, 14))
+        terms = model.backbone.position_terms((14, 14))
     for i, term in enumerate(terms):
         phi = term.exp().numpy()
         np.testing.assert_allclose(phi[:, queries], golden['position_attention'][i], atol=1e-5, rtol=0)
@@ -87,7 +87,7 @@ def test_on_cuda(images, golden):
     model.cuda()
     queries = golden['position_queries'] @ [14, 1]
     with torch.no_grad():
-        for i, term in enumerate(model.backbone.log_positions((14, 14))):
+        for i, term in enumerate(model.backbone.position_terms((14, 14))):
             phi = term.exp().cpu().numpy()[:, queries]
             np.testing.assert_allclose(phi, golden['position_attention'][i], atol=1e-4, rtol=0)
         logits = model(images.cuda(), mode='tensor').cpu()

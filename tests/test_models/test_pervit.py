@@ -174,13 +174,22 @@ def test_distance_scale_reaches_the_module_however_it_is_named(kind):
     assert all(block.attn.position.distance_scale == 'fixed' for block in model.blocks)
 
 
-def test_maps_for_analysis_agree_with_forward():
-    block = build().eval().blocks[1]
-    x, log_position = torch.randn(2, 12, 16), torch.rand(2, 12, 12).log()
-    out, maps = block.attn.forward_with_maps(x, log_position)
-    torch.testing.assert_close(out, block.attn(x, (3, 4), log_position), atol=1e-5, rtol=1e-4)
+@pytest.mark.parametrize('window', [None, (3, 4), (2, 3), (2, 2), (5, 5)])
+@pytest.mark.parametrize('kwargs', [dict(), dict(content=False), dict(position_cfg=None)])
+def test_maps_for_analysis_multiply_to_the_output(window, kwargs):
+    """In float64, with windows that the 3 x 4 map holds whole, cuts, or does not fill."""
+    attn = randomize(build(**kwargs)).double().eval().blocks[1].attn
+    x, n = torch.randn(2, 12, 16, dtype=torch.float64), 12 if window is None else window[0] * window[1]
+    log_position = None if attn.position is None else torch.rand(2, n, n, dtype=torch.float64).log()
+    out, maps = attn.forward_with_maps(x, (3, 4), log_position, window)
+    torch.testing.assert_close(out, attn(x, (3, 4), log_position, window), atol=1e-10, rtol=1e-10)
     assert {k: tuple(v.shape) for k, v in maps.items()} == dict(
         content=(2, 2, 12, 12), position=(2, 12, 12), attention=(2, 2, 12, 12))
+    product = maps['content'] * maps['position']
+    torch.testing.assert_close(maps['attention'], product / product.sum(-1, keepdim=True), atol=1e-12, rtol=1e-10)
+    v = (attn.qkv(x).chunk(3, -1)[2] if attn.content else attn.v(x)).reshape(2, 12, 2, 8).transpose(1, 2)
+    by_hand = attn.proj((maps['attention'] @ v).transpose(1, 2).flatten(2))
+    torch.testing.assert_close(by_hand, out, atol=1e-10, rtol=1e-10)
 
 
 def test_frozen_stages_stay_frozen_in_training():

@@ -22,9 +22,9 @@ def build(**kwargs):
                          ['PerViTPeripheralPosition', 'PerViTEuclideanPosition', 'PerViTRelativePositionBias'])
 def test_position_is_float32_under_autocast(device, dtype, position):
     model = build(position_cfg=dict(type=position)).to(device)
-    expected = model.log_positions((5, 9))
+    expected = model.position_terms((5, 9))
     with torch.autocast(device, dtype=dtype):
-        terms = model.log_positions((5, 9))
+        terms = model.position_terms((5, 9))
         out = model(torch.randn(2, 3, 28, 28, device=device))[0]
     assert out.isfinite().all()
     for term, exp in zip(terms, expected):
@@ -104,7 +104,7 @@ def test_compiles_without_graph_breaks_in_inference(device, deploy):
         for batch in (2, 3, 5):
             images = torch.randn(batch, 3, 28, 28, device=device)
             torch.testing.assert_close(run(images)[0], model(images)[0], atol=1e-4, rtol=1e-3)
-    assert len(model.position_cache._terms) == (0 if deploy else 3)  # by the eager calls alone
+    assert len(model.position_cache.kept) == (0 if deploy else 3)  # by the eager calls alone
 
 
 @cuda

@@ -95,20 +95,20 @@ def test_another_arch_is_an_error(tmp_path):
 
 
 @pytest.mark.parametrize('stem_cfg', [None, dict(type='patchify')])
-def test_grey_weights_see_a_grey_image_alike_in_colour(tmp_path, log, stem_cfg):
+def test_gray_weights_see_a_gray_image_alike_in_color(tmp_path, log, stem_cfg):
     path, source = classifier(tmp_path, in_channels=1, stem_cfg=stem_cfg)
     model = dense(path, stem_cfg=stem_cfg).eval()
-    grey = torch.randn(2, 1, 28, 28)
+    gray = torch.randn(2, 1, 28, 28)
     with torch.no_grad():
         torch.testing.assert_close(
-            model.stem(grey.expand(-1, 3, -1, -1)), source.eval().stem(grey), atol=1e-5, rtol=1e-5)
+            model.stem(gray.expand(-1, 3, -1, -1)), source.eval().stem(gray), atol=1e-5, rtol=1e-5)
     assert any('is fitted from 1 to 3 input channels' in r.getMessage() for r in log.records)
 
 
-def test_colour_weights_see_a_grey_image_alike(tmp_path):
+def test_color_weights_see_a_gray_image_alike(tmp_path):
     path, source = classifier(tmp_path)
     model = dense(path, in_channels=1).eval()
-    grey = torch.randn(2, 1, 28, 28)
+    gray = torch.randn(2, 1, 28, 28)
     with torch.no_grad():
         torch.testing.assert_close(
-            model.stem(grey), source.eval().stem(grey.expand(-1, 3, -1, -1)), atol=1e-5, rtol=1e-5)
+            model.stem(gray), source.eval().stem(gray.expand(-1, 3, -1, -1)), atol=1e-5, rtol=1e-5)

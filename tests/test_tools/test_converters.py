@@ -15,7 +15,7 @@ from conftest import official_state
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 
-from pervit_mm import checkpoints
+from pervit_mm.checkpoints import published
 from pervit_mm.models import PerViT
 
 pytest.importorskip('mmpretrain')
@@ -92,7 +92,7 @@ def test_other_classes_kept_and_dropped(tmp_path, official, capsys):
     model = classifier(**{key: int(value) for key, value in options.items()})
     model.load_state_dict(torch.load(tmp_path / 'out.pth', weights_only=True)['state_dict'], strict=True)
     assert torch.equal(model.head.fc.weight, state['head.weight'])
-    run('pervit_to_mm.py', tmp_path / 'ten.pth', tmp_path / 'out.pth', '--drop-head', '--force')
+    run('pervit_to_mm.py', tmp_path / 'ten.pth', tmp_path / 'out.pth', '--backbone-only', '--force')
     assert ', no head, ' in capsys.readouterr().out
     content = torch.load(tmp_path / 'out.pth', weights_only=True)
     assert content['meta']['dropped'] == ['head.fc.weight', 'head.fc.bias']
@@ -161,14 +161,14 @@ def test_published_files_by_name(tmp_path, official, monkeypatch, capsys):
     source, state = official
     run('pervit_to_mm.py', source, tmp_path / 'a.pth')
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoints, 'package_root', lambda: tmp_path)
+        patch.setattr(published, 'package_root', lambda: tmp_path)
         (tmp_path / 'checkpoints').mkdir()
         (tmp_path / 'a.pth').rename(tmp_path / 'checkpoints' / 'a.pth')
         digest = hashlib.sha256((tmp_path / 'checkpoints' / 'a.pth').read_bytes()).hexdigest()
         (tmp_path / 'checkpoints' / 'SHA256SUMS').write_text(f'{digest}  a.pth\n')
         run('mm_to_pervit.py', 'pervit_mm://a.pth', tmp_path / 'back.pth')
     assert equal(torch.load(tmp_path / 'back.pth', weights_only=True)['model'], state)
-    name = next(iter(checkpoints.published()))
+    name = next(iter(published.published_files()))
     with pytest.raises(SystemExit, match='state_dict is not PerViT tiny'):
         run('mm_to_pervit.py', f'pervit_mm://{name}', tmp_path / 'other.pth')
 

@@ -15,7 +15,8 @@ from mmengine.config import Config
 from mmengine.logging import MessageHub
 from mmengine.registry import MODELS, DefaultScope
 
-from pervit_mm import checkpoints, export
+from pervit_mm.apis import export
+from pervit_mm.checkpoints import published
 from pervit_mm.models import PerViT
 
 mmpretrain = pytest.importorskip('mmpretrain')
@@ -126,7 +127,7 @@ def test_classifier(files, file_format, capsys):
 def test_a_published_classifier_by_name(tmp_path, monkeypatch, capsys):
     """Its sha256 is compared; the file goes into the current folder."""
     monkeypatch.chdir(tmp_path)
-    name = next(name for name in checkpoints.published() if name.startswith(f'{NANO.stem}_'))
+    name = next(name for name in published.published_files() if name.startswith(f'{NANO.stem}_'))
     run(NANO, f'pervit_mm://{name}', '--format', 'torch-export')
     path = f'{Path(name).stem}.pt2'
     assert os.listdir() == [path] and capsys.readouterr().out.startswith(

@@ -85,7 +85,7 @@ def test_accuracy_is_that_of_the_model(tmp_path):
     model = randomize(MODELS.build(dict(
         type='ImageClassifier', backbone=dict(type='PerViT', arch=TINY_ARCH, img_size=32),
         head=dict(type='LinearClsHead', num_classes=3, in_channels=24)))).eval()
-    with torch.no_grad():  # centre the logits, or all images would get one class
+    with torch.no_grad():  # center the logits, or all images would get one class
         probabilities = predict(model, files)
         model.head.fc.bias -= probabilities.log().mean(0)
     probabilities = predict(model, files)

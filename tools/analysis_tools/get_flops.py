@@ -13,9 +13,10 @@ import sys
 from mmengine.config import DictAction
 
 import pervit_mm  # noqa: F401  registers everything
-from pervit_mm.analysis.flops import count_flops, has_feature_stage_only, input_shape
-from pervit_mm.engine import launch
-from pervit_mm.loading import build
+from pervit_mm.apis.building import build
+from pervit_mm.apis.configs import input_shape, load_config
+from pervit_mm.apis.flops import count_flops, has_feature_stage_only
+from pervit_mm.utils.errors import UserError
 
 
 def parse_args(argv=None) -> argparse.Namespace:
@@ -38,13 +39,13 @@ def main(argv=None) -> None:
     """Count and print."""
     args = parse_args(argv)
     try:
-        cfg = launch.load_config(args.config, args.cfg_options)
+        cfg = load_config(args.config, args.cfg_options)
         model = build(cfg.model, cfg.get('default_scope', 'mmengine'))
         shape = input_shape(cfg)
         if args.shape:
             shape = (shape[0], args.shape[0], args.shape[-1])
         count = count_flops(model, shape)
-    except (TypeError, ValueError) as error:
+    except UserError as error:
         sys.exit(f'tools/analysis_tools/get_flops.py: {error}')
     print(count.table)
     what = 'up to the features' if has_feature_stage_only(model) else 'up to the logits'

@@ -9,8 +9,8 @@ dict whose 'model' is the state dict in the authors' layout. Example:
 import argparse
 import sys
 
-from pervit_mm import official
-from pervit_mm.checkpoint_files import check_target, read_classifier, write_checkpoint
+from pervit_mm.checkpoints import check_target, official, read_classifier, write_checkpoint
+from pervit_mm.utils.errors import UserError
 
 
 def main(argv=None) -> None:
@@ -24,7 +24,7 @@ def main(argv=None) -> None:
         check_target(args.dst, args.force)
         state, meta = official.revert_to_official(read_classifier(args.src))
         digest = write_checkpoint(dict(model=state), args.dst, args.force)
-    except (OSError, TypeError, ValueError) as error:
+    except UserError as error:
         sys.exit(f'tools/model_converters/mm_to_pervit.py: {error}')
     print(f'{args.dst}: PerViT {meta["size"]} in the authors\' layout, {official.count_parameters(state):,} '
           f'parameters, {meta["num_classes"]} classes, sha256 begins {digest}')

@@ -1,25 +1,21 @@
 #!/usr/bin/env python
 """Convert a checkpoint of the authors' PerViT code for the configs of this repository.
 
-The file is read without running any code in it. The size is recognised from the weights, and any number of classes will
-do. Examples:
+The file is read without running any code in it. The size is recognized from the weights. Any number of classes will do.
 
     python tools/model_converters/pervit_to_mm.py official.pth pervit_tiny.pth
     python tools/model_converters/pervit_to_mm.py official.pth backbone.pth --backbone-only
 
-A classifier of this repository is backbone and head, so --backbone-only, for detection and segmentation, and
---drop-head, for fine-tuning on other classes, write the same. The keys begin with 'backbone.' all the same: every
-config takes the backbone by
+--backbone-only leaves the head out, for dense tasks and for fine-tuning on other classes. The keys begin with
+'backbone.' all the same. So every config takes the backbone from this file, from the full one and from a training by
 
     init_cfg=dict(type='Pretrained', checkpoint='backbone.pth', prefix='backbone.')
-
-be it from this file, from the full one, or from a training.
 """
 import argparse
 import sys
 
-from pervit_mm import official
-from pervit_mm.checkpoint_files import check_target, write_checkpoint
+from pervit_mm.checkpoints import check_target, official, write_checkpoint
+from pervit_mm.utils.errors import UserError
 
 
 def main(argv=None) -> None:
@@ -27,16 +23,15 @@ def main(argv=None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('src', help="checkpoint of the authors' code")
     parser.add_argument('dst', help='file to write')
-    parser.add_argument('--backbone-only', action='store_true', help='only the backbone, for dense tasks')
-    parser.add_argument('--drop-head', action='store_true', help='leave the head out, for other classes')
+    parser.add_argument('--backbone-only', action='store_true',
+                        help='leave the head out, for dense tasks and for other classes')
     parser.add_argument('--force', action='store_true', help='replace DST if it exists')
     args = parser.parse_args(argv)
     try:
         check_target(args.dst, args.force)
-        state, meta = official.convert_official(
-            official.read_official(args.src), drop_head=args.drop_head, backbone_only=args.backbone_only)
+        state, meta = official.convert_official(official.read_official(args.src), backbone_only=args.backbone_only)
         digest = write_checkpoint(dict(state_dict=state, meta=meta), args.dst, args.force)
-    except (OSError, TypeError, ValueError) as error:
+    except UserError as error:
         sys.exit(f'tools/model_converters/pervit_to_mm.py: {error}')
     config, classes = f'configs/pervit_{meta["size"]}.py', meta['num_classes']
     head = 'no head' if meta['dropped'] else f'{classes} classes'

@@ -17,8 +17,9 @@ import argparse
 import sys
 
 import pervit_mm  # noqa: F401  registers everything, and lets torch >= 2.6 read checkpoints
-from pervit_mm import publishing
 from pervit_mm.checkpoints import package_root
+from pervit_mm.publishing.publish import MAX_BYTES, publish
+from pervit_mm.utils.errors import UserError
 
 
 def main(argv=None) -> None:
@@ -32,12 +33,12 @@ def main(argv=None) -> None:
     parser.add_argument('--date', metavar='YYYYMMDD', help="for the names; default today's")
     parser.add_argument('--replace', action='store_true', help='remove what was published of this model before')
     parser.add_argument('--force-size', action='store_true',
-                        help=f'publish more than {publishing.MAX_BYTES:,} bytes; no wheel will carry them')
+                        help=f'publish more than {MAX_BYTES:,} bytes; no wheel will carry them')
     args = parser.parse_args(argv)
     try:
-        done = publishing.publish(args.config, args.checkpoint, package_root(), args.log, args.date, args.replace,
-                                  None if args.force_size else publishing.MAX_BYTES, args.command)
-    except (OSError, TypeError, ValueError) as error:
+        done = publish(args.config, args.checkpoint, package_root(), args.log, args.date, args.replace,
+                       None if args.force_size else MAX_BYTES, args.command)
+    except UserError as error:
         sys.exit(f'tools/model_converters/publish_model.py: {error}')
     print(f'{done.path}: {done.path.stat().st_size:,} bytes, sha256 {done.sha256}'
           f'{", weights averaged by EMAHook" if done.had_ema else ""}')

@@ -1,4 +1,4 @@
-# Fashion-MNIST: 60,000 training and 10,000 test images of 28 x 28 grey pixels, 10 classes.
+# Fashion-MNIST: 60,000 training and 10,000 test images of 28 x 28 gray pixels, 10 classes.
 data_preprocessor = dict(
     type='ClsDataPreprocessor', num_classes=10, mean=[72.94], std=[90.02], to_rgb=False)
 
@@ -7,8 +7,8 @@ train_pipeline = [
     dict(type='RandomFlip', prob=0.5, direction='horizontal'),
     dict(type='PackInputs', meta_keys=()),
 ]
-# The first two are for images from elsewhere, which MMPretrain's inferencers bring in colour and of any size; the test
-# images pass unchanged. Sixteenths, near the weights of BT.601, are exact in floating point: grey keeps its value.
+# The first two are for images from elsewhere, which MMPretrain's inferencers bring in color and of any size; the test
+# images pass unchanged. Sixteenths, near the weights of BT.601, are exact in floating point: gray keeps its value.
 test_pipeline = [
     dict(type='RandomGrayscale', prob=1.0, channel_weights=(2, 9, 5), color_format='bgr'),
     dict(type='Resize', scale=28, interpolation='area'),

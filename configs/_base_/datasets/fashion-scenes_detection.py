@@ -39,7 +39,7 @@ train_dataloader = dict(
         pipeline=train_pipeline))
 
 # One by one: a batch is padded to its largest image, which a backbone sees, so that what is found in an image would
-# depend on its neighbours in the batch.
+# depend on its neighbors in the batch.
 val_dataloader = dict(
     batch_size=1,
     num_workers=1,

@@ -11,7 +11,7 @@ crop_size = (128, 128)
 train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations'),
-    # To multiples of 32 px in the mean's grey, as scenes are padded in testing: crops without any leave a wrong strip
+    # To multiples of 32 px in the mean's gray, as scenes are padded in testing: crops without any leave a wrong strip
     # along the right and lower border there. Ground, not 255: see the loss.
     dict(type='Pad', size_divisor=32, pad_val=dict(img=73, seg=0)),
     dict(type='RandomCrop', crop_size=crop_size),

@@ -20,7 +20,7 @@ train_pipeline = [
         backend='pillow',
         interpolation='bicubic'),
     dict(type='RandomFlip', prob=0.5, direction='horizontal'),
-    # timm's rand-m9-mstd0.5-inc1. There is no colour jitter: timm leaves it out with RandAugment.
+    # timm's rand-m9-mstd0.5-inc1. There is no color jitter: timm leaves it out with RandAugment.
     dict(
         type='RandAugment',
         policies='timm_increasing',

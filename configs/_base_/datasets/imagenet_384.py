@@ -13,7 +13,7 @@ train_pipeline = [
     dict(type='RandomFlip', prob=0.5, direction='horizontal'),
     dict(type='PackInputs'),
 ]
-# 438 = 384 * 256 / 224: the share of the image that the centre crop keeps stays what it was.
+# 438 = 384 * 256 / 224: the share of the image that the center crop keeps stays what it was.
 test_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(

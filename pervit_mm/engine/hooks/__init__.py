@@ -1,5 +1,6 @@
 """Hooks, registered in MMEngine's root ``HOOKS``."""
-from .position_hooks import PeripheralInitHook, PerViTNonlocalityHook, PerViTPositionMapHook
+from .initialization_hook import PeripheralInitHook
+from .position_hooks import PerViTNonlocalityHook, PerViTPositionMapHook
 from .random_state_hook import PerViTRandomStateHook
 from .sync_buffers_hook import PerViTSyncBuffersHook
 

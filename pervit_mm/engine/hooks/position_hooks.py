@@ -1,79 +1,18 @@
-"""Hooks around Φp: setting its start, logging its reach, drawing it."""
-from collections.abc import Sequence
-
+"""Hooks that watch Φp in training: logging its reach, drawing it."""
 from mmengine.dist import master_only
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import IterBasedTrainLoop, Runner
 
-from ...analysis.nonlocality import position_nonlocality
-from ...analysis.position_map import draw_position_maps
-from ...models import PerViT
-from ...models.position import PerViTPeripheralPosition
-from ...models.rules import rule_name
-from ..initialization import PeripheralInit, find_backbones
+from ...models import PerViT, find_backbones
+from ...utils.errors import UserError
 
 
-def _backbones(runner: Runner) -> list[PerViT]:
+def runner_backbones(runner: Runner) -> list[PerViT]:
     """Every PerViT of a runner's model, DDP or not."""
     model = runner.model
     return find_backbones(model.module if is_model_wrapper(model) else model)
-
-
-@HOOKS.register_module()
-class PeripheralInitHook(Hook):
-    """Set locality size and strength of Φp for a run from the config.
-
-    It acts in ``before_run``, ahead of the runner's ``init_weights``, by handing its options to the backbones'
-    ``PeripheralInit``: so a checkpoint that is loaded or resumed afterwards, or weights by ``Pretrained``, keep their
-    values. In ``before_train`` it logs the table of what each block starts from, unless values were loaded.
-
-    Args:
-        size (Sequence[float], optional): Locality size β of the first and the last block. Defaults to None, which keeps
-            what the backbone's ``PeripheralInit`` has, as for all others.
-        strength (Sequence[float], optional): Locality strength γ of the first and the last block.
-        scheme (str, optional): See :class:`PeripheralInit`.
-        symmetry_noise (float, optional): See :class:`PeripheralInit`.
-
-    Raises:
-        ValueError: If an option is not what :class:`PeripheralInit` allows.
-
-    Examples:
-        >>> custom_hooks = [dict(type='PeripheralInitHook', size=(-4, 4), strength=(2, 0.01))]
-    """
-
-    def __init__(self, size: Sequence[float] | None = None, strength: Sequence[float] | None = None,
-                 scheme: str | None = None, symmetry_noise: float | None = None) -> None:
-        options = dict(size=size, strength=strength, scheme=scheme, symmetry_noise=symmetry_noise)
-        self.options = {name: value for name, value in options.items() if value is not None}
-        PeripheralInit(**self.options)  # checks them, early
-
-    def before_run(self, runner: Runner) -> None:
-        """Hand the options to the backbones, which are initialized next."""
-        for backbone in _backbones(runner):
-            if backbone.is_init:
-                runner.logger.warning('PeripheralInitHook: the backbone was initialized before the run and keeps its '
-                                      'values; give its init_cfg the options instead')
-            else:
-                backbone.set_peripheral_init(self.options)
-
-    @master_only
-    def before_train(self, runner: Runner) -> None:
-        """Log what each block starts from."""
-        for backbone in _backbones(runner):
-            if runner._has_loaded or any(rule_name(rule) == 'Pretrained' for rule in backbone.init_cfg):
-                runner.logger.info('PeripheralInitHook: weights were loaded, and Φp keeps their values')
-                continue
-            lines = ['PeripheralInitHook: Φp at the start', 'block    size  strength  nonlocality']
-            reach = position_nonlocality(backbone)
-            for i, block in enumerate(backbone.blocks):
-                size = strength = float('nan')
-                position = block.attn.position
-                if isinstance(position, PerViTPeripheralPosition) and position.norm2 is not None:
-                    size, strength = position.norm2.bias.mean().item(), position.norm2.weight.mean().item()
-                lines.append(f'{i:5d}{size:8.2f}{strength:10.3f}{reach[i].mean().item():13.4f}')
-            runner.logger.info('\n'.join(lines))
 
 
 class _PositionRecorder(Hook):
@@ -85,15 +24,15 @@ class _PositionRecorder(Hook):
             Defaults to True.
 
     Raises:
-        ValueError: If ``interval`` is not a positive integer, or, when training starts, if the run has no epochs.
+        UserError: If ``interval`` is not a positive integer, or, when training starts, if the run has no epochs.
     """
 
     priority = 'LOW'
 
     def __init__(self, interval: int = 1, by_epoch: bool = True) -> None:
         if type(interval) is not int or interval < 1:
-            raise ValueError(f'interval of {type(self).__name__} must be a positive number of epochs or iterations, '
-                             f'got {interval!r}')
+            raise UserError(f'interval of {type(self).__name__} must be a positive number of epochs or iterations, '
+                            f'got {interval!r}')
         self.interval, self.by_epoch = interval, by_epoch
 
     def record(self, runner: Runner, backbone: PerViT, name: str, step: int) -> None:
@@ -102,14 +41,14 @@ class _PositionRecorder(Hook):
 
     @master_only
     def _record_all(self, runner: Runner, step: int) -> None:
-        for n, backbone in enumerate(_backbones(runner)):
+        for n, backbone in enumerate(runner_backbones(runner)):
             self.record(runner, backbone, f'_{n}' if n else '', step)
 
     def before_train(self, runner: Runner) -> None:
         """Record where training starts from."""
         if self.by_epoch and isinstance(runner.train_loop, IterBasedTrainLoop):
-            raise ValueError(f'{type(self).__name__} counts epochs, and this run goes by iteration: give it '
-                             'by_epoch=False and an interval in iterations')
+            raise UserError(f'{type(self).__name__} counts epochs, and this run goes by iteration: give it '
+                            'by_epoch=False and an interval in iterations')
         self._record_all(runner, runner.epoch if self.by_epoch else runner.iter)
 
     def after_train_epoch(self, runner: Runner) -> None:
@@ -135,12 +74,13 @@ class PerViTNonlocalityHook(_PositionRecorder):
         by_epoch (bool): Whether ``interval`` counts epochs. Runs by iteration need False. Defaults to True.
 
     Raises:
-        ValueError: If ``interval`` is not a positive integer, or, when training starts, if the run has no epochs or the
+        UserError: If ``interval`` is not a positive integer, or, when training starts, if the run has no epochs or the
             model no Φp.
     """
 
     def record(self, runner: Runner, backbone: PerViT, name: str, step: int) -> None:
         """Log one value for each block."""
+        from ...analysis.nonlocality import position_nonlocality  # here: `import pervit_mm` doesn't load the analysis
         values = [v.mean().item() for v in position_nonlocality(backbone)]
         runner.visualizer.add_scalars(
             {f'nonlocality{name}/block{i}': value for i, value in enumerate(values)}, step=step)
@@ -157,10 +97,10 @@ class PerViTPositionMapHook(_PositionRecorder):
     Args:
         interval (int): Every so many epochs, or iterations, and before training. Defaults to 1.
         by_epoch (bool): Whether ``interval`` counts epochs. Runs by iteration need False. Defaults to True.
-        query (tuple[int, int], optional): Token (row, column) on the pretraining grid. Defaults to None, the centre.
+        query (tuple[int, int], optional): Token (row, column) on the pretraining grid. Defaults to None, the center.
 
     Raises:
-        ValueError: If ``interval`` is not a positive integer or ``query`` no pair; when training starts, if the run has
+        UserError: If ``interval`` is not a positive integer or ``query`` no pair; when training starts, if the run has
             no epochs, the model no Φp, or the query lies outside its grid.
     """
 
@@ -168,9 +108,10 @@ class PerViTPositionMapHook(_PositionRecorder):
         super().__init__(interval, by_epoch)
         if query is not None and (not isinstance(query, (tuple, list)) or len(query) != 2
                                   or not all(type(v) is int for v in query)):
-            raise ValueError(f'query of PerViTPositionMapHook must be a token (row, column), got {query!r}')
+            raise UserError(f'query of PerViTPositionMapHook must be a token (row, column), got {query!r}')
         self.query = None if query is None else tuple(query)
 
     def record(self, runner: Runner, backbone: PerViT, name: str, step: int) -> None:
         """Draw one picture."""
+        from ...analysis.position_maps import draw_position_maps  # here: it brings matplotlib
         runner.visualizer.add_image(f'position_map{name}', draw_position_maps(backbone, self.query), step=step)

@@ -8,7 +8,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import IterBasedTrainLoop
 from torch.utils.data import DataLoader, IterableDataset
 
-from ..random_state import EpochSeed, SkippedBatches, get_generators, set_generators
+from .random_state import EpochSeed, SkippedBatches, get_generators, set_generators
 
 CHECKPOINT_KEY = 'pervit_random_state'
 

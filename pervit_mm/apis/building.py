@@ -1,0 +1,73 @@
+"""The model of a config, with weights, none missing and none left over."""
+from collections.abc import Mapping
+
+from mmengine.config import Config
+from mmengine.registry import MODELS, DefaultScope
+from torch import Tensor, nn
+
+from ..utils.errors import UserError
+
+
+def build(config: dict, scope: str | None) -> nn.Module:
+    """Build a model.
+
+    Args:
+        config (dict): Of the model.
+        scope (str, optional): The config's ``default_scope``, whose toolbox is imported; None for the root's types.
+
+    Returns:
+        nn.Module: Not initialized.
+
+    Raises:
+        UserError: If no registry has one of the types, or a class does not know one of its options.
+    """
+    try:
+        with DefaultScope.overwrite_default_scope(scope):
+            return MODELS.build(config)
+    except KeyError as error:  # a type that no registry has, as where its toolbox isn't installed
+        raise UserError(f'the model of the config cannot be built: {error.args[0]}') from error
+    except TypeError as error:
+        if 'unexpected keyword argument' not in str(error):
+            raise
+        raise UserError(f'the model of the config cannot be built: {error}; see the class for what it takes') from error
+
+
+def load_strictly(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    """Load weights, none missing and none left over.
+
+    Args:
+        model (nn.Module): Gets them.
+        state (Mapping[str, Tensor]): The weights.
+        source (str): Where they are from, for the message.
+
+    Raises:
+        UserError: Naming what is missing, left over or of another shape.
+    """
+    own = model.state_dict()
+    problems = [f'{key} is {tuple(state[key].shape)} there and {tuple(own[key].shape)} in the config'
+                for key in own if key in state and state[key].shape != own[key].shape]
+    if not problems:
+        missing, unexpected = model.load_state_dict(state, strict=False)
+        problems = [f'{key} is not in it' for key in missing] + [f'{key} is not in the config' for key in unexpected]
+    if problems:
+        more = f' and {len(problems) - 4} more' if len(problems) > 4 else ''
+        raise UserError(f"{source} is not of this config: {'; '.join(problems[:4])}{more}")
+
+
+def build_model(cfg: Config, state: Mapping[str, Tensor]) -> nn.Module:
+    """Build the model of a config in eval mode, with weights, none missing and none left over.
+
+    Args:
+        cfg (Config): Of any toolbox.
+        state (Mapping[str, Tensor]): The weights.
+
+    Returns:
+        nn.Module: On the CPU.
+
+    Raises:
+        UserError: If the model cannot be built, or the weights are of another one.
+    """
+    model = build(cfg.model, cfg.get('default_scope', 'mmengine'))
+    load_strictly(model, state, 'checkpoint')
+    model.eval()  # not `return model.eval()`: some of MMPretrain's backbones return None from train() and eval()
+    return model

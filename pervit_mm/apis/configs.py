@@ -1,0 +1,117 @@
+"""The one place where a config is read, and what a config says about its images."""
+import inspect
+import os.path as osp
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.runner import Runner
+
+from ..models.arch import to_pair
+from ..utils.errors import UserError
+
+#: Distribution to install for each scope that a config may name.
+TOOLBOXES = dict(mmpretrain='mmpretrain', mmdet='mmdet', mmseg='mmsegmentation')
+#: (h, w) for counting and recording where a config tests with images of several sizes.
+DENSE_SIZE = (224, 224)
+#: What Runner and the toolboxes read from a config besides Runner's own arguments.
+_MORE_KEYS = {
+    'compile', 'find_unused_parameters', 'sync_bn', 'model_wrapper_cfg', 'activation_checkpointing', 'runner_type',
+    'efficient_conv_bn_eval', 'custom_imports', 'tta_model', 'tta_pipeline'
+}
+
+
+def load_config(path: str | Path, options: dict[str, Any] | None = None) -> Config:
+    """Read a config file and merge overrides into it.
+
+    Args:
+        path (str | Path): The config file.
+        options (dict, optional): Overrides with dotted keys, as ``--cfg-options`` gives them. Defaults to None.
+
+    Returns:
+        Config: The resolved config.
+
+    Raises:
+        UserError: If there is no such file, if it cannot be read as a config, if its toolbox is not installed, or if an
+            override begins with a word that no config has.
+    """
+    path = str(path)
+    if not osp.isfile(path):
+        raise UserError(f'config {path!r} is not a file: give the path of a config, for example configs/pervit_tiny.py')
+    try:
+        cfg = Config.fromfile(path)
+    except Exception as error:  # a config is code, which raises what it likes
+        raise UserError(f'config {path!r} cannot be read ({type(error).__name__}: {error}): give a config in .py, '
+                        '.json or .yml, and install the toolboxes of its bases') from error
+    scope = cfg.get('default_scope', 'mmengine')
+    if scope in TOOLBOXES and find_spec(scope) is None:
+        raise UserError(f"config {path!r} has default_scope='{scope}', but {scope} isn't installed: pip install "
+                        f'{TOOLBOXES[scope]}')
+    if options:
+        _reject_unknown_top_level(cfg, options)
+        cfg.merge_from_dict(options)
+    return cfg
+
+
+def _reject_unknown_top_level(cfg: Config, options: dict[str, Any]) -> None:
+    """Raise for an override whose first word the config doesn't know: it would be ignored."""
+    known = {*inspect.signature(Runner.__init__).parameters, *_MORE_KEYS} - {'self', 'cfg'}
+    for key in options:
+        first = key.split('.')[0]
+        if first not in cfg and first not in known:
+            raise UserError(f'--cfg-options {key}: the config has no {first!r}; it has {", ".join(sorted(cfg.keys()))}')
+
+
+def image_size_of(cfg: Config) -> tuple[int, int] | None:
+    """Image size that a config tests with.
+
+    Args:
+        cfg (Config): Of any toolbox. The last transform of its test pipeline that gives one size to every image counts
+            (CenterCrop, or Resize without ``keep_ratio``). Without one, for MMPretrain, ``model.backbone.img_size``
+            counts.
+
+    Returns:
+        tuple[int, int]: (h, w) in pixels; None if images differ in size, as they do for detection and segmentation.
+
+    Raises:
+        UserError: If ``img_size`` isn't a size.
+    """
+    dataset = (cfg.get('test_dataloader') or {}).get('dataset') or {}
+    while isinstance(dataset.get('dataset'), dict):
+        dataset = dataset['dataset']
+    for step in reversed(dataset.get('pipeline') or []):
+        kind = str(step.get('type')).split('.')[-1]
+        size = step.get({'CenterCrop': 'crop_size', 'Resize': 'scale'}.get(kind))
+        if size is not None and not step.get('keep_ratio'):
+            return (size, size) if isinstance(size, int) else (size[1], size[0])  # the transforms say (w, h)
+    if cfg.get('default_scope') == 'mmpretrain':
+        return to_pair('model.backbone.img_size', (cfg.model.get('backbone') or {}).get('img_size', 224))
+    return None
+
+
+def input_shape(cfg: Config, several: tuple[int, int] = DENSE_SIZE) -> tuple[int, int, int]:
+    """Shape of the images that a config's model is counted with.
+
+    Args:
+        cfg (Config): Of any toolbox.
+        several (tuple[int, int]): (h, w) where images are of several sizes. Defaults to :data:`DENSE_SIZE`.
+
+    Returns:
+        tuple[int, int, int]: Channels of the backbone, and the (h, w) that the config tests with.
+    """
+    return ((cfg.model.get('backbone') or {}).get('in_channels', 3), *(image_size_of(cfg) or several))
+
+
+def preprocessing_of(cfg: Config) -> dict:
+    """What has to be done to images with values in [0, 255] ahead of the model.
+
+    Args:
+        cfg (Config): Of any toolbox.
+
+    Returns:
+        dict: ``mean`` and ``std`` of each channel, or None; ``to_rgb``, whether channels are swapped ahead of that.
+    """
+    config = cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor') or {}
+    listed = {key: list(config[key]) if config.get(key) is not None else None for key in ('mean', 'std')}
+    return dict(**listed, to_rgb=bool(config.get('to_rgb') or config.get('bgr_to_rgb')))

@@ -1,0 +1,1 @@
+"""Speed, memory, and comparisons at equal time."""

@@ -1,0 +1,152 @@
+"""Training several configs for the same time each, in runs that can be stopped and started again."""
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from hashlib import sha256
+from pathlib import Path
+from threading import Lock
+
+from ..apis.configs import load_config
+from ..utils.errors import UserError
+
+#: A trial tells how many iterations fit into the time. It runs this many iterations, and goes on to about a minute if
+#: they took less.
+TRIAL, TRIAL_SECONDS = 24, 60.
+#: Iterations of warm-up. A run shorter than ten times as many has a tenth of its iterations instead.
+WARMUP = 100
+#: MMEngine finds the packages of a config's bases by pkg_resources, which fails in several threads at a time.
+_READING = Lock()
+
+
+def scalars(work_dir: str | Path) -> list[dict]:
+    """Read what MMEngine logged into a work directory, from all runs that were started there.
+
+    Args:
+        work_dir (str | Path): The runner's.
+
+    Returns:
+        list[dict]: One for each line of ``*/vis_data/scalars.json``, oldest first.
+    """
+    lines = []
+    for path in sorted(Path(work_dir).glob('*/vis_data/scalars.json')):
+        lines += [json.loads(line) for line in path.read_text().splitlines() if line]
+    return lines
+
+
+def iteration_times(work_dir: str | Path) -> list[float]:
+    """Seconds that an iteration of training took, at each line of a work directory's log.
+
+    Args:
+        work_dir (str | Path): The runner's.
+
+    Returns:
+        list[float]: Oldest first; MMEngine averages each over the last ten iterations.
+    """
+    return [line['time'] for line in scalars(work_dir) if 'loss' in line and 'time' in line]
+
+
+def iterations_for(seconds: float, trial_dir: str | Path) -> int:
+    """How many iterations fit into a time, by a trial's log.
+
+    Args:
+        seconds (float): The time.
+        trial_dir (str | Path): Work directory of the trial, whose later half counts.
+
+    Returns:
+        int: At least 1.
+
+    Raises:
+        UserError: If the trial logged no time.
+    """
+    times = iteration_times(trial_dir)
+    if not times:
+        raise UserError(f'the trial in {trial_dir} logged no time: see its log for what stopped it')
+    late = times[len(times) // 2:]
+    return max(1, int(seconds / (sum(late) / len(late))))
+
+
+def train(tool: str | Path, config: str, work_dir: str | Path, seed: int, iterations: int, options: Sequence[str] = (),
+          threads: int | None = None, validate: bool = True) -> None:
+    """Train a config of ``configs/_base_/schedules/adamw_fashion-scenes.py`` in a process of its own, or go on with it.
+
+    Args:
+        tool (str | Path): ``tools/train.py``.
+        config (str): Path of the config.
+        work_dir (str | Path): Where logs and checkpoints go.
+        seed (int): Random seed.
+        iterations (int): Length of the run, and of its schedule.
+        options (Sequence[str]): More ``KEY=VALUE`` for ``--cfg-options``. Defaults to ().
+        threads (int, optional): OpenMP threads. Defaults to None, as the environment says.
+        validate (bool): Whether to evaluate at the end, and to save checkpoints on the way. Defaults to True.
+
+    Raises:
+        UserError: If the process fails.
+    """
+    warmup = max(2, min(WARMUP, iterations // 10))
+    command = [
+        sys.executable, str(tool), config, '--work-dir', str(work_dir), '--seed', str(seed), '--resume',
+        *(() if validate else ('--no-validate', )), '--cfg-options', f'train_cfg.max_iters={iterations}',
+        f'train_cfg.val_interval={iterations}', f'param_scheduler.0.end={warmup}', f'param_scheduler.1.begin={warmup}',
+        f'param_scheduler.1.end={max(iterations, warmup + 1)}',
+        # One checkpoint of a trial, at its end: writing them is not what it measures.
+        f'default_hooks.checkpoint.interval={max(1, iterations // 5) if validate else iterations}',
+        f'default_hooks.logger.interval={max(1, min(50, iterations // 4))}', *options
+    ]
+    environment = dict(os.environ, **({} if threads is None else {'OMP_NUM_THREADS': str(threads)}))
+    Path(work_dir).mkdir(parents=True, exist_ok=True)
+    with open(Path(work_dir) / 'output.txt', 'a') as output:
+        code = subprocess.run(command, env=environment, stdout=output, stderr=subprocess.STDOUT).returncode
+    if code:
+        raise UserError(f'training {config} stopped with exit code {code}: see {work_dir}/output.txt')
+
+
+def run_for(tool: str | Path, config: str, root: str | Path, seed: int, minutes: float, options: Sequence[str] = (),
+            threads: int | None = None) -> dict:
+    """Train a config for a time and return its last metrics; what is done already is not done again.
+
+    Args:
+        tool, config, seed, options, threads: See :func:`train`.
+        root (str | Path): Folder of all runs; this one gets ``<config>_seed<seed>`` in it.
+        minutes (float): Training time, evaluation not counted.
+
+    Returns:
+        dict: ``config``, ``seed``, ``minutes``, ``iterations``, the minutes ``measured`` in the log, and every metric.
+
+    Raises:
+        UserError: If the folder has a run of other settings (minutes, options, threads or the config's contents), or
+            training fails.
+    """
+    name = f'{Path(config).stem}_seed{seed}'
+    work_dir = Path(root) / name
+    result, plan = work_dir / 'result.json', work_dir / 'plan.json'
+    with _READING:
+        contents = load_config(config).dump()
+    settings = dict(minutes=minutes, options=list(options), threads=threads,
+                    config=sha256(contents.encode()).hexdigest()[:8])
+    if plan.is_file():
+        planned = json.loads(plan.read_text())
+        changed = [f'{key}={planned[key]!r}, not {value!r}' for key, value in settings.items() if planned[key] != value]
+        if changed:
+            raise UserError(f'{work_dir} has a run with {"; ".join(changed)}: remove it, or choose another root')
+    if result.is_file():
+        return json.loads(result.read_text())
+    if not plan.is_file():
+        trial = work_dir / 'trial'
+        shutil.rmtree(trial, ignore_errors=True)  # without a plan it was interrupted
+        train(tool, config, trial, seed, TRIAL, options, threads, validate=False)
+        longer = iterations_for(TRIAL_SECONDS, trial)
+        if longer > TRIAL:
+            train(tool, config, trial, seed, longer, options, threads, validate=False)
+        plan.write_text(json.dumps(dict(settings, iterations=iterations_for(60 * minutes, trial))))
+    iterations = json.loads(plan.read_text())['iterations']
+    train(tool, config, work_dir, seed, iterations, options, threads)
+    metrics = {key: value for line in scalars(work_dir) if 'time' not in line or 'loss' not in line
+               for key, value in line.items() if key not in ('step', 'time', 'data_time')}
+    times = iteration_times(work_dir)
+    content = dict(config=Path(config).stem, seed=seed, minutes=minutes, iterations=iterations,
+                   measured=iterations * sum(times) / len(times) / 60, **metrics)
+    result.write_text(json.dumps(content, indent=1))
+    return content

@@ -1,0 +1,116 @@
+"""PerViT in its deployed form: Φp frozen into buffers, BatchNorm folded into the stem."""
+from collections.abc import Mapping, Sequence
+
+import torch
+from mmengine.logging import print_log
+from torch import Tensor, nn
+
+from ..utils.errors import UserError
+from .arch import to_pair
+from .position import FrozenPosition, frozen_log_positions
+
+#: Buffer of a deployed backbone, and so a key of its state dict.
+MARKER = 'deployed'
+
+
+def is_deployed_state(backbone: nn.Module, state_dict: Mapping[str, Tensor], prefix: str = '') -> bool:
+    """Whether a state dict is that of a deployed PerViT.
+
+    It says so by its marker. Files that were made before there was a marker are recognized by frozen Φp, or by a stem
+    without BatchNorm, see :func:`lacks_stem_norm`.
+
+    Args:
+        backbone (nn.Module): The PerViT that it is for.
+        state_dict (Mapping[str, Tensor]): Of a PerViT, or of a model around one.
+        prefix (str): What stands ahead of the backbone's keys. Defaults to ''.
+
+    Returns:
+        bool: True if it is.
+    """
+    return (f'{prefix}{MARKER}' in state_dict or bool(frozen_log_positions(state_dict, prefix))
+            or lacks_stem_norm(backbone, state_dict, prefix))
+
+
+def lacks_stem_norm(backbone: nn.Module, state_dict: Mapping[str, Tensor], prefix: str = '') -> bool:
+    """Whether a state dict has the stem's convolutions and no trace of the BatchNorm that the model has there.
+
+    In files without a marker this alone tells that a PerViT without Φp (``position_cfg=None``) was deployed.
+
+    Args:
+        backbone (nn.Module): The PerViT; for one that has no BatchNorm in its stem this is False.
+        state_dict (Mapping[str, Tensor]): Of a PerViT, or of a model around one.
+        prefix (str): What stands ahead of the backbone's keys. Defaults to ''.
+
+    Returns:
+        bool: True only if that holds for every BatchNorm of the stem, and the state dict has more than the stem: one
+        with a part is incomplete. Never for a model with Φp, whose deployed form has frozen Φp.
+    """
+    if any(block.attn.position is not None for block in getattr(backbone, 'blocks', ())) or all(
+            key.startswith(f'{prefix}stem.') for key in state_dict if key.startswith(prefix)):
+        return False
+    layers = getattr(getattr(backbone, 'stem', None), 'layers', ())  # PatchifyStem has none
+    starts = [f'{prefix}stem.layers.{i}.' for i, layer in enumerate(layers)
+              if isinstance(layer.norm, nn.modules.batchnorm._BatchNorm)]
+    return bool(starts) and all(f'{start}conv.weight' in state_dict for start in starts) and not any(
+        key.startswith(f'{start}norm.') for start in starts for key in state_dict)
+
+
+def _take_frozen(backbone: nn.Module, log_positions: Mapping[int, dict[tuple[int, int], Tensor]]) -> None:
+    """Put log Φp by block and grid in place of the position modules, fold the stem, and set the marker."""
+    for index, by_grid in log_positions.items():
+        backbone.blocks[index].attn.position = FrozenPosition(by_grid)
+    backbone.position_proj = None
+    backbone.position_cache.clear()
+    backbone.stem.fuse_norm()
+    device = next(backbone.stem.parameters()).device
+    backbone.register_buffer(MARKER, torch.ones((), dtype=torch.int64, device=device))
+
+
+@torch.no_grad()
+def deploy(backbone: nn.Module, hw_shapes: Sequence[tuple[int, int]] | None = None) -> None:
+    """Freeze Φp and fold the stem of a PerViT; see ``PerViT.switch_to_deploy``.
+
+    Args:
+        backbone (nn.Module): The PerViT, changed in place; one that is deployed already stays as it is.
+        hw_shapes (Sequence[tuple[int, int]], optional): Token grids (H, W). Defaults to None, the pretraining grid.
+
+    Raises:
+        UserError: If there is no grid.
+    """
+    if hasattr(backbone, MARKER):
+        return
+    shapes = [backbone.patch_resolution] if hw_shapes is None else [to_pair('hw_shapes', s) for s in hw_shapes]
+    if not shapes:
+        raise UserError('hw_shapes must name at least one token grid (H, W), got none')
+    backbone.eval()
+    log_positions: dict[int, dict[tuple[int, int], Tensor]] = {}
+    for hw_shape in shapes:
+        for i, (grid, block) in enumerate(zip(backbone.position_grids(hw_shape), backbone.blocks)):
+            if block.attn.position is not None and grid not in log_positions.setdefault(i, {}):
+                log_positions[i][grid] = block.attn.position(grid, backbone.position_proj)
+    _take_frozen(backbone, log_positions)
+
+
+@torch.no_grad()
+def follow_checkpoint(backbone: nn.Module, state_dict: Mapping[str, Tensor], prefix: str = '') -> None:
+    """Convert a PerViT to the deployed form if the state dict is a deployed one, ahead of loading it.
+
+    Without this a deployed file would load in part, with a warning at most, and give other outputs.
+
+    Args:
+        backbone (nn.Module): The PerViT, changed in place if the state dict is a deployed one.
+        state_dict (Mapping[str, Tensor]): What is about to be loaded.
+        prefix (str): What stands ahead of the backbone's keys. Defaults to ''.
+    """
+    found = frozen_log_positions(state_dict, prefix)
+    has_position = any(block.attn.position is not None for block in backbone.blocks)
+    # A deployed state dict without Φp is none of a model with it: loading says what is missing.
+    if not is_deployed_state(backbone, state_dict, prefix) or (has_position and not found):
+        return
+    device = next(backbone.parameters()).device
+    _take_frozen(backbone, {
+        index: {grid: torch.empty_like(log_position, device=device) for grid, log_position in by_grid.items()}
+        for index, by_grid in found.items() if index < len(backbone.blocks)})
+    grids = sorted({f'{h}x{w}' for by_grid in found.values() for h, w in by_grid})
+    on = f', on the token grids {", ".join(grids)}' if grids else ''
+    print_log(f'PerViT: the checkpoint is deployed, for inference{on}: BatchNorm of the stem is folded', 'current')

@@ -1,0 +1,21 @@
+"""Position attention Φp: its contract, the paper's network, variants, the frozen form and the cache."""
+from .base import (
+    DISTANCE_SCALES,
+    BasePosition,
+    DistanceProjection,
+    LogPositions,
+    PositionInit,
+    check_position,
+    fill_,
+    make_log_positions,
+)
+from .cache import PositionCache
+from .frozen import FrozenPosition, frozen_log_positions
+from .peripheral import PerViTPeripheralPosition
+from .variants import PerViTEuclideanPosition, PerViTRelativePositionBias
+
+__all__ = [
+    'DISTANCE_SCALES', 'BasePosition', 'DistanceProjection', 'FrozenPosition', 'LogPositions',
+    'PerViTEuclideanPosition', 'PerViTPeripheralPosition', 'PerViTRelativePositionBias', 'PositionCache',
+    'PositionInit', 'check_position', 'fill_', 'frozen_log_positions', 'make_log_positions'
+]

@@ -1,0 +1,206 @@
+"""From the checkpoint of a training to a published one, in ``checkpoints/`` of a clone.
+
+A published file holds the weights and the names of the classes, and nothing of the machine that made it. Equal weights
+give equal bytes, and so equal names. Beside it come its sha256, the log of its training and, for the tests, what the
+model computes: a later version of the package must load it and compute the same.
+"""
+import datetime
+import hashlib
+import io
+import re
+import sys
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from mmengine.config import Config
+from torch import Tensor, nn
+
+from ..apis.building import build_model
+from ..apis.configs import input_shape, load_config
+from ..apis.flops import count_flops
+from ..checkpoints.files import own_tensor, read_checkpoint, to_bytes
+from ..checkpoints.published import FOLDER, SUMS, read_sums
+from ..utils.atomic_write import replacing
+from ..utils.errors import UserError
+from .metafile import metafile_entry, read_log
+
+#: Largest file that is published without being forced; setup.py leaves larger ones out of the wheel.
+MAX_BYTES = 10_000_000
+#: Where the tests find what published models compute.
+RECORDS = 'tests/data/published'
+#: (h, w) of what is recorded of models that test with images of several sizes; not square, so that a turned map shows.
+RECORDED_SIZE = (192, 256)
+
+
+class Published(NamedTuple):
+    """What :func:`publish` did.
+
+    Attributes:
+        path (Path): The checkpoint.
+        sha256 (str): Of it, in hexadecimal digits.
+        had_ema (bool): Whether the weights are averages over the training.
+        removed (list[str]): Names of files that this one replaced.
+        entry (str): Lines for the metafile.
+        has_results (bool): Whether the logs held any for these lines.
+    """
+    path: Path
+    sha256: str
+    had_ema: bool
+    removed: list[str]
+    entry: str
+    has_results: bool
+
+
+def _plain(value: Any, name: str) -> Any:
+    """Copy names and colors. Equal text becomes one object, which pickle writes once: bytes go by content alone."""
+    if isinstance(value, str):
+        return sys.intern(str(value))
+    if isinstance(value, (list, tuple)):  # each stays what it is: MMEngine draws a tuple as one color
+        return type(value)(_plain(item, name) for item in value)
+    if isinstance(value, int):
+        return value
+    raise UserError(f'meta.dataset_meta.{name} must hold text and whole numbers, got {type(value).__name__}: put the '
+                    'names of the classes there, as MMEngine does')
+
+
+def strip_checkpoint(content: Any) -> dict:
+    """Keep what inference needs: weights, versions of their modules, names and colors of the classes.
+
+    MMEngine's ``EMAHook`` swaps ahead of saving, so ``state_dict`` holds the averages where there are any, and
+    ``ema_state_dict`` what they are averages of. The latter goes, like the states of optimizer, schedulers and logger.
+
+    Args:
+        content (dict): What MMEngine's runner saved.
+
+    Returns:
+        dict: ``state_dict``, with contiguous tensors on the CPU, and ``meta``, with ``dataset_meta`` at most.
+
+    Raises:
+        UserError: If there is no state dict of dense tensors in it.
+    """
+    state = content.get('state_dict') if isinstance(content, Mapping) else None
+    if not isinstance(state, Mapping) or not state or not all(
+            isinstance(key, str) and isinstance(value, Tensor) and value.layout == torch.strided
+            for key, value in state.items()):
+        found = ', '.join(map(str, content)) if isinstance(content, Mapping) else type(content).__name__
+        raise UserError("checkpoint must be a dict whose 'state_dict' maps names to tensors, as MMEngine's runner "
+                        f'saves it; this one holds {found or "nothing"}')
+    weights = OrderedDict((sys.intern(key), own_tensor(value.cpu())) for key, value in state.items())
+    # Modules find their `_version` here when they load the file, so that a later one can rename.
+    weights._metadata = OrderedDict(
+        (sys.intern(key), {sys.intern('version'): value['version']})
+        for key, value in getattr(state, '_metadata', {}).items() if 'version' in value)
+    known = (content.get('meta') or {}).get('dataset_meta') or {}
+    meta = {sys.intern(name): _plain(known[name], name) for name in ('classes', 'palette') if known.get(name)}
+    return dict(state_dict=weights, meta=dict(dataset_meta=meta) if meta else {})
+
+
+@torch.no_grad()
+def recorded_outputs(model: nn.Module, cfg: Config) -> np.ndarray:
+    """What a published model must go on to compute, on two images made by integer arithmetic.
+
+    Args:
+        model (nn.Module): From :func:`build_model`.
+        cfg (Config): Its config.
+
+    Returns:
+        np.ndarray: Logits ``(2, num_classes)``. Of maps ``(2, 6 * sum of channels)``: the mean, the four corners and
+        the center of each. Maps are the logits of a segmentor, and of a detector each level of features, as its heads
+        choose among boxes and so jump.
+    """
+    shape = (2, *input_shape(cfg, RECORDED_SIZE))
+    steps = torch.arange(int(np.prod(shape)))
+    images = ((steps * steps * 7919 % 251) / 125. - 1.).reshape(shape)
+    outputs = model.extract_feat(images) if cfg.get('default_scope') == 'mmdet' else model(images)
+    levels = (outputs, ) if isinstance(outputs, Tensor) else tuple(outputs)
+    return torch.cat([_landmarks(x) if x.dim() > 2 else x for x in levels], 1).numpy()
+
+
+def _landmarks(x: Tensor) -> Tensor:
+    """Mean, corners and center of maps ``(B, C, H, W)``, as ``(B, 6 * C)``. A mean alone would pass for moved maps."""
+    height, width = x.shape[2:]
+    places = [(0, 0), (0, -1), (-1, 0), (-1, -1), (height // 2, width // 2)]
+    return torch.cat([x.mean((2, 3)), *(x[:, :, row, column] for row, column in places)], 1)
+
+
+def _write(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as writer:
+        writer.write(content)
+
+
+def _write_all(root: Path, name: str, files: Mapping[str, bytes], outputs: np.ndarray, replace: bool) -> list[str]:
+    """Write the files, their sums and what the first of them computes; returns what was removed for them."""
+    folder, record = root / FOLDER, root / RECORDS / f'{name}.npz'
+    earlier = re.compile(rf'{re.escape(name)}_\d{{8}}-[0-9a-f]{{8}}\.(pth|log\.json)')
+    sums = read_sums(folder)
+    removed = [file for file in sums if replace and earlier.fullmatch(file) and file not in files]
+    new = {file: hashlib.sha256(content).hexdigest() for file, content in files.items()}
+    for file in new:
+        if sums.get(file, new[file]) != new[file] and not replace:
+            raise UserError(f"'{folder / file}' is published already, with other content: give --replace, or the "
+                            'log that it was published with')
+    sums = {file: digest for file, digest in {**sums, **new}.items() if file not in removed}
+    for file, content in files.items():
+        _write(folder / file, content)
+    _write(folder / SUMS, ''.join(f'{sums[file]}  {file}\n' for file in sorted(sums)).encode())
+    records = dict(np.load(record)) if record.is_file() else {}
+    records = {file: value for file, value in records.items() if file in sums}
+    buffer = io.BytesIO()
+    np.savez(buffer, **{next(iter(files)): outputs, **records})  # what is recorded once stays
+    _write(record, buffer.getvalue())
+    for file in removed:
+        (folder / file).unlink(missing_ok=True)
+    return removed
+
+
+def publish(config: str | Path, checkpoint: str | Path, root: str | Path, logs: Sequence[str | Path] = (),
+            date: str | None = None, replace: bool = False, max_bytes: int | None = MAX_BYTES,
+            command: str | None = None) -> Published:
+    """Publish a checkpoint: check it, and write all that belongs to it.
+
+    Args:
+        config (str | Path): Its config file in ``root``, whose stem is the model's name.
+        checkpoint (str | Path): What MMEngine's runner saved.
+        root (str | Path): Top level of a clone.
+        logs (Sequence[str | Path]): For :func:`pervit_mm.publishing.metafile.read_log`. Defaults to none.
+        date (str, optional): YYYYMMDD. Defaults to None, which takes today's.
+        replace (bool): Whether earlier files of this model go. Defaults to False: once published, files stay.
+        max_bytes (int, optional): Largest size, or None for any. Defaults to :data:`MAX_BYTES`.
+        command (str, optional): What trained it. Defaults to None, tools/train.py with the config alone.
+
+    Returns:
+        Published: What there is now, and the lines for the metafile.
+
+    Raises:
+        UserError: If something doesn't fit; nothing is written then.
+    """
+    root, config = Path(root).resolve(), Path(config).resolve()
+    if root not in config.parents or not (root / 'model-index.yml').is_file() or root.name == '.mim':
+        raise UserError(f"config must be in a clone of the repository, and '{config}' is not in '{root}', or that is "
+                        'none: publish from a clone')
+    date = date or datetime.date.today().strftime('%Y%m%d')
+    if not re.fullmatch(r'\d{8}', date):
+        raise UserError(f'date must be YYYYMMDD, got {date!r}')
+    content, cfg = read_checkpoint(checkpoint), load_config(config)
+    log, measured = read_log(logs)
+    stripped = strip_checkpoint(content)
+    data = to_bytes(stripped)
+    if max_bytes is not None and len(data) > max_bytes:
+        raise UserError(f"'{checkpoint}' is {len(data):,} bytes when stripped, and {max_bytes:,} is the limit of what "
+                        'is kept in the repository and its wheel; --force-size publishes it all the same')
+    model = build_model(cfg, stripped['state_dict'])
+    count = count_flops(model, input_shape(cfg))
+    name, digest = config.stem, hashlib.sha256(data).hexdigest()
+    stem = f'{name}_{date}-{digest[:8]}'
+    file, log_file = f'{stem}.pth', f'{stem}.log.json' if logs else None
+    removed = _write_all(root, name, {file: data, **({log_file: log} if log_file else {})},
+                         recorded_outputs(model, cfg), replace)
+    relative = config.relative_to(root).as_posix()
+    entry = metafile_entry(name, relative, file, log_file, count, measured,
+                           command or f'python tools/train.py {relative}')
+    return Published(root / FOLDER / file, digest, 'ema_state_dict' in content, removed, entry, bool(measured))

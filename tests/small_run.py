@@ -1,0 +1,64 @@
+"""A small ImageNet recipe on a folder of real JPEG files, for tests that train by tools/train.py or prepare to."""
+from pathlib import Path
+
+from pervit_mm.datasets.image_folder import make_image_folder
+
+ROOT = Path(__file__).parents[1]
+
+# What the runs record, as a hook of the config's own: the raw loss of each iteration (the log has
+# running means) and each rank's parameters. KILL_AT stops a run dead ahead of an iteration.
+RECORDER = '''
+import json
+import os
+import signal
+
+import torch
+from mmengine.dist import get_rank
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.registry import HOOKS
+
+
+@HOOKS.register_module()
+class Recorder(Hook):
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        if runner.iter == int(os.environ.get('KILL_AT', -1)):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        with open(f'{runner.work_dir}/losses_{get_rank()}.jsonl', 'a') as file:
+            file.write(json.dumps([runner.iter, float(outputs['loss'])]) + '\\n')
+
+    def after_train(self, runner):
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        torch.save(dict(model.named_parameters()), f'{runner.work_dir}/parameters_{get_rank()}.pth')
+'''
+
+# The recipe as it is, on a smaller network and a smaller folder.
+SMALL = '''
+_base_ = {base!r}
+custom_imports = dict(imports=['pervit_mm', 'recorder'], allow_failed_imports=False)
+model = dict(
+    backbone=dict(
+        arch=dict(
+            _delete_=True, embed_dims=(8, 12), depths=(1, 1), num_heads=2,
+            stem_channels=(4, 4, 4)),
+        drop_path_rate=0.5),
+    head=dict(in_channels=12))
+data = dict(data_root={data!r}, classes={data!r} + '/classes.txt')
+train_dataloader = dict(batch_size=4, num_workers=1, dataset=data)
+val_dataloader = dict(batch_size=4, num_workers=1, dataset=data)
+test_dataloader = val_dataloader
+train_cfg = dict(max_epochs=2)
+custom_hooks = [dict(type='PerViTRandomStateHook'), dict(type='Recorder')]
+'''
+
+
+def write_world(root):
+    """Write data, config and recorder into a folder, and return it."""
+    make_image_folder(str(root / 'data'), num_classes=3, train_images=8, val_images=4)
+    (root / 'recorder.py').write_text(RECORDER)
+    (root / 'small.py').write_text(
+        SMALL.format(base=str(ROOT / 'configs' / 'pervit_tiny.py'), data=str(root / 'data')))
+    return root

@@ -1,0 +1,115 @@
+"""Runs of equal time, with a stand-in for tools/train.py that logs as MMEngine does."""
+import json
+
+import pytest
+
+from pervit_mm.benchmarks import equal_time
+from pervit_mm.utils.errors import UserError
+
+TOOL = '''
+import json, os, sys
+from pathlib import Path
+args = sys.argv[1:]
+work_dir = Path(args[args.index('--work-dir') + 1])
+options = dict(arg.split('=') for arg in args[args.index('--cfg-options') + 1:])
+calls = work_dir.parent.parent / 'calls.jsonl'
+with open(calls, 'a') as file:
+    file.write(json.dumps([args[0], args[args.index('--seed') + 1], '--no-validate' in args, '--resume' in args,
+                           os.environ.get('OMP_NUM_THREADS'), options]) + '\\n')
+if Path(work_dir.parent.parent / 'fail').exists() and '--no-validate' not in args:
+    sys.exit(3)
+log = work_dir / '20260101_000000' / 'vis_data' / 'scalars.json'
+log.parent.mkdir(parents=True, exist_ok=True)
+lines = [dict(lr=0.1, loss=2., time=t, data_time=0.1, iter=i, step=i) for i, t in enumerate((9., 9., 0.5, 0.3))]
+if '--no-validate' not in args:
+    lines.append({'coco/bbox_mAP': 0.25, 'mIoU': 50., 'data_time': 0.1, 'time': 0.2, 'step': 4})
+log.write_text('\\n'.join(map(json.dumps, lines)))
+'''
+
+
+@pytest.fixture
+def tool(tmp_path):
+    path = tmp_path / 'train.py'
+    path.write_text(TOOL)
+    return path
+
+
+@pytest.fixture
+def config(tmp_path):
+    path = tmp_path / 'a_b.py'
+    path.write_text('width = 1')
+    return path
+
+
+def calls(tmp_path):
+    """The trials' and the run's: each writes two folders up from where it works."""
+    return [json.loads(line) for path in (tmp_path / 'runs' / 'calls.jsonl', tmp_path / 'calls.jsonl')
+            for line in path.read_text().splitlines()]
+
+
+def test_a_run_is_planned_by_a_trial_and_never_repeated(tmp_path, tool, config):
+    root = tmp_path / 'runs'
+    for _ in range(2):
+        result = equal_time.run_for(tool, str(config), root, 1, 2., ['x.y=z'], threads=1)
+        # The later half of the trial took 0.4 s for each iteration.
+        # The run's log has 18.8 s in four lines, evaluation left out: 4.7 s on average, 300 times.
+        assert result == {'config': 'a_b', 'seed': 1, 'minutes': 2., 'iterations': 300,
+                          'measured': pytest.approx(23.5), 'coco/bbox_mAP': 0.25, 'mIoU': 50.}
+    first, longer, run = calls(tmp_path)
+    assert first[:5] == longer[:5] == [str(config), '1', True, True, '1']
+    for trial, iterations in ((first, '24'), (longer, '150')):  # a minute of 0.4 s each
+        assert trial[5]['train_cfg.max_iters'] == trial[5]['default_hooks.checkpoint.interval'] == iterations
+    assert run[:5] == [str(config), '1', False, True, '1']
+    # A tenth of the run, less than the schedule's own 100, is warm-up.
+    assert run[5] == {'train_cfg.max_iters': '300', 'train_cfg.val_interval': '300', 'param_scheduler.0.end': '30',
+                      'param_scheduler.1.begin': '30', 'param_scheduler.1.end': '300',
+                      'default_hooks.checkpoint.interval': '60', 'default_hooks.logger.interval': '50', 'x.y': 'z'}
+    assert json.loads((root / 'a_b_seed1' / 'result.json').read_text())['iterations'] == 300
+
+
+def test_a_failed_run_goes_on_by_its_old_plan(tmp_path, tool, config):
+    root = tmp_path / 'runs'
+    (tmp_path / 'fail').touch()
+    with pytest.raises(UserError, match=r'training .*a_b.py stopped with exit code 3: see .*output.txt'):
+        equal_time.run_for(tool, str(config), root, 0, 1.)
+    (tmp_path / 'fail').unlink()
+    plan = root / 'a_b_seed0' / 'plan.json'
+    plan.write_text(json.dumps(dict(json.loads(plan.read_text()), iterations=77)))
+    assert equal_time.run_for(tool, str(config), root, 0, 1.)['iterations'] == 77
+    assert len((root / 'calls.jsonl').read_text().splitlines()) == 2  # no trial again
+
+
+def test_an_interrupted_trial_is_done_again(tmp_path, tool, config):
+    """The first lines of a log are slow ones: by them alone there would be 13 iterations."""
+    log = tmp_path / 'runs' / 'a_b_seed0' / 'trial' / '20250101_000000' / 'vis_data' / 'scalars.json'
+    log.parent.mkdir(parents=True)
+    log.write_text(json.dumps(dict(loss=2., time=9., step=6)))
+    assert equal_time.run_for(tool, str(config), tmp_path / 'runs', 0, 2.)['iterations'] == 300
+    assert not log.exists()
+
+
+def test_a_run_too_slow_for_a_warm_up(tmp_path, tool, config):
+    """MMEngine wants each schedule to end behind its beginning."""
+    equal_time.train(tool, str(config), tmp_path / 'runs' / 'a' / 'b', 0, 1)
+    options = json.loads((tmp_path / 'runs' / 'calls.jsonl').read_text())[5]
+    assert options['train_cfg.max_iters'] == '1' and options['default_hooks.checkpoint.interval'] == '1'
+    assert int(options['param_scheduler.1.begin']) < int(options['param_scheduler.1.end'])
+
+
+def test_other_settings_are_another_run(tmp_path, tool, config):
+    def run(minutes=1., options=('x.y=z', ), threads=1):
+        return equal_time.run_for(tool, str(config), tmp_path / 'runs', 0, minutes, options, threads)
+
+    run()
+    with pytest.raises(ValueError, match=r'a_b_seed0 has a run with minutes=1.0, not 2.0: remove it'):
+        run(minutes=2.)
+    with pytest.raises(ValueError, match=r"options=\['x.y=z'\], not \[\]; threads=1, not 2: remove it"):
+        run(options=(), threads=2)
+    config.write_text('width = 2')
+    with pytest.raises(ValueError, match='a run with config='):
+        run()
+
+
+def test_a_trial_without_times(tmp_path):
+    with pytest.raises(ValueError, match='logged no time'):
+        equal_time.iterations_for(60., tmp_path)

@@ -1,0 +1,82 @@
+"""Checkpoint files of any kind: what is read by which name, and what is written."""
+import argparse
+
+import pytest
+import torch
+
+from pervit_mm.checkpoints import published
+from pervit_mm.checkpoints.files import own_tensor, read_checkpoint, read_classifier, to_bytes, write_checkpoint
+
+STATE = {'backbone.weight': torch.arange(3.)}
+
+
+def test_published_files_by_name(tmp_path, monkeypatch):
+    """Only if their sha256 is right; a file of that name in the current folder is none."""
+    (tmp_path / 'checkpoints').mkdir()
+    monkeypatch.setattr(published, 'package_root', lambda: tmp_path)
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / 'checkpoints' / 'a.pth'
+    digest = write_checkpoint(dict(state_dict=STATE), path)
+    whole = path.read_bytes()
+    torch.save(dict(state_dict={}), 'a.pth')
+    sums = tmp_path / 'checkpoints' / 'SHA256SUMS'
+    sums.write_text(f'{published.hashlib.sha256(whole).hexdigest()}  a.pth\n')
+    assert digest == sums.read_text()[:8]
+    assert torch.equal(read_classifier('pervit_mm://a.pth')['backbone.weight'], torch.tensor([0., 1., 2.]))
+    path.write_bytes(whole + b'0')
+    with pytest.raises(ValueError, match="a.pth' is not what was published and was not loaded: its sha256 is"):
+        read_checkpoint('pervit_mm://a.pth')
+    with pytest.raises(ValueError, match='pervit_mm://b.pth is none of the checkpoints that come with pervit_mm'):
+        read_checkpoint('pervit_mm://b.pth')
+
+
+def test_bytes_go_by_content_alone():
+    """Of a view torch.save writes all that it looks at."""
+    store = torch.zeros(100, 100)
+    one, other = (to_bytes(dict(a=own_tensor(x))) for x in (store[:, :3], torch.zeros(100, 3)))
+    assert one == other and len(one) < len(to_bytes(dict(a=store[:, :3]))) / 5
+    assert own_tensor(torch.nn.Parameter(store)).requires_grad is False
+
+
+def test_a_namespace_is_not_made(tmp_path, monkeypatch):
+    """What stands for it takes any state, and keeps none."""
+    seen = []
+    load = torch.load
+    monkeypatch.setattr(torch, 'load', lambda *args, **kwargs: seen.append(load(*args, **kwargs)) or seen[-1])
+    args = argparse.Namespace(lr=4)
+    vars(args).update(__class__=1, __setstate__=2)
+    torch.save(dict(model=STATE, args=args), tmp_path / 'a.pth')
+    read_checkpoint(tmp_path / 'a.pth')
+    stand_in = seen[-1]['args']
+    assert not isinstance(stand_in, argparse.Namespace) and not hasattr(stand_in, 'lr')
+    assert not hasattr(stand_in, '__dict__') and type(stand_in).__name__ == 'Namespace'
+
+
+def test_unreadable_files(tmp_path):
+    with pytest.raises(ValueError, match="path: 'nowhere.pth' is not a file"):
+        read_checkpoint('nowhere.pth')
+    with pytest.raises(ValueError, match='is not a file'):
+        read_checkpoint(tmp_path)
+    path = tmp_path / 'a.pth'
+    torch.save(STATE, path)
+    whole = path.read_bytes()
+    for data in (b'', b'<html>not found</html>', whole[:len(whole) // 2], bytes(1000)):
+        path.write_bytes(data)
+        with pytest.raises(ValueError, match="a.pth' cannot be read as a PyTorch checkpoint .* check that it is"):
+            read_checkpoint(path)
+
+
+def test_writing_is_all_or_nothing(tmp_path):
+    path = tmp_path / 'out.pth'
+    digest = write_checkpoint(dict(model=1), path)
+    assert len(digest) == 8 and torch.load(path, weights_only=True) == dict(model=1)
+    with pytest.raises(ValueError, match='exists already; give another path, or --force'):
+        write_checkpoint(dict(model=2), path)
+    with pytest.raises(AttributeError, match='pickle|local'):
+        write_checkpoint(dict(model=lambda: 0), path, force=True)
+    assert torch.load(path, weights_only=True) == dict(model=1) and list(tmp_path.iterdir()) == [path]
+    assert write_checkpoint(dict(model=2), str(path), force=True) != digest
+    assert torch.load(path, weights_only=True) == dict(model=2) and list(tmp_path.iterdir()) == [path]
+    for wrong in (tmp_path, tmp_path / 'missing' / 'out.pth'):
+        with pytest.raises(ValueError, match='cannot be written; give the path of a file in a folder that exists'):
+            write_checkpoint(dict(model=1), wrong, force=True)

@@ -1,0 +1,136 @@
+"""From a config to a runner: options, paths, data."""
+import re
+
+import pytest
+from small_run import ROOT, write_world
+
+from pervit_mm.apis.configs import load_config
+from pervit_mm.engine import launch, machine
+from pervit_mm.utils.errors import UserError
+
+pytest.importorskip('mmpretrain')
+
+
+@pytest.fixture(scope='module')
+def world(tmp_path_factory):
+    """A folder with data and a config."""
+    return write_world(tmp_path_factory.mktemp('world'))
+
+
+@pytest.fixture
+def small(world, monkeypatch):
+    """The config of the folder, in this process."""
+    monkeypatch.syspath_prepend(str(world))
+    return load_config(str(world / 'small.py'))
+
+
+def prepare(cfg, **options):
+    return launch.prepare_config(cfg, 'configs/small.py', **options)
+
+
+def test_options(small, tmp_path, monkeypatch):
+    monkeypatch.setattr(machine, 'has_accelerator', lambda: True)
+    checkpoint = tmp_path / 'a.pth'
+    checkpoint.touch()
+    assert prepare(small, seed=7, resume=str(checkpoint), validate=False, auto_scale_lr=True,
+                   work_dir=str(tmp_path)) == []
+    assert small.randomness.seed == 7 and small.randomness.diff_rank_seed is True
+    assert small.resume is True and small.load_from == str(checkpoint)
+    assert small.val_cfg is small.val_dataloader is small.val_evaluator is None
+    assert small.auto_scale_lr == dict(base_batch_size=1024, enable=True)
+    assert small.work_dir == str(tmp_path)
+    assert small.optim_wrapper.type == 'AmpOptimWrapper', 'where there is a GPU it stays'
+    assert small.get('model_wrapper_cfg') is None
+
+
+def test_resume_with_nothing_to_resume_starts_from_load_from(small, tmp_path, monkeypatch):
+    """MMEngine would drop load_from and train from random weights."""
+    monkeypatch.setattr(machine, 'has_accelerator', lambda: True)
+    small.load_from = str(tmp_path / 'pretrained.pth')
+    (tmp_path / 'pretrained.pth').touch()
+    notes = prepare(small, resume='auto', work_dir=str(tmp_path / 'run'))
+    assert small.resume is False and small.load_from == str(tmp_path / 'pretrained.pth')
+    assert len(notes) == 1 and 'no checkpoint in' in notes[0] and 'pretrained.pth' in notes[0]
+    (tmp_path / 'run').mkdir()
+    (tmp_path / 'run' / 'last_checkpoint').write_text(str(tmp_path / 'run' / 'epoch_1.pth'))
+    (tmp_path / 'run' / 'epoch_1.pth').touch()
+    assert prepare(small, resume='auto', work_dir=str(tmp_path / 'run')) == []
+    assert small.resume is True and small.load_from is None
+
+
+def test_amp_on_a_gpu(small, monkeypatch):
+    monkeypatch.setattr(machine, 'has_accelerator', lambda: True)
+    small.optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=1.))
+    prepare(small, amp=True)
+    assert small.optim_wrapper.type == 'AmpOptimWrapper'
+    assert small.optim_wrapper.loss_scale == 'dynamic'
+    small.optim_wrapper.type = 'DeepSpeedOptimWrapper'
+    with pytest.raises(UserError, match='DeepSpeedOptimWrapper'):
+        prepare(small, amp=True)
+
+
+def test_wrong_paths_are_one_sentence(small, tmp_path):
+    with pytest.raises(UserError, match='--resume.*nowhere.pth'):
+        prepare(small, resume='nowhere.pth')
+    small.load_from = None
+    small.model.backbone.init_cfg = [dict(type='Pretrained', checkpoint='nowhere.pth')]
+    with pytest.raises(UserError, match='model.backbone.init_cfg.0.checkpoint.*nowhere'):
+        prepare(small)
+    del small.model.backbone['init_cfg']
+    small.val_dataloader.dataset.data_root = 'nowhere'
+    with pytest.raises(UserError, match='val_dataloader.dataset .*nowhere/val'):
+        prepare(small)
+    prepare(small, validate=False)
+    (tmp_path / 'file').touch()
+    with pytest.raises(UserError, match='--work-dir'):
+        prepare(small, work_dir=str(tmp_path / 'file'))
+    small.work_dir = str(tmp_path)
+    small.pop('auto_scale_lr')
+    with pytest.raises(UserError, match='--auto-scale-lr'):
+        prepare(small, auto_scale_lr=True)
+    small.train_cfg = None
+    with pytest.raises(UserError, match='no train_cfg'):
+        prepare(small)
+    with pytest.raises(UserError, match='checkpoint.*nowhere.pth'):
+        launch.prepare_test_config(small, 'configs/small.py', 'nowhere.pth')
+
+
+def test_names_of_published_checkpoints_are_looked_up(small, monkeypatch):
+    """Wherever a checkpoint is named; the message lists those that are there."""
+    monkeypatch.setattr(machine, 'has_accelerator', lambda: True)
+    names = [f'pervit_mm://{path.name}' for path in sorted((ROOT / 'checkpoints').glob('*.pth'))]
+    wrong = 'pervit_mm://nope.pth'
+    beginning, there = f"'{wrong}' is none of the checkpoints", re.escape(f'which are {", ".join(names)}; for a file')
+    for name in names:
+        launch.prepare_test_config(small, 'configs/small.py', name)
+    with pytest.raises(UserError, match=f'^checkpoint: {beginning} .*{there}'):
+        launch.prepare_test_config(small, 'configs/small.py', wrong)
+    small.load_from, small.resume = wrong, False
+    with pytest.raises(UserError, match=f'^load_from: {beginning}'):
+        prepare(small)
+    small.load_from = names[0]
+    small.model.backbone.init_cfg = dict(type='Pretrained', checkpoint=wrong)
+    with pytest.raises(UserError, match=f'^model.backbone.init_cfg.checkpoint: {beginning}'):
+        prepare(small)
+    with pytest.raises(UserError, match=f'^--resume: {beginning}'):
+        prepare(small, resume=wrong)
+
+
+@pytest.mark.parametrize('dataset, fails', [
+    (dict(type='FashionMNIST', data_root='nowhere'), False),
+    (dict(type='FashionMNIST', data_root='nowhere', download=False), True),
+    (dict(type='CocoDataset', data_root='s3://bucket', ann_file='a.json'), False),
+    (dict(type='CocoDataset', data_root='nowhere', backend_args=dict(backend='petrel')), False),
+    (dict(type='VOC', data_root='.', split='trainval'), False),
+    (dict(type='ImageNet', data_root='nowhere', split='val'), True),
+    (dict(type='RepeatDataset', times=2, dataset=dict(type='A', data_root='nowhere')), True),
+    (dict(type='CocoDataset', ann_file='nowhere.json', data_prefix=dict(img='')), True),
+    (dict(type='Made', size=3), False),
+])
+def test_check_data(dataset, fails):
+    cfg = dict(train_dataloader=dict(dataset=dataset))
+    if fails:
+        with pytest.raises(UserError, match='nowhere'):
+            launch.check_data(cfg, 'train_dataloader')
+    else:
+        launch.check_data(cfg, 'train_dataloader')

@@ -1,0 +1,64 @@
+"""One config on machines with and without a GPU."""
+import pytest
+from small_run import write_world
+
+from pervit_mm.apis.configs import load_config
+from pervit_mm.engine import launch, machine
+from pervit_mm.utils.errors import UserError
+
+pytest.importorskip('mmpretrain')
+
+
+@pytest.fixture(scope='module')
+def world(tmp_path_factory):
+    """A folder with data and a config."""
+    return write_world(tmp_path_factory.mktemp('world'))
+
+
+@pytest.fixture
+def small(world, monkeypatch):
+    """The config of the folder, in this process."""
+    monkeypatch.syspath_prepend(str(world))
+    return load_config(str(world / 'small.py'))
+
+
+def prepare(cfg, **options):
+    return launch.prepare_config(cfg, 'configs/small.py', **options)
+
+
+def test_without_a_gpu(small, monkeypatch):
+    monkeypatch.setattr(machine, 'has_accelerator', lambda: False)
+    notes = prepare(small, launcher='pytorch')
+    assert len(notes) == 2
+    assert small.optim_wrapper.type == 'OptimWrapper'
+    assert not {'loss_scale', 'dtype'} & set(small.optim_wrapper)
+    assert small.model_wrapper_cfg.device_ids is None
+    assert small.train_dataloader.pin_memory is False
+    for key in ('RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT'):
+        monkeypatch.delenv(key, raising=False)
+    with pytest.raises(UserError, match='RANK.*torchrun'):
+        launch.build_runner(small)
+    small.launcher = 'slurm'
+    with pytest.raises(UserError, match='slurm needs a GPU'):
+        launch.build_runner(small)
+
+
+@pytest.mark.parametrize('launcher, kinds', [('pytorch', ['BN', 'BN', 'LN']), ('none', ['SyncBN', 'SyncBN', 'LN'])])
+def test_sync_bn_without_a_gpu(small, monkeypatch, launcher, kinds):
+    """torch's takes no CPU tensors; in a single process MMEngine turns it into BN by itself."""
+    monkeypatch.setattr(machine, 'has_accelerator', lambda: False)
+    parts = [dict(norm_cfg=dict(type='SyncBN', requires_grad=True)), dict(norm_cfg=dict(type='LN'))]
+    small.model = dict(type='A', backbone=dict(norm_cfg=dict(type='SyncBN')), heads=parts)
+    notes = prepare(small, launcher=launcher)
+    assert [part.norm_cfg.type for part in (small.model.backbone, *small.model.heads)] == kinds
+    assert any('SyncBN' in note for note in notes) is (launcher == 'pytorch')
+    assert small.model.heads[0].norm_cfg.requires_grad is True
+
+
+def test_sync_bn_without_a_gpu_in_testing(small, monkeypatch, tmp_path):
+    monkeypatch.setattr(machine, 'has_accelerator', lambda: False)
+    small.model = dict(type='A', backbone=dict(norm_cfg=dict(type='SyncBN')))
+    (tmp_path / 'a.pth').touch()
+    notes = launch.prepare_test_config(small, 'configs/small.py', str(tmp_path / 'a.pth'), launcher='pytorch')
+    assert small.model.backbone.norm_cfg.type == 'BN'
+    assert not any('SyncBN' in note for note in notes), 'statistics are those of training'

@@ -1,0 +1,122 @@
+"""Deployed checkpoints load into a model built from the same config, and nowhere else by accident."""
+import copy
+
+import pytest
+import torch
+from conftest import TINY_ARCH, randomize
+from mmengine.runner.checkpoint import load_state_dict
+from torch import nn
+
+from pervit_mm.apis.building import load_strictly
+from pervit_mm.models import PerViT
+from pervit_mm.models.deployment import is_deployed_state
+
+
+class Classifier(nn.Module):
+    """Something around a backbone."""
+
+    def __init__(self, **kwargs):
+        super().__init__()
+        self.backbone = PerViT(TINY_ARCH, img_size=28, **kwargs)
+
+
+def outputs(model, side=28):
+    with torch.no_grad():
+        return model.eval().backbone(torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(3)))[0]
+
+
+@pytest.mark.parametrize('load', [
+    lambda m, s: m.load_state_dict(s, strict=True), load_state_dict, lambda m, s: load_strictly(m, s, 'file')])
+@pytest.mark.parametrize('kwargs, grids', [
+    (dict(), None), (dict(position_cfg=None), None),
+    (dict(window_size=4, global_attn_indexes=(1, )), [(7, 7), (10, 10)])])
+def test_a_deployed_state_dict_loads_by_torch_and_by_mmengine(load, kwargs, grids):
+    source = randomize(Classifier(**kwargs)).eval()
+    deployed, expected = copy.deepcopy(source), outputs(source)
+    deployed.backbone.switch_to_deploy(grids)
+    assert not any('.norm.' in key for key in deployed.state_dict()), 'of the stem'
+    other = Classifier(**kwargs)
+    load(other, deployed.state_dict())
+    torch.testing.assert_close(outputs(other), outputs(deployed), atol=0, rtol=0)
+    torch.testing.assert_close(outputs(other), expected, atol=1e-5, rtol=1e-4)
+    if grids:
+        torch.testing.assert_close(outputs(other, 40), outputs(source, 40), atol=1e-5, rtol=1e-4)
+    if 'position_cfg' in kwargs:  # without Φp any grid will do
+        torch.testing.assert_close(outputs(other, 48), outputs(source, 48), atol=1e-5, rtol=1e-4)
+        return
+    with pytest.raises(ValueError, match='was deployed for the token grids'):
+        outputs(other, 48)
+
+
+@pytest.mark.parametrize('kwargs', [
+    dict(), dict(position_cfg=None), dict(position_cfg=None, stem_cfg=dict(norm_cfg=dict(type='GN', num_groups=2)))])
+def test_a_trained_state_dict_leaves_the_form_alone(kwargs):
+    model, source = Classifier(**kwargs), randomize(Classifier(**kwargs))
+    layers = list(model.modules())
+    model.load_state_dict(source.state_dict())
+    assert list(model.modules()) == layers
+    torch.testing.assert_close(outputs(model), outputs(source), atol=0, rtol=0)
+
+
+@pytest.mark.parametrize('prefix, norm_cfg', [
+    ('stem.layers.0.conv.', dict(type='BN')), ('stem.layers.1.', dict(type='BN')), ('stem.', dict(type='BN')),
+    ('', dict(type='GN', num_groups=2))])
+def test_a_part_of_a_state_dict_is_not_taken_for_a_deployed_one(prefix, norm_cfg):
+    """Some of the stem's convolutions, or all and nothing else; or all but norms that are never folded."""
+    model = PerViT({**TINY_ARCH, 'stem_channels': (4, 8)}, img_size=28, position_cfg=None,
+                   stem_cfg=dict(norm_cfg=norm_cfg))
+    part = {key: value for key, value in model.state_dict().items() if key.startswith(prefix) and 'norm' not in key}
+    missing, _ = model.load_state_dict(part, strict=False)
+    assert part and {f'stem.layers.{i}.norm.weight' for i in (0, 1)} <= set(missing)
+
+
+def test_a_deployed_state_dict_without_positions_is_none_of_a_model_with_them():
+    deployed = Classifier(position_cfg=None)
+    deployed.backbone.switch_to_deploy()
+    model = Classifier()
+    with pytest.raises(RuntimeError, match='Missing .*backbone.stem.layers.0.norm.weight.*backbone.position_proj'):
+        model.load_state_dict(deployed.state_dict())
+    assert any('norm' in key for key in model.backbone.stem.state_dict()), 'as it was'
+
+
+@pytest.mark.parametrize('kwargs, reason', [
+    (dict(), 'its Φp is frozen'), (dict(position_cfg=None), 'BatchNorm is folded into the convolutions of its stem')])
+def test_no_training_from_a_deployed_checkpoint(tmp_path, kwargs, reason):
+    model = randomize(Classifier(**kwargs))
+    model.backbone.switch_to_deploy()
+    path = str(tmp_path / 'deployed.pth')
+    torch.save(dict(state_dict=model.state_dict()), path)
+    rule = dict(type='Pretrained', checkpoint=path, prefix='backbone.')
+    fresh = PerViT(TINY_ARCH, img_size=28, init_cfg=rule, **kwargs)
+    with pytest.raises(ValueError, match=f'deployed.pth is deployed, for inference alone: {reason} and would'):
+        fresh.init_weights()
+
+
+@pytest.mark.parametrize('kwargs', [
+    dict(), dict(position_cfg=None), dict(stem_cfg=dict(type='patchify'), position_cfg=None)])
+def test_a_deployed_state_dict_says_so(kwargs):
+    """By a marker; even where neither Φp nor BatchNorm could tell."""
+    model, trained = Classifier(**kwargs), Classifier(**kwargs)
+    assert 'backbone.deployed' not in model.state_dict()
+    model.backbone.switch_to_deploy()
+    assert model.state_dict()['backbone.deployed'] == 1
+    assert is_deployed_state(trained.backbone, model.state_dict(), 'backbone.')
+    assert not is_deployed_state(trained.backbone, trained.state_dict(), 'backbone.')
+    other = Classifier(**kwargs)
+    other.load_state_dict(model.state_dict(), strict=True)
+    assert other.state_dict().keys() == model.state_dict().keys()
+
+
+@pytest.mark.parametrize('load', [lambda m, s: m.load_state_dict(s, strict=True), load_state_dict])
+@pytest.mark.parametrize('already', [False, True])
+@pytest.mark.parametrize('kwargs', [dict(), dict(position_cfg=None)])
+def test_files_from_before_the_marker_load(kwargs, already, load):
+    source = randomize(Classifier(**kwargs)).eval()
+    source.backbone.switch_to_deploy()
+    state = {key: value for key, value in source.state_dict().items() if key != 'backbone.deployed'}
+    model = Classifier(**kwargs)
+    if already:
+        model.backbone.switch_to_deploy()
+    load(model, state)
+    torch.testing.assert_close(outputs(model), outputs(source), atol=0, rtol=0)
+    assert 'backbone.deployed' in model.state_dict(), 'saved again it has one'
