@@ -12,7 +12,7 @@ from setuptools.command.build_py import build_py
 ROOT = Path(__file__).resolve().parent
 #: What is copied, below the top level; a clone may lack some.
 CARRIED = ('README.md', 'model-index.yml', 'configs', 'tools', 'checkpoints', 'demo')
-#: Larger checkpoints stay out, as pervit_mm/publishing.py has it: a package index has its limits.
+#: Larger checkpoints stay out, as pervit_mm/publishing/publish.py has it: a package index has its limits.
 MAX_BYTES = 10_000_000
 
 

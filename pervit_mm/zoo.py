@@ -3,8 +3,8 @@
 ``mmpretrain.list_models('pervit*')``, ``get_model``, ``inference_model`` and the inferencers then take the names of the
 classifiers. Without MMPretrain the import does nothing, and only :func:`register_models` complains.
 
-Of the metafiles that ``model-index.yml`` imports those are registered whose results are all of image classification.
-Detectors and segmentors aren't: MMPretrain could list them, and not build one.
+A metafile that ``model-index.yml`` imports is registered if all its results are of image classification. Detectors and
+segmentors are left out: MMPretrain could list them, but not build one.
 """
 from importlib.util import find_spec
 
@@ -18,7 +18,7 @@ TASK = 'Image Classification'
 
 
 def register_models() -> list[str]:
-    """Register the classifiers with MMPretrain's ``ModelHub``; more calls change nothing.
+    """Register the classifiers with MMPretrain's ``ModelHub``. Further calls change nothing.
 
     Returns:
         list[str]: Their names, as ``mmpretrain.list_models`` has them.
@@ -30,10 +30,10 @@ def register_models() -> list[str]:
     if find_spec('mmpretrain') is None:
         raise ImportError("models are registered with MMPretrain's hub, and mmpretrain isn't installed: pip install "
                           'mmpretrain (or onedl-mmpretrain)', name='mmpretrain')
-    from mmpretrain import ModelHub  # here, as `pervit_mm` works without it, and its import takes seconds
+    from mmpretrain import ModelHub  # imported here: pervit_mm works without it, and the import takes seconds
     metafiles = {path: models for path, models in read_index().items()
                  if {result['Task'] for model in models for result in model.get('Results', ())} == {TASK}}
-    names = [model['Name'].lower() for models in metafiles.values() for model in models]  # as the hub looks them up
+    names = [model['Name'].lower() for models in metafiles.values() for model in models]  # the hub looks up lower case
     taken = [name for name in names if ModelHub.has(name)]
     if taken and taken != names:
         raise UserError(f"{', '.join(taken)} {'is' if len(taken) == 1 else 'are'} in MMPretrain's hub already, from "

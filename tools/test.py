@@ -48,13 +48,13 @@ def main(argv=None) -> None:
         notes = launch.prepare_test_config(
             cfg, args.config, args.checkpoint, launcher=args.launcher, work_dir=args.work_dir)
         runner = launch.build_runner(cfg)
+        for note in notes:
+            runner.logger.warning(note)
+        if args.out:
+            runner.test_evaluator.metrics.append(DumpResults(out_file_path=args.out))
+        metrics = runner.test()
     except UserError as error:
         sys.exit(f'tools/test.py: {error}')
-    for note in notes:
-        runner.logger.warning(note)
-    if args.out:
-        runner.test_evaluator.metrics.append(DumpResults(out_file_path=args.out))
-    metrics = runner.test()
     if is_main_process():
         for key, value in metrics.items():
             print(f'{launch.describe_metric(key)}: {value:.4g}')

@@ -56,11 +56,11 @@ def main(argv=None) -> None:
             amp=args.amp, validate=not args.no_validate, auto_scale_lr=args.auto_scale_lr,
             seed=args.seed)
         runner = launch.build_runner(cfg)
+        for note in notes:
+            runner.logger.warning(note)
+        runner.train()
     except UserError as error:
         sys.exit(f'tools/train.py: {error}')
-    for note in notes:
-        runner.logger.warning(note)
-    runner.train()
     launch.print_result(runner)
 
 

@@ -6,13 +6,18 @@ default_hooks = dict(
     timer=dict(type='IterTimerHook'),
     logger=dict(type='LoggerHook', interval=100),
     param_scheduler=dict(type='ParamSchedulerHook'),
-    checkpoint=dict(type='CheckpointHook', interval=1, max_keep_ckpts=3),
+    checkpoint=dict(type='PerViTCheckpointHook', interval=1, max_keep_ckpts=3),
     sampler_seed=dict(type='DistSamplerSeedHook'),
     visualization=dict(type='VisualizationHook', enable=False))
 
-# MMEngine saves no random state: without the first a resumed run leaves the path of an undisturbed one. The second
-# averages BatchNorm's statistics over GPUs: without it those of the first alone are saved.
-custom_hooks = [dict(type='PerViTRandomStateHook'), dict(type='PerViTSyncBuffersHook')]
+# A runner that resumes from whole files and takes no weights of another model.
+runner_type = 'PerViTRunner'
+# The first saves the random state, so that a resumed run repeats the undisturbed one. The second averages BatchNorm's
+# statistics over GPUs; without it those of one GPU are saved. The third stops a run that computes NaN.
+custom_hooks = [
+    dict(type='PerViTRandomStateHook'),
+    dict(type='PerViTSyncBuffersHook'),
+    dict(type='PerViTNonFiniteHook')]
 
 env_cfg = dict(
     cudnn_benchmark=False,

@@ -3,10 +3,14 @@ _base_ = 'mmseg::_base_/default_runtime.py'
 
 custom_imports = dict(imports=['pervit_mm'], allow_failed_imports=False)
 # BatchNorm trains here, in as many processes as there are.
-custom_hooks = [dict(type='PerViTRandomStateHook'), dict(type='PerViTSyncBuffersHook')]
+custom_hooks = [
+    dict(type='PerViTRandomStateHook'),
+    dict(type='PerViTSyncBuffersHook'),
+    dict(type='PerViTNonFiniteHook')]
+runner_type = 'PerViTRunner'
 
 default_hooks = dict(
     logger=dict(type='LoggerHook', interval=50, log_metric_by_epoch=False),
-    checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=500, max_keep_ckpts=1))
+    checkpoint=dict(type='PerViTCheckpointHook', by_epoch=False, interval=500, max_keep_ckpts=1))
 log_processor = dict(by_epoch=False)
 randomness = dict(seed=0, diff_rank_seed=True)

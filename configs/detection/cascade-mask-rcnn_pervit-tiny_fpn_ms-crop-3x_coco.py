@@ -2,5 +2,5 @@
 _base_ = [
     '../_base_/models/cascade-mask-rcnn_pervit.py',
     '../_base_/schedules/adamw_coco-instance_ms-crop-3x.py',
-    'mmdet::_base_/default_runtime.py',
+    '../_base_/runtime_mmdet.py',
 ]

@@ -3,5 +3,5 @@ _base_ = [
     '../_base_/models/retinanet_pervit.py',
     'mmdet::_base_/datasets/coco_detection.py',
     '../_base_/schedules/adamw_coco_1x.py',
-    'mmdet::_base_/default_runtime.py',
+    '../_base_/runtime_mmdet.py',
 ]

@@ -9,12 +9,12 @@ from ..utils.errors import UserError
 
 
 def nonlocality(attention: Tensor, hw_shape: tuple[int, int], step: float) -> Tensor:
-    """Mean over queries and keys of distance times attention, the paper's measure: the larger, the more global.
+    """Mean over queries and keys of distance times attention: the paper's measure, larger for more global attention.
 
     Args:
         attention (Tensor): ``(..., N, N)``, rows queries.
         hw_shape (tuple[int, int]): Grid (H, W) in tokens, N = H * W.
-        step (float): Distance between neighboring tokens, see :func:`pervit_mm.ops.grid_step`; 1 gives tokens.
+        step (float): Distance between neighboring tokens, see :func:`pervit_mm.ops.grid_step`. 1 measures in tokens.
 
     Returns:
         Tensor: ``(...)``, one value for each map.
@@ -25,7 +25,7 @@ def nonlocality(attention: Tensor, hw_shape: tuple[int, int], step: float) -> Te
 
 @torch.no_grad()
 def position_nonlocality(backbone: PerViT) -> list[Tensor]:
-    """Nonlocality of Φp on each block's pretraining grid (or window).
+    """Nonlocality of each block's Φp, on the pretraining grid or the block's window.
 
     Args:
         backbone (PerViT): With a ``position_cfg``.

@@ -1,4 +1,4 @@
-"""Pictures of learned position-based attention."""
+"""Pictures of the position attention Φp."""
 
 import cv2
 import matplotlib
@@ -8,9 +8,9 @@ import torch
 from ..models import PerViT
 from ..utils.errors import UserError
 
-#: Pixels between maps, and above them for labels, where a map has :data:`CELL` pixels.
+#: Pixels between maps, and above all maps for labels, if the side of a map is :data:`CELL` pixels.
 _GAP, _MARGIN = 6, 34
-#: Pixels of one head's map.
+#: Side of one head's map in pixels.
 CELL = 56
 
 
@@ -18,12 +18,13 @@ CELL = 56
 def draw_position_maps(backbone: PerViT, query: tuple[int, int] | None = None, cell: int = CELL) -> np.ndarray:
     """Draw Φp of every block and head at one query: blocks left to right, heads top to bottom.
 
-    Color runs from 0 (dark) to 1 (bright) in every map alike, so maps can be compared; a red frame marks the query.
+    Every map has the same colors, from 0 (dark) to 1 (bright), so maps can be compared. A red frame marks the query.
 
     Args:
         backbone (PerViT): With a ``position_cfg``.
-        query (tuple[int, int], optional): Token (row, column) on the pretraining grid. Defaults to None, the center.
-        cell (int): Pixels of one head's map, at least 14; labels and gaps grow with it. Defaults to 56.
+        query (tuple[int, int], optional): Token (row, column) on the pretraining grid, or in the window of a block that
+            has one. Defaults to None, the center.
+        cell (int): Side of one head's map in pixels, at least 14. Labels and gaps grow with it. Defaults to 56.
 
     Returns:
         np.ndarray: RGB picture ``(height, width, 3)``, uint8.
@@ -43,14 +44,14 @@ def draw_position_maps(backbone: PerViT, query: tuple[int, int] | None = None, c
         if not (0 <= row < h and 0 <= col < w):
             raise UserError(f'query must be a token (row, column) of the {h} x {w} grid, got {query!r}')
         maps = log_position.exp().reshape(-1, h, w, h, w)[:, row, col]
-        # A learned bias, unlike Φp, has no upper bound: relative to its largest value it is comparable too.
+        # exp of a learned bias has no upper bound. A map with values above 1 is divided by its largest value.
         maps = (maps / maps.amax((1, 2), keepdim=True).clamp_min(1)).cpu().numpy()
         columns.append(np.concatenate([_draw_map(m, (row, col), cell, side) for m in maps]))
     return _label(np.concatenate(columns, axis=1), len(columns), cell)
 
 
 def _draw_map(phi: np.ndarray, query: tuple[int, int], cell: int, side: int) -> np.ndarray:
-    """One map ``(h, w)`` as an RGB cell of ``side`` pixels and a gap, white where windows are smaller than that."""
+    """Draw one map ``(h, w)`` as an RGB cell of ``side`` pixels and a gap. White fills up what a smaller map leaves."""
     h, w = phi.shape
     scale, gap = max(1, cell // max(h, w)), _GAP * cell // CELL
     picture = np.kron(phi, np.ones((scale, scale)))
@@ -63,7 +64,7 @@ def _draw_map(phi: np.ndarray, query: tuple[int, int], cell: int, side: int) -> 
 
 
 def _label(grid: np.ndarray, columns: int, cell: int) -> np.ndarray:
-    """Write block numbers above the columns and what the axes are."""
+    """Write the block numbers above the columns, and what columns and rows are."""
     gap, margin = _GAP * cell // CELL, _MARGIN * cell // CELL
     picture = cv2.copyMakeBorder(grid, margin, 0, gap, 0, cv2.BORDER_CONSTANT, value=(255, 255, 255))
     font, size, weight, black = cv2.FONT_HERSHEY_SIMPLEX, 0.4 * cell / CELL, max(1, cell // CELL), (0, 0, 0)

@@ -1,1 +1,1 @@
-"""What a script calls: read a config, build its model, predict with it, count it, export it."""
+"""What scripts call: read a config, build its model, predict with the model, count its FLOPs, export it."""

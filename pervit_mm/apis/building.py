@@ -13,22 +13,24 @@ def build(config: dict, scope: str | None) -> nn.Module:
 
     Args:
         config (dict): Of the model.
-        scope (str, optional): The config's ``default_scope``, whose toolbox is imported; None for the root's types.
+        scope (str, optional): The config's ``default_scope``, whose toolbox is imported. None finds only types that are
+            registered at the root.
 
     Returns:
-        nn.Module: Not initialized.
+        nn.Module: The model, not initialized.
 
     Raises:
-        UserError: If no registry has one of the types, or a class does not know one of its options.
+        UserError: If a type is in no registry, or a class doesn't know one of its options.
     """
     try:
         with DefaultScope.overwrite_default_scope(scope):
             return MODELS.build(config)
-    except KeyError as error:  # a type that no registry has, as where its toolbox isn't installed
+    except KeyError as error:  # a type in no registry, for example if its toolbox isn't installed
         raise UserError(f'the model of the config cannot be built: {error.args[0]}') from error
-    except TypeError as error:
-        if 'unexpected keyword argument' not in str(error):
-            raise
+    except UserError:
+        raise
+    except (TypeError, ValueError) as error:
+        # Of a class of another package, an option of which the config has wrong; or, rarely, a bug.
         raise UserError(f'the model of the config cannot be built: {error}; see the class for what it takes') from error
 
 
@@ -36,12 +38,12 @@ def load_strictly(model: nn.Module, state: Mapping[str, Tensor], source: str) ->
     """Load weights, none missing and none left over.
 
     Args:
-        model (nn.Module): Gets them.
+        model (nn.Module): The model that gets the weights.
         state (Mapping[str, Tensor]): The weights.
-        source (str): Where they are from, for the message.
+        source (str): Where the weights are from, for the message.
 
     Raises:
-        UserError: Naming what is missing, left over or of another shape.
+        UserError: If a weight is missing, left over or of another shape. The message names the first ones.
     """
     own = model.state_dict()
     problems = [f'{key} is {tuple(state[key].shape)} there and {tuple(own[key].shape)} in the config'
@@ -65,9 +67,9 @@ def build_model(cfg: Config, state: Mapping[str, Tensor]) -> nn.Module:
         nn.Module: On the CPU.
 
     Raises:
-        UserError: If the model cannot be built, or the weights are of another one.
+        UserError: If the model cannot be built, or the weights don't fit it.
     """
     model = build(cfg.model, cfg.get('default_scope', 'mmengine'))
     load_strictly(model, state, 'checkpoint')
-    model.eval()  # not `return model.eval()`: some of MMPretrain's backbones return None from train() and eval()
+    model.eval()  # not chained, because eval() of some of MMPretrain's backbones returns None
     return model

@@ -1,4 +1,4 @@
-"""The one place where a config is read, and what a config says about its images."""
+"""The only place where configs are read, and what a config says about its images."""
 import inspect
 import os.path as osp
 from importlib.util import find_spec
@@ -9,13 +9,13 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 
 from ..models.arch import to_pair
-from ..utils.errors import UserError
+from ..utils.errors import UserError, told
 
-#: Distribution to install for each scope that a config may name.
+#: For each scope that a config may name, the distribution to install.
 TOOLBOXES = dict(mmpretrain='mmpretrain', mmdet='mmdet', mmseg='mmsegmentation')
-#: (h, w) for counting and recording where a config tests with images of several sizes.
+#: (h, w) for counting FLOPs if a config tests with images of several sizes.
 DENSE_SIZE = (224, 224)
-#: What Runner and the toolboxes read from a config besides Runner's own arguments.
+#: Keys of a config that Runner and the toolboxes read besides the arguments of Runner.
 _MORE_KEYS = {
     'compile', 'find_unused_parameters', 'sync_bn', 'model_wrapper_cfg', 'activation_checkpointing', 'runner_type',
     'efficient_conv_bn_eval', 'custom_imports', 'tta_model', 'tta_pipeline'
@@ -33,15 +33,15 @@ def load_config(path: str | Path, options: dict[str, Any] | None = None) -> Conf
         Config: The resolved config.
 
     Raises:
-        UserError: If there is no such file, if it cannot be read as a config, if its toolbox is not installed, or if an
-            override begins with a word that no config has.
+        UserError: If there is no such file, if it cannot be read as a config, if its toolbox is not installed, or if
+            the first word of an override is neither in the config nor a key that Runner knows.
     """
     path = str(path)
     if not osp.isfile(path):
         raise UserError(f'config {path!r} is not a file: give the path of a config, for example configs/pervit_tiny.py')
     try:
         cfg = Config.fromfile(path)
-    except Exception as error:  # a config is code, which raises what it likes
+    except Exception as error:  # a config is code and may raise anything
         raise UserError(f'config {path!r} cannot be read ({type(error).__name__}: {error}): give a config in .py, '
                         '.json or .yml, and install the toolboxes of its bases') from error
     scope = cfg.get('default_scope', 'mmengine')
@@ -50,12 +50,13 @@ def load_config(path: str | Path, options: dict[str, Any] | None = None) -> Conf
                         f'{TOOLBOXES[scope]}')
     if options:
         _reject_unknown_top_level(cfg, options)
-        cfg.merge_from_dict(options)
+        with told(f'--cfg-options {" ".join(options)}: the config has no such place', KeyError, IndexError, TypeError):
+            cfg.merge_from_dict(options)
     return cfg
 
 
 def _reject_unknown_top_level(cfg: Config, options: dict[str, Any]) -> None:
-    """Raise for an override whose first word the config doesn't know: it would be ignored."""
+    """Raise UserError for an override whose first word nobody reads, because it would have no effect."""
     known = {*inspect.signature(Runner.__init__).parameters, *_MORE_KEYS} - {'self', 'cfg'}
     for key in options:
         first = key.split('.')[0]
@@ -67,15 +68,15 @@ def image_size_of(cfg: Config) -> tuple[int, int] | None:
     """Image size that a config tests with.
 
     Args:
-        cfg (Config): Of any toolbox. The last transform of its test pipeline that gives one size to every image counts
-            (CenterCrop, or Resize without ``keep_ratio``). Without one, for MMPretrain, ``model.backbone.img_size``
-            counts.
+        cfg (Config): Of any toolbox. What counts is the last transform of its test pipeline that gives every image the
+            same size: CenterCrop, or Resize without ``keep_ratio``. If there is none and the toolbox is MMPretrain,
+            ``model.backbone.img_size`` counts.
 
     Returns:
-        tuple[int, int]: (h, w) in pixels; None if images differ in size, as they do for detection and segmentation.
+        tuple[int, int], optional: (h, w) in pixels. None if images differ in size, as in detection and segmentation.
 
     Raises:
-        UserError: If ``img_size`` isn't a size.
+        UserError: If ``img_size`` is not a valid size.
     """
     dataset = (cfg.get('test_dataloader') or {}).get('dataset') or {}
     while isinstance(dataset.get('dataset'), dict):
@@ -84,33 +85,34 @@ def image_size_of(cfg: Config) -> tuple[int, int] | None:
         kind = str(step.get('type')).split('.')[-1]
         size = step.get({'CenterCrop': 'crop_size', 'Resize': 'scale'}.get(kind))
         if size is not None and not step.get('keep_ratio'):
-            return (size, size) if isinstance(size, int) else (size[1], size[0])  # the transforms say (w, h)
+            return (size, size) if isinstance(size, int) else (size[1], size[0])  # transforms give (w, h)
     if cfg.get('default_scope') == 'mmpretrain':
         return to_pair('model.backbone.img_size', (cfg.model.get('backbone') or {}).get('img_size', 224))
     return None
 
 
 def input_shape(cfg: Config, several: tuple[int, int] = DENSE_SIZE) -> tuple[int, int, int]:
-    """Shape of the images that a config's model is counted with.
+    """Shape of one image for a config's model, for counting FLOPs and recording outputs.
 
     Args:
         cfg (Config): Of any toolbox.
-        several (tuple[int, int]): (h, w) where images are of several sizes. Defaults to :data:`DENSE_SIZE`.
+        several (tuple[int, int]): (h, w) if the config tests with images of several sizes. Defaults to
+            :data:`DENSE_SIZE`.
 
     Returns:
-        tuple[int, int, int]: Channels of the backbone, and the (h, w) that the config tests with.
+        tuple[int, int, int]: Input channels of the backbone, and the (h, w) that the config tests with.
     """
     return ((cfg.model.get('backbone') or {}).get('in_channels', 3), *(image_size_of(cfg) or several))
 
 
 def preprocessing_of(cfg: Config) -> dict:
-    """What has to be done to images with values in [0, 255] ahead of the model.
+    """How images with values in [0, 255] must be prepared for the model.
 
     Args:
         cfg (Config): Of any toolbox.
 
     Returns:
-        dict: ``mean`` and ``std`` of each channel, or None; ``to_rgb``, whether channels are swapped ahead of that.
+        dict: ``mean`` and ``std`` of each channel, or None; ``to_rgb``, whether channels are swapped before that.
     """
     config = cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor') or {}
     listed = {key: list(config[key]) if config.get(key) is not None else None for key in ('mean', 'std')}

@@ -1,11 +1,11 @@
 """A trained PerViT as a file for other runtimes: ONNX, or the format of ``torch.export``.
 
-The file takes any batch size and one image size, for which Φp is frozen and BatchNorm folded (``switch_to_deploy``).
-What it computes is compared with the PyTorch model as trained, ahead of any of this.
+The file takes any batch size and one image size. For that size Φp is frozen, and BatchNorm is folded
+(``switch_to_deploy``). The outputs of the file are compared with those of the PyTorch model before deployment.
 
-It takes images that are normalized already, as the model's own ``forward`` does. Mean and standard deviation go with
-the file as text, see :func:`pervit_mm.apis.configs.preprocessing_of`. A classifier returns its logits, ahead of
-softmax: they can be compared closely, and softmax is one line in every runtime.
+The file takes normalized images, like the model's own ``forward``. Mean and standard deviation are stored in the file
+as text, see :func:`pervit_mm.apis.configs.preprocessing_of`. A classifier returns its logits and no softmax: logits can
+be compared closely, and softmax is one line in every runtime.
 
 Fused attention (``scaled_dot_product_attention``) needs no second path here: PyTorch's exporter for ONNX writes it out
 as two matrix products and a softmax.
@@ -27,15 +27,15 @@ from torch.export import Dim, ExportedProgram
 from ..checkpoints import check_target, read_classifier
 from ..models import PerViT
 from ..models.arch import to_pair
-from ..utils.errors import UserError
+from ..utils.errors import UserError, told
 from .building import build, load_strictly
 from .configs import image_size_of, preprocessing_of
 
-#: Formats, and how the names of their files end.
+#: Formats, and the suffixes of their files.
 FORMATS = {'onnx': '.onnx', 'torch-export': '.pt2'}
-#: Largest absolute difference to PyTorch that a file may have.
+#: Largest absolute difference to PyTorch that the outputs of a file may have.
 TOLERANCE = 1e-4
-#: Batch sizes that a file is checked with; it is traced with another.
+#: Batch sizes that a file is checked with. It is traced with another batch size.
 CHECKED_BATCHES = (1, 3)
 
 
@@ -43,7 +43,8 @@ class ExportedModel(nn.Module):
     """Images in, logits or feature maps out.
 
     Args:
-        model (nn.Module): A PerViT, or a classifier of MMPretrain around one. It is frozen, in eval mode.
+        model (nn.Module): A PerViT, or a classifier of MMPretrain around one. It is put into eval mode, and its
+            parameters are frozen.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -69,7 +70,7 @@ class ExportedModel(nn.Module):
         return outputs
 
     def output_names(self) -> list[str]:
-        """'logits'; or for a backbone 'block{i}' for each of ``out_indices``."""
+        """'logits', or for a backbone 'block{i}' for each of ``out_indices``."""
         return [f'block{i}' for i in self.backbone.out_indices] if self.model is self.backbone else ['logits']
 
 
@@ -79,7 +80,7 @@ class Exported(NamedTuple):
     Attributes:
         difference (float): Largest absolute difference to PyTorch.
         image_shape (tuple[int, int, int]): (C, h, w) of the images.
-        output_shapes (dict[str, tuple[int, ...]]): Shape of each output by its name, without the batch.
+        output_shapes (dict[str, tuple[int, ...]]): Shape of each output by name, without the batch axis.
     """
     difference: float
     image_shape: tuple[int, int, int]
@@ -91,7 +92,7 @@ def _as_tuple(outputs: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:
 
 
 def check_packages(file_format: str) -> None:
-    """Raise ValueError for an unknown format, or where its packages aren't installed.
+    """Raise UserError for an unknown format, or if its packages aren't installed.
 
     Args:
         file_format (str): 'onnx' or 'torch-export', which needs torch alone.
@@ -109,8 +110,8 @@ def load_model(cfg: Config, checkpoint: str | Path, backbone_only: bool = False)
     """Build what is to be exported, with the weights of a checkpoint, none missing and none left over.
 
     Args:
-        cfg (Config): A config of MMPretrain; for the backbone alone, of any toolbox, which isn't needed.
-        checkpoint (str | Path): A file that a training with this config wrote, or a converter; or ``pervit_mm://``
+        cfg (Config): A config of MMPretrain. For the backbone alone a config of any toolbox, which isn't imported.
+        checkpoint (str | Path): A file written by a training with this config or by a converter; or ``pervit_mm://``
             and the name of a published one.
         backbone_only (bool): Whether only ``model.backbone`` is exported. Defaults to False.
 
@@ -118,7 +119,7 @@ def load_model(cfg: Config, checkpoint: str | Path, backbone_only: bool = False)
         ExportedModel: In eval mode on the CPU, not deployed.
 
     Raises:
-        UserError: If the config is none for this, or the checkpoint doesn't fit it.
+        UserError: If the config cannot be exported, or the checkpoint doesn't fit it.
     """
     config = cfg.get('model') or {}
     scope = cfg.get('default_scope', 'mmengine')
@@ -127,7 +128,7 @@ def load_model(cfg: Config, checkpoint: str | Path, backbone_only: bool = False)
     if not backbone_only and scope != 'mmpretrain':
         raise UserError(f"the config's default_scope is {scope!r}, and only classifiers of 'mmpretrain' are exported "
                         'as a whole: give --backbone-only')
-    # The backbone is registered at the root: without a scope its toolbox isn't imported.
+    # The backbone is registered at the root, so it needs no scope. Without a scope no toolbox is imported.
     model = build(config.backbone, None) if backbone_only else build(config, scope)
     backbone = model if backbone_only else getattr(model, 'backbone', None)
     if not isinstance(backbone, PerViT):
@@ -144,16 +145,16 @@ def _trace(model: ExportedModel, img_size: tuple[int, int]) -> ExportedProgram:
     deployed = copy.deepcopy(model)
     stride = deployed.backbone.out_stride
     deployed.backbone.switch_to_deploy([tuple(-(-side // stride) for side in img_size)])
-    images = torch.zeros(2, model.in_channels, *img_size)  # tracing may take a batch of 1 for a constant
+    images = torch.zeros(2, model.in_channels, *img_size)  # tracing may make a batch of 1 a constant
     with torch.no_grad():
         program = torch.export.export(deployed, (images, ), dynamic_shapes=({0: Dim('batch')}, ), strict=False)
     for node in program.graph.nodes:
-        node.meta.pop('stack_trace', None)  # with the paths of this machine, which both formats would keep
+        node.meta.pop('stack_trace', None)  # has paths of this machine, which both formats would store
     return program
 
 
 def _write(program: ExportedProgram, path: Path, file_format: str, names: list[str], preprocessing: dict) -> None:
-    """Write a traced model. In ONNX, one over 2 GB becomes two files, the weights in ``{path}.data``."""
+    """Write a traced model. In ONNX a model over 2 GB becomes two files, with the weights in ``{path}.data``."""
     text = json.dumps(preprocessing)
     if file_format == 'torch-export':
         torch.export.save(program, path, extra_files={'preprocessing.json': text})
@@ -165,7 +166,7 @@ def _write(program: ExportedProgram, path: Path, file_format: str, names: list[s
 
 
 def _open(path: Path, file_format: str) -> Callable[[Tensor], tuple[Tensor, ...]]:
-    """Load a file into onnxruntime (CPU), or back into PyTorch; returns what takes images and returns a tuple."""
+    """Load a file into onnxruntime (CPU) or PyTorch. Returns a function from images to a tuple of outputs."""
     if file_format == 'torch-export':
         module = torch.export.load(path).module()
         return lambda images: _as_tuple(module(images))
@@ -178,7 +179,7 @@ def _open(path: Path, file_format: str) -> Callable[[Tensor], tuple[Tensor, ...]
 
 @torch.no_grad()
 def max_difference(path: Path, file_format: str, model: ExportedModel, img_size: tuple[int, int]) -> Exported:
-    """Compare what a file computes with the model, on random images in batches of several sizes.
+    """Compare the outputs of a file with those of the model, on random images in batches of several sizes.
 
     Args:
         path (Path): The file.
@@ -187,10 +188,10 @@ def max_difference(path: Path, file_format: str, model: ExportedModel, img_size:
         img_size (tuple[int, int]): (h, w) in pixels.
 
     Returns:
-        Exported: With a difference of NaN if one of the two computes one.
+        Exported: Its difference is NaN if the file or the model computes a NaN.
 
     Raises:
-        UserError: If the file can't be run, or returns other shapes.
+        UserError: If the file cannot be run, or returns other shapes than the model.
     """
     shape = (model.in_channels, *img_size)
     generator, worst, run = torch.Generator().manual_seed(0), torch.zeros(()), None
@@ -200,21 +201,21 @@ def max_difference(path: Path, file_format: str, model: ExportedModel, img_size:
         try:
             run = run or _open(path, file_format)
             found = run(images)
-        except Exception as error:  # each runtime has its own
+        except Exception as error:  # each runtime has its own exceptions
             reason = f'{type(error).__name__}: {error}'.splitlines()[0]
             raise UserError(f'the exported file does not run on a batch of {batch} ({reason})') from error
         shapes = [[tuple(x.shape) for x in outputs] for outputs in (found, expected)]
         if shapes[0] != shapes[1]:
             raise UserError(f'the exported file returns {shapes[0]} for a batch of {batch}, and PyTorch {shapes[1]}')
         for one, other in zip(found, expected):
-            worst = torch.maximum(worst, (one - other).abs().max())  # unlike max(), it keeps NaN
+            worst = torch.maximum(worst, (one - other).abs().max())  # keeps NaN, unlike max()
     return Exported(float(worst), shape, dict(zip(model.output_names(), [x[1:] for x in shapes[1]])))
 
 
 def export_checkpoint(cfg: Config, checkpoint: str | Path, path: str | Path, file_format: str,
                       img_size: tuple[int, int] | None = None, backbone_only: bool = False,
                       force: bool = False) -> Exported:
-    """Export a checkpoint by its config, and keep the file only if it computes what the model does.
+    """Export a checkpoint with its config. The file is written only if it computes the same as the model.
 
     Args:
         cfg (Config): See :func:`load_model`.
@@ -226,13 +227,13 @@ def export_checkpoint(cfg: Config, checkpoint: str | Path, path: str | Path, fil
         force (bool): Whether an existing file may be replaced. Defaults to False.
 
     Returns:
-        Exported: With a difference of at most :data:`TOLERANCE`.
+        Exported: Its difference is at most :data:`TOLERANCE`.
 
     Raises:
-        UserError: As :func:`load_model` and :func:`export_checked` do, or if there is no image size; then nothing is
-            written.
+        UserError: For the reasons of :func:`load_model` and :func:`export_checked`, or if there is no image size.
+            Nothing is written then.
     """
-    check_request(path, file_format, force)  # ahead of building, which takes seconds
+    check_request(path, file_format, force)  # before the model is built, which takes seconds
     model = load_model(cfg, checkpoint, backbone_only)
     img_size = img_size or image_size_of(cfg)
     if img_size is None:
@@ -243,29 +244,30 @@ def export_checkpoint(cfg: Config, checkpoint: str | Path, path: str | Path, fil
 
 def export_checked(model: ExportedModel, path: str | Path, file_format: str, img_size: tuple[int, int],
                    preprocessing: dict, force: bool = False) -> Exported:
-    """Export a model that is loaded already, and keep the file only if it computes what the model does.
+    """Export a model that is loaded already. The file is written only if it computes the same as the model.
 
     Args:
-        model (ExportedModel): From :func:`load_model`; stays as it is.
+        model (ExportedModel): From :func:`load_model`. It is not changed.
         path (str | Path): File to write.
         file_format (str): 'onnx' or 'torch-export'.
-        img_size (tuple[int, int]): (h, w) in pixels, any.
+        img_size (tuple[int, int]): Any (h, w) in pixels.
         preprocessing (dict): From :func:`pervit_mm.apis.configs.preprocessing_of`. The file holds it as JSON: in ONNX's
             metadata as 'preprocessing', in torch's extra file 'preprocessing.json'.
         force (bool): Whether an existing file may be replaced. Defaults to False.
 
     Returns:
-        Exported: With a difference of at most :data:`TOLERANCE`.
+        Exported: Its difference is at most :data:`TOLERANCE`.
 
     Raises:
-        UserError: If a package is missing, an argument is no good, or the difference is larger: nothing is written.
+        UserError: If a package is missing, an argument is not allowed, or the difference is larger. Nothing is written
+            then.
     """
     check_request(path, file_format, force)
     return _export(model, Path(path), file_format, img_size, preprocessing)
 
 
 def check_request(path: str | Path, file_format: str, force: bool) -> None:
-    """Raise UserError if a file of this format cannot be made, or not there."""
+    """Raise UserError if files of this format cannot be made, or ``path`` may not be written or has another suffix."""
     check_packages(file_format)
     check_target(path, force)
     if Path(path).suffix != FORMATS[file_format]:
@@ -274,10 +276,12 @@ def check_request(path: str | Path, file_format: str, force: bool) -> None:
 
 def _export(model: ExportedModel, path: Path, file_format: str, img_size: tuple[int, int],
             preprocessing: dict) -> Exported:
-    """Trace, write beside the target, compare, and rename."""
+    """Trace the model, write the file beside its target, compare it with the model, and move it to the target."""
     img_size = to_pair('img_size', img_size)
     program = _trace(model, img_size)
-    with tempfile.TemporaryDirectory(prefix=f'.{path.name}.', dir=path.parent) as folder:
+    with told(f"'{path}' cannot be written"):
+        scratch = tempfile.TemporaryDirectory(prefix=f'.{path.name}.', dir=path.parent)
+    with scratch as folder:
         _write(program, draft := Path(folder) / path.name, file_format, model.output_names(), preprocessing)
         exported = max_difference(draft, file_format, model, img_size)
         if not exported.difference <= TOLERANCE:

@@ -15,8 +15,8 @@ class FlopCount(NamedTuple):
     """What :func:`count_flops` found.
 
     Attributes:
-        flops (int): Multiply-adds of one image.
-        params (int): Parameters as trained, ahead of any deployment.
+        flops (int): Multiply-adds for one image.
+        params (int): Parameters as trained, before any deployment.
         table (str): MMEngine's table of both by module, for the model as it was counted.
     """
     flops: int
@@ -27,12 +27,12 @@ class FlopCount(NamedTuple):
 def attention_flops(inputs: list[Any], outputs: list[Any]) -> int:
     """Multiply-adds of one scaled dot product attention, for ``FlopAnalyzer.set_op_handle``.
 
-    Its two products are counted, q kᵀ and weights · v, which is N · M · (d + d_v) for each head, as
-    the analyzer counts matrix products elsewhere. Softmax and mask are not, nor are they elsewhere.
+    The two products q·kᵀ and weights·v count, which is N·M·(d + d_v) for each head. The analyzer counts other matrix
+    products in the same way. Softmax and mask are left out, as everywhere in the analyzer.
 
     Args:
-        inputs (list): The traced values of the call: q ``(..., N, d)``, k ``(..., M, d)``,
-            v ``(..., M, d_v)`` and further ones.
+        inputs (list): The traced values of the call: q ``(..., N, d)``, k ``(..., M, d)``, v ``(..., M, d_v)`` and
+            others.
         outputs (list): The traced result ``(..., N, d_v)``.
 
     Returns:
@@ -48,24 +48,27 @@ def attention_flops(inputs: list[Any], outputs: list[Any]) -> int:
 def count_flops(model: nn.Module, input_shape: Sequence[int]) -> FlopCount:
     """Count a model's multiply-adds with MMEngine's analyzer.
 
-    MMEngine's analyzer doesn't see ``scaled_dot_product_attention``; here it does. A backbone that has
-    ``switch_to_deploy`` is counted after it, on a copy: position-based attention doesn't depend on
-    the image, so at inference it is kept, not computed, and BatchNorm is part of the convolutions.
+    By itself MMEngine's analyzer doesn't count ``scaled_dot_product_attention``; here it does. A backbone that has
+    ``switch_to_deploy`` is counted in the deployed form, on a copy. Position attention Φp doesn't depend on the image,
+    so inference looks it up and doesn't compute it, and BatchNorm is part of the convolutions.
 
     Args:
-        model (nn.Module): A classifier or segmentor, whose forward is counted to the logits, a
-            detector, which is counted up to its features (``extract_feat``), or any module.
+        model (nn.Module): A classifier or segmentor is counted to its logits, a detector to its features
+            (``extract_feat``), any other module by its forward.
         input_shape (Sequence[int]): Image shape (C, H, W).
 
     Returns:
         FlopCount: The counts, and MMEngine's table.
+
+    Raises:
+        UserError: If ``input_shape`` is not three positive integers.
     """
     shape = tuple(input_shape) if isinstance(input_shape, (tuple, list)) else ()
     if len(shape) != 3 or not all(isinstance(side, int) and side > 0 for side in shape):
         raise UserError(f'input_shape must be three positive integers (C, H, W), got {input_shape!r}')
     params = sum(parameter.numel() for parameter in model.parameters())
     model = deepcopy(model).cpu()
-    model.eval()  # in a line of its own: some of MMPretrain's backbones return None from it
+    model.eval()  # not chained, because eval() of some of MMPretrain's backbones returns None
     backbone = getattr(model, 'backbone', model)
     if hasattr(backbone, 'switch_to_deploy'):
         stride = backbone.out_stride
@@ -76,12 +79,13 @@ def count_flops(model: nn.Module, input_shape: Sequence[int]) -> FlopCount:
     with torch.no_grad():
         analyzer = FlopAnalyzer(model, inputs)
         analyzer.set_op_handle('aten::scaled_dot_product_attention', attention_flops)
-        # Additions and activation functions are left out by the analyzer; kept Φp is never called.
+        # The analyzer leaves out additions and activation functions. It takes modules of frozen Φp for uncalled,
+        # because they run no operation.
         analyzer.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
         return FlopCount(
             flops=int(analyzer.total()), params=params, table=complexity_stats_table(analyzer))
 
 
 def has_feature_stage_only(model: nn.Module) -> bool:
-    """Whether only the features can be traced, as of detectors: their heads want more than images."""
+    """Whether only the features can be traced, as for detectors, whose heads need more than images."""
     return hasattr(model, 'extract_feat') and not (hasattr(model, 'head') or hasattr(model, 'decode_head'))

@@ -1,7 +1,8 @@
-"""Predictions and pictures of a model by name, with the inferencer of its toolbox: what demo/image_demo.py runs."""
+"""Predictions and pictures of a model, made with the inferencer of its toolbox. demo/image_demo.py runs this."""
 import glob
 import json
 import sys
+import warnings
 from collections import Counter
 from importlib import import_module
 from numbers import Real
@@ -16,16 +17,21 @@ from mmengine.device import get_device
 from mmengine.registry import DefaultScope
 from mmengine.structures import PixelData
 from mmengine.utils import track_iter_progress
+from PIL import Image
 
-from ..checkpoints import check_checkpoint, index_entries, package_root, read_checkpoint
-from ..utils.errors import UserError
+from ..checkpoints import check_checkpoint, index_entries, package_root, read_classifier
+from ..utils.errors import UserError, told
 from .configs import load_config
 
-#: What is an image in a folder.
+#: Suffixes of the files that count as images in a folder or for a pattern.
 SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp')
-#: Shorter side, in pixels, of the pictures of detections and label maps. Smaller images are enlarged for them.
+#: Least shorter side, in pixels, of pictures of detections and label maps. Smaller images are enlarged for them.
 LEAST_SIDE = 384
-#: Scope to module, class and argument for the weights.
+#: Longer side, in pixels, that a picture is enlarged to at most.
+MOST_SIDE = 2048
+#: What is read at most: pixels, and how much longer one side may be than the other.
+MAX_PIXELS, MAX_ASPECT = 100_000_000, 32
+#: For each scope, the inferencer's module, its class, and the argument that takes the weights.
 _INFERENCERS = dict(
     mmpretrain=('mmpretrain', 'ImageClassificationInferencer', 'pretrained'),
     mmdet=('mmdet.apis', 'DetInferencer', 'weights'),
@@ -36,8 +42,8 @@ def find_images(source: str | Path) -> list[Path]:
     """List the images that a file, a folder or a glob pattern names.
 
     Args:
-        source (str | Path): A file of any suffix; a folder, whose images are taken and whose subfolders are not; or a
-            pattern, such as ``'shots/**'``, of which the images are taken.
+        source (str | Path): A file with any suffix; a folder, whose images are taken without those of its subfolders;
+            or a pattern such as ``'shots/**'``, whose matches are taken if they are images.
 
     Returns:
         list[Path]: Sorted.
@@ -60,22 +66,53 @@ def models_by_name() -> dict[str, tuple[str, str | None]]:
     """List the models of ``model-index.yml``.
 
     Returns:
-        dict[str, tuple[str, str | None]]: Name to path of the config and ``pervit_mm://`` name of the weights, or None
-        where there are none.
+        dict[str, tuple[str, str | None]]: By name, the path of the config and the ``pervit_mm://`` name of the weights.
+        The latter is None if there are no weights.
     """
     root = package_root()
     return {entry['Name']: (str(root / entry['Config']), entry.get('Weights')) for entry in index_entries()}
 
 
 def _check_score_thr(score_thr: float) -> None:
-    """Raise ValueError unless a threshold of scores is a number from 0 to 1."""
+    """Raise UserError unless a threshold of scores is a number from 0 to 1."""
     if not isinstance(score_thr, Real) or not 0 <= score_thr <= 1:
         raise UserError(f'score_thr (--score-thr) must be a number from 0 to 1, as scores are, got {score_thr!r}')
 
 
+def check_device(device: str) -> str:
+    """Return ``device`` if PyTorch knows it and it is here, or raise UserError."""
+    with told(f'device={device!r} (--device) is none of PyTorch, such as cpu or cuda:0', RuntimeError):
+        kind = torch.device(device).type
+    if kind == 'cuda' and not torch.cuda.is_available():
+        raise UserError(f'device={device!r} (--device) is not here: there is no CUDA, give cpu')
+    return device
+
+
+def check_image_size(image: Path) -> None:
+    """Raise UnreadableImageError for an image that would take gigabytes to decode, resize or draw.
+
+    The size comes from the file's header, so nothing is decoded. Pipelines bring the shorter side to some hundred
+    pixels, so a strip would get a side of many thousands.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')  # Pillow's own remark on large images
+            with Image.open(image) as opened:
+                width, height = opened.size
+    except Exception:  # no image for Pillow; OpenCV may know it, and bounds what it decodes by itself
+        return
+    if width * height > MAX_PIXELS:
+        raise UnreadableImageError(f"image '{image}' has {width} x {height} pixels, and at most {MAX_PIXELS:,} are "
+                                   'read: make it smaller')
+    if max(width, height) > MAX_ASPECT * min(width, height):
+        raise UnreadableImageError(f"image '{image}' has {width} x {height} pixels, and its longer side may be at most "
+                                   f'{MAX_ASPECT} times the shorter one: cut it into parts')
+
+
 def _enlarge(rgb: np.ndarray) -> tuple[np.ndarray, int]:
-    """Enlarge a small image by a whole number, so that names and scores have room, and return that number too."""
-    scale = -(-LEAST_SIDE // min(rgb.shape[:2])) if min(rgb.shape[:2]) < LEAST_SIDE else 1
+    """Enlarge a small image by a whole number, so that names and scores have room. Return the number too."""
+    short, long = sorted(rgb.shape[:2])
+    scale = max(1, min(-(-LEAST_SIDE // short), MOST_SIDE // long))
     size = (rgb.shape[1] * scale, rgb.shape[0] * scale)
     return cv2.resize(rgb, size, interpolation=cv2.INTER_CUBIC) if scale > 1 else rgb, scale
 
@@ -86,21 +123,21 @@ def _repeat(maps: torch.Tensor, scale: int) -> torch.Tensor:
 
 
 class UnreadableImageError(UserError):
-    """A file is no image, or a broken one; others may be all right."""
+    """A file is no image, or a broken one. The caller may go on with other files."""
 
 
 class ImagePredictor:
     """One interface to the inferencers of MMPretrain, MMDetection and MMSegmentation.
 
     Args:
-        model (str): One of :func:`models_by_name`, or path of a config.
-        weights (str, optional): Checkpoint; needed with a config, and with a model that has none. Defaults to None, the
-            published one.
-        device (str, optional): Defaults to None, a GPU where there is one.
+        model (str): A name of :func:`models_by_name`, or the path of a config.
+        weights (str, optional): The checkpoint. It must be given for a config, and for a model without published
+            weights. Defaults to None, the published one.
+        device (str, optional): Defaults to None, which takes a GPU if there is one.
 
     Raises:
-        UserError: If there is no such model, a file that is no config, if a config or a model without weights comes
-            without any, if the weights are not there, or if its ``default_scope`` is none of the three toolboxes.
+        UserError: If there is no such model, if its file is no config, if weights must be given and are not, if the
+            weights cannot be found or read, or if the config's ``default_scope`` is none of the three toolboxes.
     """
 
     def __init__(self, model: str, weights: str | None = None, device: str | None = None) -> None:
@@ -119,24 +156,25 @@ class ImagePredictor:
                     'is a config, which has no weights: give weights (--weights FILE), the path of a checkpoint')
             raise UserError(f'model={model!r} {what}')
         check_checkpoint(weights, 'weights (--weights)')
-        if '://' not in weights:  # the inferencer would refuse a damaged or hostile file in words of its own
-            read_checkpoint(weights)
+        if '://' not in weights:  # for a damaged or hostile file the inferencer's own message would be unclear
+            read_classifier(weights)
         self.scope = cfg.get('default_scope')
         if self.scope not in _INFERENCERS:
             raise UserError(f'default_scope={self.scope!r} of {config} must be one of {", ".join(_INFERENCERS)}')
-        # Inferencers forget how a config decodes where they get an array; MMPretrain's always does.
+        # An inferencer ignores how the config decodes images if it gets an array. MMPretrain's ignores it anyway.
         self.takes_arrays = self.scope == 'mmpretrain' or not any(
             step.get('color_type') or step.get('imdecode_backend') for step in cfg.test_dataloader.dataset.pipeline)
         module, name, keyword = _INFERENCERS[self.scope]
+        device = check_device(device or get_device())
         # An inferencer leaves its own scope behind as the default one, in which the next may not find its transforms.
-        with DefaultScope.overwrite_default_scope(self.scope):
-            self.inferencer = getattr(import_module(module), name)(
-                cfg, **{keyword: weights}, device=device or get_device())
-        self.inferencer.show_progress = False  # one bar over all images, not one for each
+        with DefaultScope.overwrite_default_scope(self.scope), told(
+                f'model={model!r} cannot be built with weights={weights!r}', ImportError, OSError):
+            self.inferencer = getattr(import_module(module), name)(cfg, **{keyword: weights}, device=device)
+        self.inferencer.show_progress = False  # predict_images shows one bar over all images
 
     @property
     def classes(self) -> tuple[str, ...] | None:
-        """Names of the classes, if the checkpoint holds them."""
+        """Names of the classes, or None if the checkpoint has none."""
         if self.scope == 'mmpretrain':
             return self.inferencer.classes
         return self.inferencer.model.dataset_meta.get('classes')
@@ -145,15 +183,19 @@ class ImagePredictor:
         """Predict one image and draw the prediction.
 
         Args:
-            image (str | Path): Its file.
-            folder (str | Path): Where pictures go, into ``vis``, and label maps of segmentors, into ``labels``.
-            score_thr (float): Detections below it are neither drawn nor returned. Defaults to 0.3.
+            image (str | Path): The image file.
+            folder (str | Path): Output folder. Pictures go into its ``vis``, label maps of segmentors into its
+                ``labels``.
+            score_thr (float): Detections with a lower score are neither drawn nor returned. Defaults to 0.3.
 
         Returns:
-            dict: ``file`` and ``picture``; then of a classifier ``pred_label``, ``pred_class`` (if the checkpoint holds
-            names), ``pred_score`` and ``pred_scores``; of a detector ``detections``, a list of ``label``, ``class``,
-            ``score``, ``bbox`` (x1, y1, x2, y2 in pixels) and, of one with masks, ``mask`` (COCO's run lengths); of a
-            segmentor ``label_map`` (a PNG of class indices) and ``shares`` (class to share of the pixels).
+            dict: ``file`` and ``picture``, and what the kind of model adds.
+
+            - A classifier: ``pred_label``, ``pred_class`` (if the checkpoint has names), ``pred_score`` and
+              ``pred_scores``.
+            - A detector: ``detections``, a list of ``label``, ``class``, ``score``, ``bbox`` (x1, y1, x2, y2 in pixels)
+              and, if it predicts masks, ``mask`` (COCO's run lengths).
+            - A segmentor: ``label_map`` (a PNG of class indices) and ``shares`` (share of the pixels by class).
 
         Raises:
             UnreadableImageError: If the file cannot be read as an image.
@@ -161,6 +203,7 @@ class ImagePredictor:
         """
         _check_score_thr(score_thr)
         image, picture = Path(image), Path(folder) / 'vis' / f'{Path(image).stem}.png'
+        check_image_size(image)
         try:
             pixels = imread(str(image))
         except (OSError, cv2.error):
@@ -172,8 +215,9 @@ class ImagePredictor:
             result = getattr(self, f'_predict_{self.scope}')(source, pixels[..., ::-1], picture, score_thr)
         return dict(file=str(image), picture=str(picture), **result)
 
-    # Part by part, to decode an image once: the inferencers take arrays in BGR, and draw on arrays in RGB. As a whole
-    # MMPretrain's also names pictures otherwise, and shows a bar for each image.
+    # The methods below call the parts of an inferencer one by one, so that the image on which they draw is not decoded
+    # again. Inferencers take arrays in BGR and draw on arrays in RGB. Called as a whole, MMPretrain's would also name
+    # pictures in another way and show a bar for each image.
 
     def _predict_mmpretrain(self, source: np.ndarray, rgb: np.ndarray, picture: Path, score_thr: float
                             ) -> dict[str, Any]:
@@ -183,7 +227,7 @@ class ImagePredictor:
         prediction, = self.inferencer.postprocess(samples, None)
         UniversalVisualizer().visualize_cls(
             rgb, samples[0], classes=self.classes, draw_gt=False, out_file=str(picture),
-            resize=224 if min(rgb.shape[:2]) < 224 else None)  # or the text doesn't fit
+            resize=224 if min(rgb.shape[:2]) < 224 else None)  # otherwise the text doesn't fit
         return dict(prediction, pred_scores=prediction['pred_scores'].tolist())
 
     def _predict_mmdet(self, source: np.ndarray | str, rgb: np.ndarray, picture: Path, score_thr: float
@@ -192,7 +236,7 @@ class ImagePredictor:
         samples = self.inferencer.forward(data)
         large, scale = _enlarge(rgb)
         shown = samples[0].clone()
-        shown.pred_instances = shown.pred_instances.clone()  # a clone shares its parts
+        shown.pred_instances = shown.pred_instances.clone()  # clone() of a sample copies no parts
         shown.pred_instances.bboxes = shown.pred_instances.bboxes * scale
         if 'masks' in shown.pred_instances:
             shown.pred_instances.masks = _repeat(shown.pred_instances.masks, scale)
@@ -211,7 +255,7 @@ class ImagePredictor:
         samples = self.inferencer.forward(data)
         large, scale = _enlarge(rgb)
         shown = samples[0].clone()
-        shown.pred_sem_seg = PixelData(data=_repeat(shown.pred_sem_seg.data, scale))  # another size needs another one
+        shown.pred_sem_seg = PixelData(data=_repeat(shown.pred_sem_seg.data, scale))  # a PixelData's size is fixed
         drawn, = self.inferencer.visualize([large], [shown], return_vis=True)
         imwrite(drawn[..., ::-1], str(picture))
         predicted = self.inferencer.postprocess(samples, None)['predictions'].astype(np.uint8)
@@ -227,22 +271,22 @@ class ImagePredictor:
 
 def predict_images(predictor: ImagePredictor, images: list[Path], out_dir: str | Path, score_thr: float = 0.3
                    ) -> list[dict[str, Any]]:
-    """Predict images one by one under a progress bar; write pictures and ``predictions.json``.
+    """Predict images one by one with a progress bar, and write pictures and ``predictions.json``.
 
-    A file that cannot be read doesn't keep the others from it.
+    Files that cannot be read are skipped and reported at the end.
 
     Args:
         predictor (ImagePredictor): The model.
         images (list[Path]): Image files.
-        out_dir (str | Path): Where everything goes; pictures into ``vis``.
+        out_dir (str | Path): Output folder. Pictures go into its ``vis``.
         score_thr (float): See :meth:`ImagePredictor.predict`. Defaults to 0.3.
 
     Returns:
         list[dict]: What the JSON file holds, in the order of ``images``.
 
     Raises:
-        UserError: If ``score_thr`` is not from 0 to 1, or two images have the same name and would share a picture; or,
-            after all others are done and written, if some could not be read.
+        UserError: If ``score_thr`` is not from 0 to 1, or two images have the same name and would overwrite each
+            other's picture. Also if some files could not be read, after all others are done and written.
     """
     _check_score_thr(score_thr)
     twins = [stem for stem, count in Counter(path.stem for path in images).items() if count > 1]
@@ -250,17 +294,18 @@ def predict_images(predictor: ImagePredictor, images: list[Path], out_dir: str |
         raise UserError(f'images: {len(twins)} names such as {twins[0]!r} belong to several files, whose pictures '
                         'would overwrite each other; give one folder at a time, or rename')
     out_dir, results, unreadable = Path(out_dir), [], []
-    out_dir.mkdir(parents=True, exist_ok=True)
+    with told(f'out_dir={str(out_dir)!r} cannot be made'):
+        out_dir.mkdir(parents=True, exist_ok=True)
     try:
-        # Given, since the default is the standard output of the time when MMEngine was imported.
+        # `file` must be given: its default is what sys.stdout was when MMEngine was imported.
         for path in track_iter_progress(images, file=sys.stdout):
             try:
                 results.append(predictor.predict(path, out_dir, score_thr))
-            except UnreadableImageError:
-                unreadable.append(f"'{path}'")
-    finally:  # what there is, also where something stops the run
+            except UnreadableImageError as error:
+                unreadable.append(str(error))
+    finally:  # write what there is, also if something stops the run
         (out_dir / 'predictions.json').write_text(json.dumps(results, indent=1))
     if unreadable:
-        raise UserError(f'images: {", ".join(unreadable)} cannot be read as images; others done: {len(results)}, '
-                        f"see '{out_dir / 'predictions.json'}'")
+        raise UserError(f'images: {"; ".join(unreadable)}. Others done: {len(results)}, see '
+                        f"'{out_dir / 'predictions.json'}'")
     return results

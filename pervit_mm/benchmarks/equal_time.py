@@ -1,4 +1,4 @@
-"""Training several configs for the same time each, in runs that can be stopped and started again."""
+"""Training several configs for the same time each, in runs that can be stopped and resumed."""
 import json
 import os
 import shutil
@@ -12,20 +12,21 @@ from threading import Lock
 from ..apis.configs import load_config
 from ..utils.errors import UserError
 
-#: A trial tells how many iterations fit into the time. It runs this many iterations, and goes on to about a minute if
-#: they took less.
+#: A trial measures how many iterations fit into the time. It runs TRIAL iterations, and goes on to about TRIAL_SECONDS
+#: if they took less.
 TRIAL, TRIAL_SECONDS = 24, 60.
 #: Iterations of warm-up. A run shorter than ten times as many has a tenth of its iterations instead.
 WARMUP = 100
-#: MMEngine finds the packages of a config's bases by pkg_resources, which fails in several threads at a time.
+#: Held while a config is read: MMEngine finds the packages of its bases by pkg_resources, which fails if several
+#: threads use it at a time.
 _READING = Lock()
 
 
 def scalars(work_dir: str | Path) -> list[dict]:
-    """Read what MMEngine logged into a work directory, from all runs that were started there.
+    """Read what MMEngine logged into a work directory, in all runs that were started there.
 
     Args:
-        work_dir (str | Path): The runner's.
+        work_dir (str | Path): The runner's work directory.
 
     Returns:
         list[dict]: One for each line of ``*/vis_data/scalars.json``, oldest first.
@@ -40,20 +41,20 @@ def iteration_times(work_dir: str | Path) -> list[float]:
     """Seconds that an iteration of training took, at each line of a work directory's log.
 
     Args:
-        work_dir (str | Path): The runner's.
+        work_dir (str | Path): The runner's work directory.
 
     Returns:
-        list[float]: Oldest first; MMEngine averages each over the last ten iterations.
+        list[float]: Oldest first. MMEngine averages each over the last ten iterations.
     """
     return [line['time'] for line in scalars(work_dir) if 'loss' in line and 'time' in line]
 
 
 def iterations_for(seconds: float, trial_dir: str | Path) -> int:
-    """How many iterations fit into a time, by a trial's log.
+    """How many iterations fit into a time, according to a trial's log.
 
     Args:
         seconds (float): The time.
-        trial_dir (str | Path): Work directory of the trial, whose later half counts.
+        trial_dir (str | Path): Work directory of the trial. Only the later half of its log counts.
 
     Returns:
         int: At least 1.
@@ -70,17 +71,19 @@ def iterations_for(seconds: float, trial_dir: str | Path) -> int:
 
 def train(tool: str | Path, config: str, work_dir: str | Path, seed: int, iterations: int, options: Sequence[str] = (),
           threads: int | None = None, validate: bool = True) -> None:
-    """Train a config of ``configs/_base_/schedules/adamw_fashion-scenes.py`` in a process of its own, or go on with it.
+    """Train a config in a process of its own, or resume its training.
+
+    The config must use the schedule ``configs/_base_/schedules/adamw_fashion-scenes.py``.
 
     Args:
         tool (str | Path): ``tools/train.py``.
         config (str): Path of the config.
-        work_dir (str | Path): Where logs and checkpoints go.
+        work_dir (str | Path): Folder for logs and checkpoints.
         seed (int): Random seed.
-        iterations (int): Length of the run, and of its schedule.
+        iterations (int): Length of the run and of its schedule.
         options (Sequence[str]): More ``KEY=VALUE`` for ``--cfg-options``. Defaults to ().
-        threads (int, optional): OpenMP threads. Defaults to None, as the environment says.
-        validate (bool): Whether to evaluate at the end, and to save checkpoints on the way. Defaults to True.
+        threads (int, optional): OpenMP threads. Defaults to None, which leaves it to the environment.
+        validate (bool): Whether to evaluate at the end, and to save checkpoints during the run. Defaults to True.
 
     Raises:
         UserError: If the process fails.
@@ -91,7 +94,7 @@ def train(tool: str | Path, config: str, work_dir: str | Path, seed: int, iterat
         *(() if validate else ('--no-validate', )), '--cfg-options', f'train_cfg.max_iters={iterations}',
         f'train_cfg.val_interval={iterations}', f'param_scheduler.0.end={warmup}', f'param_scheduler.1.begin={warmup}',
         f'param_scheduler.1.end={max(iterations, warmup + 1)}',
-        # One checkpoint of a trial, at its end: writing them is not what it measures.
+        # A trial saves one checkpoint, at its end, because it must not measure the time for saving.
         f'default_hooks.checkpoint.interval={max(1, iterations // 5) if validate else iterations}',
         f'default_hooks.logger.interval={max(1, min(50, iterations // 4))}', *options
     ]
@@ -105,18 +108,18 @@ def train(tool: str | Path, config: str, work_dir: str | Path, seed: int, iterat
 
 def run_for(tool: str | Path, config: str, root: str | Path, seed: int, minutes: float, options: Sequence[str] = (),
             threads: int | None = None) -> dict:
-    """Train a config for a time and return its last metrics; what is done already is not done again.
+    """Train a config for a time and return its last metrics. Steps that are done already are not repeated.
 
     Args:
         tool, config, seed, options, threads: See :func:`train`.
-        root (str | Path): Folder of all runs; this one gets ``<config>_seed<seed>`` in it.
-        minutes (float): Training time, evaluation not counted.
+        root (str | Path): Folder of all runs; this run gets ``<config>_seed<seed>`` in it.
+        minutes (float): Training time, without evaluation.
 
     Returns:
         dict: ``config``, ``seed``, ``minutes``, ``iterations``, the minutes ``measured`` in the log, and every metric.
 
     Raises:
-        UserError: If the folder has a run of other settings (minutes, options, threads or the config's contents), or
+        UserError: If the folder has a run with other settings (minutes, options, threads or the config's contents), or
             training fails.
     """
     name = f'{Path(config).stem}_seed{seed}'
@@ -135,7 +138,7 @@ def run_for(tool: str | Path, config: str, root: str | Path, seed: int, minutes:
         return json.loads(result.read_text())
     if not plan.is_file():
         trial = work_dir / 'trial'
-        shutil.rmtree(trial, ignore_errors=True)  # without a plan it was interrupted
+        shutil.rmtree(trial, ignore_errors=True)  # without a plan the trial was interrupted
         train(tool, config, trial, seed, TRIAL, options, threads, validate=False)
         longer = iterations_for(TRIAL_SECONDS, trial)
         if longer > TRIAL:

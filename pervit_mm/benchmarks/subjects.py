@@ -1,4 +1,4 @@
-"""What ``tools/benchmark.py`` compares: models to time, and calls of them."""
+"""What ``tools/benchmark.py`` compares: models, and functions that call them once."""
 from collections.abc import Callable
 from types import ModuleType
 
@@ -11,7 +11,7 @@ from ..apis.configs import load_config
 from ..checkpoints import package_root
 from ..models import BasePosition, PerViT
 
-#: MMPretrain's backbones nearest in cost.
+#: For each size of PerViT, MMPretrain's backbones nearest in cost.
 RIVALS = {
     'tiny': {'DeiT-T': dict(type='mmpretrain.VisionTransformer', arch='deit-tiny')},
     'small': {'DeiT-S': dict(type='mmpretrain.VisionTransformer', arch='deit-small'),
@@ -22,7 +22,7 @@ RIVALS = {
 
 
 class ConstantPosition(BasePosition):
-    """log Φp that requires a gradient and costs nothing to make: what is left of a position module for free.
+    """log Φp that requires a gradient but costs nothing to make: the least that a position module can cost.
 
     Args:
         log_position (Tensor): ``(nH, N, N)``.
@@ -40,26 +40,26 @@ class ConstantPosition(BasePosition):
 
 
 def pervit(size: str, **kwargs) -> PerViT:
-    """An initialized PerViT on the device that there is."""
+    """An initialized PerViT on :func:`device`."""
     model = PerViT(size, **kwargs)
     model.init_weights()
     return model.to(device())
 
 
 def rival(cfg: dict) -> nn.Module:
-    """One of MMPretrain's backbones in eval mode, on the device that there is."""
+    """One of MMPretrain's backbones in eval mode, on :func:`device`."""
     model = MODELS.build(cfg).to(device())
-    model.eval()  # in a line of its own: some of MMPretrain's backbones return None from it
+    model.eval()  # not chained, because eval() of some of MMPretrain's backbones returns None
     return model
 
 
 def device() -> str:
-    """'cuda' where there is one, or else 'cpu'."""
+    """'cuda' if there is a GPU, or else 'cpu'."""
     return 'cuda' if torch.cuda.is_available() else 'cpu'
 
 
 def infer(model: Callable, images: torch.Tensor) -> Callable[[], None]:
-    """One forward pass without gradient."""
+    """Return a function that runs one forward pass without gradients."""
 
     def run() -> None:
         with torch.no_grad():
@@ -69,7 +69,7 @@ def infer(model: Callable, images: torch.Tensor) -> Callable[[], None]:
 
 
 def step(model: nn.Module, images: torch.Tensor, forward: Callable | None = None) -> Callable[[], None]:
-    """One forward and backward pass."""
+    """Return a function that runs one forward and backward pass."""
     forward = forward or (lambda x: model(x)[0])
 
     def run() -> None:
@@ -82,12 +82,14 @@ def step(model: nn.Module, images: torch.Tensor, forward: Callable | None = None
 
 def by_definition(oracle: ModuleType, state: dict, num_heads: int, positions: list | None,
                    images: torch.Tensor) -> torch.Tensor:
-    """PerViT by its definition in eval mode, ``(B, C)``, of a state dict."""
+    """Output ``(B, C)`` of PerViT by its definition, in eval mode, with the weights of a state dict."""
     return oracle.backbone(state, images, num_heads, torch.float32, positions=positions)[0].mean(1)
 
 
 def detector_step(kind: str, height: int, width: int) -> Callable[[], None]:
-    """One forward and backward pass of Mask R-CNN with PerViT-S, with checkpointing, on one image with eight objects.
+    """Return a function that runs one forward and backward pass of Mask R-CNN with PerViT-S.
+
+    The pass recomputes blocks in backward (``with_cp``) and takes one image with eight objects.
 
     Args:
         kind (str): 'windows' or 'global' attention.

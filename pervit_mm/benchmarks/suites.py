@@ -1,6 +1,7 @@
 """What ``tools/benchmark.py`` measures: each suite returns the rows of one table.
 
-A suite takes :class:`Settings`, and the by-definition form of the network that it compares with.
+A suite takes :class:`Settings` and ``oracle``, a module with the network by its definition, which some suites compare
+with.
 """
 import copy
 from collections.abc import Callable, Sequence
@@ -29,11 +30,13 @@ class Settings:
 
     Attributes:
         sizes (Sequence[str]): Sizes of PerViT. Defaults to tiny and small.
-        batches (Sequence[int]): Batch sizes, in place of the suite's own. Defaults to (), the suite's own.
+        batches (Sequence[int]): Batch sizes, in place of the suite's own; the suites "bf16" and "compile" take only the
+            first. Defaults to (), the suite's own.
         pixels (Sequence[int]): Image sides of the suite "inference". Defaults to 224 and 384.
         repeats (int): Turns that count, at least 7. Defaults to 7.
         command (Sequence[str]): What runs a case of :func:`memory_case` in a process of its own: a script and its
-            arguments, behind which the name of the case is put. Defaults to (); suites that measure memory need it.
+            arguments. The name of the case is added as the last one. Defaults to (); suites that measure memory need
+            it.
     """
 
     sizes: Sequence[str] = ('tiny', 'small')
@@ -43,11 +46,11 @@ class Settings:
     command: Sequence[str] = ()
 
     def batches_or(self, *default: int) -> tuple[int, ...]:
-        """Batch sizes that were asked for, or else the suite's own."""
+        """``batches``, or else the suite's own batch sizes."""
         return tuple(self.batches) or default
 
     def first_call(self, case: str) -> dict[str, float]:
-        """Peak memory and time of a case, in a process of its own, see :func:`run_case`."""
+        """Peak memory and time of a case, measured in a process of its own, see :func:`run_case`."""
         return run_case([*self.command, case])
 
 
@@ -60,7 +63,7 @@ def _row(timing, **labels: object) -> dict[str, object]:
 
 
 def inference(settings: Settings, oracle: ModuleType) -> Rows:
-    """Images per second, and per FLOP, at 224 and 384 px; ratio: time over that of the first rival."""
+    """Images and FLOPs per second at each size in ``pixels``; ratio: time over that of the first rival."""
     init_default_scope('mmpretrain')
     rows = []
     for size in settings.sizes:
@@ -86,7 +89,7 @@ def _inference_subjects(size: str, side: int, oracle: ModuleType) -> tuple[dict[
     state = dict(live.state_dict())
     with torch.no_grad():
         positions = [log_position.exp() for log_position in live.position_terms(live.patch_resolution)]
-    windows = {'window_size': 12} if side == 384 else {}  # Swin's own for 384 px
+    windows = {'window_size': 12} if side == 384 else {}  # Swin's own window for 384 px
     models: dict[str, Callable] = {
         **{name: rival({**cfg, 'img_size': side, **(windows if 'Swin' in name else {})})
            for name, cfg in RIVALS[size].items()},
@@ -154,7 +157,7 @@ def attention(settings: Settings, oracle: ModuleType) -> Rows:
 
 
 def _position_subjects(oracle: ModuleType | None) -> dict[str, Callable[[], None]]:
-    """log Φp of one block on a 32 x 32 grid, 8 heads, forward and backward."""
+    """Functions that compute log Φp of one block on a 32 x 32 grid with 8 heads, forward and backward."""
     module = PerViTPeripheralPosition(8, 32, (14, 14)).to(device())
     projection = DistanceProjection(32).to(device())
     module.init_position(PositionInit(-5., 3., noise=0.1))
@@ -204,8 +207,9 @@ def _dense_case(kind: str, side: int, frozen: bool) -> Callable[[], None]:
 def dense(settings: Settings, oracle: ModuleType) -> Rows:
     """Backbone alone on large images, inference, batch 1, Φp frozen; ratio: over windows at 672 px.
 
-    Φp of 7,056 tokens for 12 blocks is 9.6 GB, beyond what is kept between calls unless asked for: "live", without
-    freezing, global attention at 1344 px makes it anew for every image. Memory counts the model and, frozen, Φp.
+    log Φp of 7,056 tokens for 12 blocks takes 9.6 GB, far more than the default limit of what is kept between calls. So
+    "live" global attention at 1344 px, without freezing, makes it again for every image. Memory counts the model and
+    the frozen Φp.
     """
     cases = [('windows', 672), ('windows', 1344), ('global', 672), ('global', 1344)]
     models, subjects = {kind: _dense_model(kind) for kind in ('windows', 'global')}, {}
@@ -228,9 +232,9 @@ def dense(settings: Settings, oracle: ModuleType) -> Rows:
 
 
 def detection(settings: Settings, oracle: ModuleType) -> Rows:
-    """One training step of Mask R-CNN with PerViT-S on one image, with checkpointing, each in a process of its own.
+    """One training step of Mask R-CNN with PerViT-S on one image, blocks recomputed, each in a process of its own.
 
-    The first call is timed; ratio: over windows on the smallest image.
+    The first call is timed. Ratio: over windows on the smallest image.
     """
     rows, base = [], None
     for kind in ('windows', 'global'):
@@ -265,8 +269,8 @@ def bf16(settings: Settings, oracle: ModuleType) -> Rows:
 def compiled(settings: Settings, oracle: ModuleType) -> Rows:
     """torch.compile without graph breaks (fullgraph); ratio: time over eager.
 
-    Graphs are counted over batches of the given size and of 2 and 4 more: 2 graphs are one recompilation. (torch's
-    convolution compiles anew when a batch gets smaller than 16.)
+    Graphs are counted over batches of the given size and of 2 and 4 more. 2 graphs mean one recompilation. (torch's
+    convolution also compiles again when a batch gets smaller than 16.)
     """
     rows = []
     for size in settings.sizes:
@@ -289,7 +293,7 @@ def compiled(settings: Settings, oracle: ModuleType) -> Rows:
 
 
 def _counted(graphs: list[int], module, inputs):
-    """torch's default compiler, counting how often it is asked."""
+    """torch's default compiler, which adds an entry to ``graphs`` at each call."""
     graphs.append(1)
     return torch._dynamo.lookup_backend('inductor')(module, inputs)
 
@@ -304,14 +308,14 @@ SUITES: dict[str, Callable[[Settings, ModuleType], Rows]] = dict(
 
 
 def memory_case(name: str, oracle: ModuleType | None = None) -> Callable[[], Callable[[], None]]:
-    """What a fresh process builds and calls once for its peak memory.
+    """What a new process builds and calls once, to measure peak memory.
 
     Args:
         name (str): 'position/FORM', 'dense/KIND/PIXELS/STATE' or 'detection/KIND/HEIGHT/WIDTH'.
         oracle (ModuleType, optional): The by-definition form, for 'position/full form'. Defaults to None.
 
     Returns:
-        Callable: Builds the case and returns what is called.
+        Callable: Builds the case and returns the function to call.
 
     Raises:
         UserError: If there is no such case.

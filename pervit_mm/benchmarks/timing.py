@@ -1,7 +1,7 @@
 """Timing several subjects side by side, and peak memory in processes of their own.
 
-A machine's speed drifts, so subjects take turns (A B A B …) in one run and are compared by the ratio of neighboring
-turns; figures are medians.
+A machine's speed drifts. So subjects take turns (A B A B …) in one run, and are compared by the ratio of their times in
+the same turn. Figures are medians.
 """
 import json
 import platform
@@ -22,7 +22,7 @@ class Timing(NamedTuple):
 
     Attributes:
         median (float): Seconds for one call.
-        ratio (float): Median over turns of this subject's time over the first subject's in the same turn.
+        ratio (float): This subject's time over the first subject's in the same turn; median over turns.
         low, high (float): Quartiles of that ratio.
     """
 
@@ -37,16 +37,16 @@ def interleave(subjects: Mapping[str, Callable[[], object]], repeats: int = 7, w
     """Time subjects in turns.
 
     Args:
-        subjects (Mapping[str, Callable]): What to call, by name; ratios are to the first.
+        subjects (Mapping[str, Callable]): What to call, by name. Ratios are to the first subject.
         repeats (int): Turns that count, at least 7. Defaults to 7.
-        warmup (int): Turns ahead that don't. Defaults to 2.
-        clock (Callable): Seconds. Defaults to ``time.perf_counter``.
+        warmup (int): Turns before these that don't count. Defaults to 2.
+        clock (Callable): Returns the time in seconds. Defaults to ``time.perf_counter``.
 
     Returns:
         dict[str, Timing]: By name, in the same order.
 
     Raises:
-        UserError: If there is no subject, or too few repeats.
+        UserError: If there is no subject, ``repeats`` is below 7, or ``warmup`` is negative.
     """
     if not subjects or repeats < 7 or warmup < 0:
         raise UserError('interleave needs a subject, at least 7 repeats and no negative warmup, '
@@ -70,7 +70,7 @@ def interleave(subjects: Mapping[str, Callable[[], object]], repeats: int = 7, w
 
 
 def synchronize() -> None:
-    """Wait for CUDA, where there is one."""
+    """Wait for CUDA, if there is a GPU."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 
@@ -78,20 +78,20 @@ def synchronize() -> None:
 def first_call(case: Callable[[], Callable[[], object]]) -> dict[str, float]:
     """Build something and call it once, in a process that has done nothing else, see :func:`run_case`.
 
-    On the CPU Linux alone tells the peak.
+    On the CPU this needs Linux.
 
     Args:
-        case (Callable): Returns what is called.
+        case (Callable): Builds something, and returns the function to call.
 
     Returns:
-        dict[str, float]: ``peak_mib``, by how much the peak of this process's memory rose, building included; and
-        ``seconds``, of the call alone.
+        dict[str, float]: ``peak_mib``, how far this process's memory peaked above its state before building; and
+        ``seconds``, the time of the call alone.
     """
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
     else:
-        # Let the peak start from where memory stands now. getrusage won't do, a new process inherits its parent's.
+        # Reset the peak to the memory in use now. The peak of getrusage won't do: a new process inherits its parent's.
         with open('/proc/self/clear_refs', 'w') as file:
             file.write('5')
         before = _peak_mib()
@@ -115,10 +115,10 @@ def _peak_mib() -> float:
 
 
 def run_case(command: Sequence[str]) -> dict[str, float]:
-    """Run a Python command that prints what :func:`first_call` returns as JSON in its last line, and return it.
+    """Run a Python command whose last line of output is the result of :func:`first_call` as JSON, and return it.
 
     Raises:
-        RuntimeError: If the command fails, with the end of what it said.
+        RuntimeError: If the command fails. The message has the end of its error output.
     """
     done = subprocess.run([sys.executable, *command], capture_output=True, text=True)
     if done.returncode:
@@ -127,7 +127,7 @@ def run_case(command: Sequence[str]) -> dict[str, float]:
 
 
 def environment() -> dict[str, str]:
-    """What figures depend on: device, threads, versions."""
+    """What the figures depend on: device, threads, versions."""
     if torch.cuda.is_available():
         device = torch.cuda.get_device_name()
     else:
@@ -136,7 +136,7 @@ def environment() -> dict[str, str]:
 
 
 def _processor() -> str:
-    """Name of the CPU; Linux tells it in /proc/cpuinfo alone."""
+    """Name of the CPU from Linux's /proc/cpuinfo, or the machine type if it isn't there."""
     try:
         with open('/proc/cpuinfo') as lines:
             names = [line.split(':')[1].strip() for line in lines if line.startswith('model name')]

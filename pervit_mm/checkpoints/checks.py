@@ -4,6 +4,7 @@ from typing import Any
 
 from ..models.init_rules import rule_name
 from ..utils.errors import UserError
+from .files import check_archive
 from .published import PREFIX, published_files
 
 
@@ -20,8 +21,11 @@ def check_checkpoint(path: str, argument: str) -> None:
             raise UserError(f'{argument}: {path!r} is none of the checkpoints that come with pervit_mm, which are '
                             f'{", ".join(names) or "none yet"}; for a file of yours give its path alone')
     # 'torchvision://resnet50' and 'https://...' are left to MMEngine's loader.
-    if '://' not in path and not osp.isfile(path):
+    if '://' in path:
+        return
+    if not osp.isfile(path):
         raise UserError(f'{argument}: {path!r} is not a file; give the path of a .pth checkpoint')
+    check_archive(path)
 
 
 def check_pretrained(part: Any, name: str = 'model') -> None:

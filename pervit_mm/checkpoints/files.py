@@ -5,6 +5,7 @@ import os
 import pickle
 import re
 import warnings
+import zipfile
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -16,6 +17,7 @@ from torch import Tensor
 from ..utils.atomic_write import replacing
 from ..utils.errors import UserError
 from .allow_list import allow_not_needed
+from .contents import non_finite_weights
 from .published import PREFIX, load_from_pervit_mm
 
 
@@ -36,10 +38,11 @@ def read_checkpoint(path: str | Path) -> Any:
         return load_from_pervit_mm(str(path), map_location='cpu')
     if not os.path.isfile(path):
         raise UserError(f"path: '{path}' is not a file; give the path of a checkpoint")
+    check_archive(path)
     try:
         with allow_not_needed(), warnings.catch_warnings():
             warnings.simplefilter('ignore')  # remarks on odd files, which are refused below in our words
-            return torch.load(path, map_location='cpu', weights_only=True)
+            content = torch.load(path, map_location='cpu', weights_only=True)
     except Exception as error:  # a damaged or crafted file fails in whatever way it likes
         refused = isinstance(error, pickle.UnpicklingError)
         # PyTorch wraps the reason of a refusal in advice, which begins with turning the protection off.
@@ -53,6 +56,66 @@ def read_checkpoint(path: str | Path) -> Any:
         raise UserError(f"'{path}' cannot be read as a PyTorch checkpoint ({type(error).__name__}: "
                         f'{reason.splitlines()[0].split(". ")[0] if reason else "it ends too early"}), and nothing of '
                         'it was executed; check that it is one and complete') from error
+    if (expanded := find_expanded(content)) is not None:
+        raise UserError(f"'{path}' was refused: {expanded} declares more values than the file holds (stride 0), and a "
+                        'copy of it would fill the memory')
+    return content
+
+
+def find_expanded(content: Any, name: str = 'content') -> str | None:
+    """Name of the first tensor in nested dicts and lists that is larger than its memory; None if there is none."""
+    if isinstance(content, Tensor):
+        dense = content.layout == torch.strided and not content.is_meta
+        large = dense and content.numel() * content.element_size() > content.untyped_storage().nbytes()
+        return name if large else None
+    items = content.items() if isinstance(content, Mapping) else (
+        enumerate(content) if isinstance(content, (list, tuple)) else ())
+    return next((found for key, value in items if (found := find_expanded(value, f'{name}[{key!r}]'))), None)
+
+
+def check_archive(path: str | Path) -> None:
+    """Raise UserError for a zip file whose entries would grow when they are read.
+
+    PyTorch stores its entries as they are. Compressed ones declare any size: 13 MB may become gigabytes.
+
+    Args:
+        path (str | Path): A file, zip or not.
+    """
+    if not zipfile.is_zipfile(path):
+        return  # PyTorch's older format, which is read from the file's own bytes
+    with zipfile.ZipFile(path) as archive:
+        declared = sum(entry.file_size for entry in archive.infolist())
+    size = os.path.getsize(path)
+    if declared > size:
+        raise UserError(f"'{path}' has {size:,} bytes and declares {declared:,}: PyTorch compresses nothing, so it is "
+                        'no checkpoint of PyTorch, and it was not read')
+
+
+def check_weights(state_dict: Mapping[str, Tensor], source: str) -> None:
+    """Raise UserError unless all tensors are weights as a training has them, ahead of copying any.
+
+    Args:
+        state_dict (Mapping[str, Tensor]): By name.
+        source (str): Where they are from, for the message.
+
+    Raises:
+        UserError: Naming the first tensor that is sparse or quantized, has no values (meta), repeats the same memory
+            (stride 0), has a type that weights don't have, or holds NaN or infinity.
+    """
+    for name, tensor in state_dict.items():
+        problem = None
+        if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_nested:
+            problem = 'is sparse, quantized or nested'
+        elif tensor.is_meta:
+            problem = 'has a shape and no values (meta)'
+        elif tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+            problem = f'has {tensor.numel():,} values in {tensor.untyped_storage().nbytes():,} bytes (stride 0)'
+        elif not tensor.is_floating_point() and tensor.dtype not in (torch.int64, torch.int32):
+            problem = f'is {tensor.dtype}; weights are floating point, counters int64'
+        elif name in non_finite_weights({name: tensor}):
+            problem = 'holds NaN or infinity'
+        if problem:
+            raise UserError(f"{source}: {name!r} {problem}: take another checkpoint of the training")
 
 
 def entry_of(content: Any, name: str) -> Any:
@@ -97,7 +160,7 @@ def read_classifier(path: str | Path) -> dict[str, Tensor]:
     content = read_checkpoint(path)
     if is_state_dict(state := entry_of(content, 'state_dict')) and has_backbone(state):
         return dict(state)
-    raise UserError(f"'{path}' is not a checkpoint of a classifier of MMPretrain, which is a dict whose 'state_dict' "
+    raise UserError(f"'{path}' is not a checkpoint of a model with a backbone, which is a dict whose 'state_dict' "
                     "has keys that begin with 'backbone.', or that dict alone: it holds "
                     f"{describe(entry_of(content, 'state_dict'))}; for the authors' files there is "
                     'tools/model_converters/pervit_to_mm.py')

@@ -1,9 +1,9 @@
 """Put the real Fashion-MNIST where MMPretrain's ``FashionMNIST`` reads it.
 
-MMPretrain 1.2.0 looks for the four *extracted* idx files directly in ``data_root`` and starts no
-download when they are there. It does not check what is in them, so this file does. The ``.gz``
-files of Debian's package differ from those of MMPretrain's list, the extracted ones do not: hence
-the sums below are those of the extracted files, and they hold whatever the source.
+MMPretrain 1.2.0 looks for the four *extracted* idx files directly in ``data_root``. If they are there, it starts no
+download. It does not check what is in them, so this module does. The ``.gz`` files of Debian's package differ from
+those of MMPretrain's list, but the extracted files are the same. So the sums below are of the extracted files, and they
+hold for every source.
 """
 
 import gzip
@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from ..utils.atomic_write import replacing
-from ..utils.errors import UserError
+from ..utils.errors import UserError, told
 from .fashion_mnist_sources import DEBIAN_PACKAGE, SOURCES, from_package_install
 
 # Extracted file -> its md5 sum. 60,000 training and 10,000 test images, and their labels.
@@ -51,7 +51,7 @@ def missing_files(root: str | Path, files: Mapping[str, str] = FASHION_MNIST_FIL
         files (Mapping[str, str]): File names and md5 sums.
 
     Returns:
-        list[str]: Names whose file is not there with the right content, in the order of ``files``.
+        list[str]: Names of the files that are not there with the right content, in the order of ``files``.
     """
     root = Path(root)
     return [
@@ -61,21 +61,22 @@ def missing_files(root: str | Path, files: Mapping[str, str] = FASHION_MNIST_FIL
 
 
 def extract_checked(source: str | Path, target: str | Path, md5: str) -> None:
-    """Copy or decompress one file to its place, which only ever holds the whole, right content.
+    """Copy or decompress one file to ``target``, but only if its content is whole and right.
 
-    The content is written beside ``target`` and renamed once its sum is right, so an interrupted
-    run leaves the place empty or as it was.
+    The content is written beside ``target`` and renamed if its sum is right. So an interrupted run leaves ``target``
+    as it was.
 
     Args:
         source (str | Path): A ``.gz`` file, or the extracted file.
-        target (str | Path): Where the extracted file goes.
+        target (str | Path): Place of the extracted file.
         md5 (str): The sum that the extracted content must have.
 
     Raises:
         UserError: If ``source`` cannot be decompressed or its content has another sum.
     """
     source, target = Path(source), Path(target)
-    target.parent.mkdir(parents=True, exist_ok=True)
+    with told(f'the folder {str(target.parent)!r} cannot be made'):
+        target.parent.mkdir(parents=True, exist_ok=True)
     digest = hashlib.md5(usedforsecurity=False)
     opener = gzip.open if source.suffix == '.gz' else open
     with replacing(target) as writer:
@@ -97,7 +98,7 @@ def install_from(
         source: str | Path,
         root: str | Path,
         files: Mapping[str, str] = FASHION_MNIST_FILES) -> list[str]:
-    """Put the files that ``root`` lacks there, from a folder that has them.
+    """Put the files that ``root`` lacks into it, from a folder that has them.
 
     Args:
         source (str | Path): A folder with the files, extracted or as ``.gz``.
@@ -133,22 +134,22 @@ def prepare_fashion_mnist(
     Args:
         root (str | Path): The folder that MMPretrain's ``data_root`` names. Defaults to
             ``'data/fashion_mnist'``.
-        source (str | Path, optional): A folder that has the files, extracted or as ``.gz``. No
-            other source is tried then. Defaults to None.
-        sources (Sequence[Callable]): Tried one after the other. Each takes an empty scratch folder
-            and ``log``, and returns a folder with the files or raises UserError with the reason
-            why it cannot.
+        source (str | Path, optional): A folder that has the files, extracted or as ``.gz``. If it is given, no other
+            source is tried. Defaults to None.
+        sources (Sequence[Callable]): Tried one after the other. Each takes an empty scratch folder and ``log``. It
+            returns a folder with the files, or raises UserError with the reason why it cannot. Defaults to
+            :data:`~pervit_mm.datasets.fashion_mnist_sources.SOURCES`.
         files (Mapping[str, str]): File names and md5 sums.
         log (Callable): Takes a sentence on what is done. Defaults to ``print``.
-        install (bool): Whether Debian's package may be installed on the system, which takes root; tried ahead of
+        install (bool): Whether Debian's package may be installed on the system, which needs root. This is tried before
             ``sources``. Defaults to False.
 
     Returns:
         list[str]: The names that were put in place; empty if everything was there.
 
     Raises:
-        UserError: If ``source`` is not a folder, or no source has the files. The message has every reason, and what to
-            put where.
+        UserError: If ``source`` is not a folder, or no source has the files. The message has the reason of every
+            source, and says which files to put where.
     """
     root = Path(root)
     if not missing_files(root, files):

@@ -1,8 +1,8 @@
 """Where the files of Fashion-MNIST come from.
 
-Every source takes an empty scratch folder and a function that says what is done. It returns a
-folder with the files, extracted or as ``.gz``, or raises UserError with the reason why it
-cannot. None of them is trusted: whoever takes the files checks their sums.
+Every source takes an empty scratch folder and a function that says what is done. It returns a folder with the files,
+extracted or as ``.gz``, or raises UserError with the reason why it cannot. No source is trusted: the caller checks the
+sums of the files.
 """
 
 import os
@@ -29,7 +29,7 @@ def run_command(command: Sequence[str], cwd: str | Path | None = None) -> str:
         str: What it printed.
 
     Raises:
-        UserError: If it cannot be started or fails; the message has the end of its output.
+        UserError: If the command cannot be started or fails. The message has the end of its output.
     """
     environment = {**os.environ, 'DEBIAN_FRONTEND': 'noninteractive', 'LC_ALL': 'C'}
     try:
@@ -45,10 +45,10 @@ def run_command(command: Sequence[str], cwd: str | Path | None = None) -> str:
 
 
 def folder_in_listing(listing: str) -> Path:
-    """Find the data's folder in what ``dpkg -L`` prints.
+    """Find the folder of the data in a list of paths, as ``dpkg -L`` prints it.
 
     Args:
-        listing (str): One installed path a line.
+        listing (str): One path a line.
 
     Returns:
         Path: The folder that holds the training images.
@@ -82,7 +82,7 @@ def from_installed_package(scratch: Path, log: Callable[[str], None]) -> Path:
 
 
 def from_package_install(scratch: Path, log: Callable[[str], None]) -> Path:
-    """Install Debian's package, which takes root, and find its files.
+    """Install Debian's package, which needs root, and find its files.
 
     Args:
         scratch (Path): An empty folder, not needed here.
@@ -103,8 +103,8 @@ def from_package_install(scratch: Path, log: Callable[[str], None]) -> Path:
     try:
         run_command(install)
     except UserError as error:
-        # A fresh machine or container has no package lists yet. If there is another reason, the
-        # second try meets it again and raises it.
+        # A new machine or container has no package lists yet. If the reason is another one, the second try fails in
+        # the same way and raises it.
         log(f'{error}; trying again after apt-get update.')
         run_command(['apt-get', 'update', '-q'])
         run_command(install)
@@ -114,7 +114,7 @@ def from_package_install(scratch: Path, log: Callable[[str], None]) -> Path:
 def from_package_download(scratch: Path, log: Callable[[str], None]) -> Path:
     """Download Debian's package and unpack it into the scratch folder, which needs no root and installs nothing.
 
-    A fresh machine or container has no package lists yet. Then the lists are fetched into the scratch folder as well.
+    A new machine or container has no package lists yet. Then the lists are fetched into the scratch folder as well.
 
     Args:
         scratch (Path): An empty folder.
@@ -135,7 +135,7 @@ def from_package_download(scratch: Path, log: Callable[[str], None]) -> Path:
         log(f'{error}; trying again with package lists of its own.')
         (scratch / 'lists' / 'partial').mkdir(parents=True)
         (scratch / 'cache' / 'archives' / 'partial').mkdir(parents=True)
-        # As root apt would download as another user, who may not write here.
+        # Run as root, apt would download as another user, who may not write here.
         own = ['-q', '-o', f'Dir::State::lists={scratch}/lists', '-o', f'Dir::Cache={scratch}/cache',
                '-o', 'APT::Sandbox::User=root']
         run_command(['apt-get', 'update', *own])
@@ -149,7 +149,7 @@ def from_package_download(scratch: Path, log: Callable[[str], None]) -> Path:
 
 
 def from_mmpretrain(scratch: Path, log: Callable[[str], None]) -> Path:
-    """Let MMPretrain download the files, from where its ``FashionMNIST`` takes them.
+    """Let MMPretrain download the files, from the address that its ``FashionMNIST`` uses.
 
     Args:
         scratch (Path): An empty folder.
@@ -167,20 +167,19 @@ def from_mmpretrain(scratch: Path, log: Callable[[str], None]) -> Path:
     except ImportError as error:
         raise UserError(f'MMPretrain cannot download: importing it fails ({error})') from error
     log("Downloading Fashion-MNIST by MMPretrain's own download.")
-    # MMPretrain opens its connections without a limit: a network that swallows everything would
-    # keep the user waiting for ever.
+    # MMPretrain opens its connections without a time limit. If the network never answers, the user would wait forever.
     previous = socket.getdefaulttimeout()
     socket.setdefaulttimeout(60)
     try:
         for name, md5 in FashionMNIST.train_list + FashionMNIST.test_list:
             url = urljoin(FashionMNIST.url_prefix, name)
             download_and_extract_archive(url, str(scratch), filename=name, md5=md5)
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # RuntimeError of a wrong md5
         raise UserError(f'MMPretrain cannot download {name} ({error})') from error
     finally:
         socket.setdefaulttimeout(previous)
     return scratch
 
 
-#: What is tried, in this order. None of them installs anything on the system.
+#: Sources that are tried, in this order. None of them installs anything on the system.
 SOURCES = (from_installed_package, from_package_download, from_mmpretrain)

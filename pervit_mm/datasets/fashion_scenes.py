@@ -1,8 +1,8 @@
 """Scenes of Fashion-MNIST items for detection and segmentation, which a small machine can train on.
 
-Real items lie at random scale and overlap on textured grounds. What is seen of an item gives its mask and box, so the
-annotation is exact. Training scenes are made of items of Fashion-MNIST's training split alone and test scenes of items
-of its test split alone: no item is in both.
+Real items lie at random scales on textured grounds and overlap. The visible part of an item gives its mask and box, so
+the annotation is exact. Training scenes have only items of Fashion-MNIST's training split, and test scenes only items
+of its test split, so no item is in both.
 """
 import json
 import os
@@ -14,42 +14,42 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from ..utils.errors import UserError
+from ..utils.errors import UserError, told
 from .fashion_mnist import FASHION_MNIST_FILES, missing_files
 from .fashion_scenes_canvas import cut_out, draw_ground, dye, read_idx
 
 #: Class names in the order of Fashion-MNIST's labels 0 to 9. In COCO's files and in label maps they count from 1.
 FASHION_CLASSES = ('T-shirt', 'Trouser', 'Pullover', 'Dress', 'Coat', 'Sandal', 'Shirt', 'Sneaker', 'Bag', 'Ankle boot')
-#: Split -> its files of images and of labels. The order is part of what seeds a scene.
+#: For each split, its files of images and of labels. The order of the splits is part of a scene's seed.
 SPLITS = {
     'train': ('train-images-idx3-ubyte', 'train-labels-idx1-ubyte'),
     'test': ('t10k-images-idx3-ubyte', 't10k-labels-idx1-ubyte'),
 }
-#: Least and greatest height and width of a scene, and side of an item's square, in pixels. An item is 1 to 2 times the
-#: size of a classifier's image: a network that knows Fashion-MNIST has learned something about it.
+#: Least and greatest height and width of a scene, and side of an item's square, in pixels. An item is 1 to 2 times as
+#: large as in Fashion-MNIST, so a network trained on Fashion-MNIST has learned something about it.
 SCENE_SIDES, ITEM_SIDES = (128, 224), (28, 56)
-#: Least and greatest number of items that are laid on a scene. It has fewer where no place is found for one.
+#: Least and greatest number of items in a scene. A scene has fewer if no place is found for an item.
 NUM_ITEMS = (4, 12)
-#: What every item keeps in view, whatever covers it: this share of its pixels, and this many.
+#: Least visible part of every item, whatever covers it: this share of its pixels, and this number of pixels.
 MIN_VISIBLE_SHARE, MIN_VISIBLE_PIXELS = 0.4, 64
-# Places and scales that are tried for an item before it is left out.
+# How many places and scales are tried for an item before it is left out.
 _TRIES = 20
-# To be counted up whenever the same settings give other files.
+# Increase this number whenever the same settings give other files.
 _FORMAT = 2
-# Of a name that no other data set has: a folder with this file in it is taken for scenes, and replaced.
+# A folder with this file counts as scenes and may be replaced, so no other data set must have a file of this name.
 _MANIFEST = 'fashion_scenes.json'
 
 
 @dataclass(frozen=True)
 class Scene:
-    """One scene; its items stand in the order in which they were laid, later ones on top.
+    """One scene. Its items are in the order in which they were placed, later ones on top.
 
     Attributes:
         image (np.ndarray): RGB pixels ``(H, W, 3)``, uint8.
-        owners (np.ndarray): Which item is seen at each pixel, ``(H, W)``, uint8: 0 is the ground, k the k-th item.
+        owners (np.ndarray): The visible item at each pixel, ``(H, W)``, uint8: 0 is the ground, k the k-th item.
         classes (tuple[int, ...]): Each item's class, 0 to 9.
-        items (tuple[int, ...]): Each item's number in its split of Fashion-MNIST.
-        areas (tuple[int, ...]): Each item's pixels, covered ones too.
+        items (tuple[int, ...]): Each item's index in its split of Fashion-MNIST.
+        areas (tuple[int, ...]): Each item's number of pixels, including covered ones.
     """
 
     image: np.ndarray
@@ -59,7 +59,7 @@ class Scene:
     areas: tuple[int, ...]
 
     def label_map(self) -> np.ndarray:
-        """Tell the class at each pixel.
+        """Return the class at each pixel.
 
         Returns:
             np.ndarray: ``(H, W)``, uint8: 0 is the ground, 1 to 10 are :data:`FASHION_CLASSES`.
@@ -67,17 +67,17 @@ class Scene:
         return np.array([0, *(number + 1 for number in self.classes)], np.uint8)[self.owners]
 
     def annotations(self, image_id: int, first_id: int = 1) -> list[dict]:
-        """Describe what is seen of the items, as COCO does.
+        """Describe the visible parts of the items in COCO's format.
 
         Args:
             image_id (int): The scene's ``id`` among COCO's ``images``.
-            first_id (int): The first item's ``id``; the others count on. Not 0, which COCO's evaluation takes for
-                "matched with nothing". Defaults to 1.
+            first_id (int): The first item's ``id``; the others count on from it. It must not be 0, which COCO's
+                evaluation takes for "matched with nothing". Defaults to 1.
 
         Returns:
             list[dict]: For each item ``id``, ``image_id``, ``category_id`` (1 to 10), ``segmentation`` (compressed
             run lengths), ``area`` (pixels), ``bbox`` (x, y, width, height in pixels, around whole pixels), ``iscrowd``
-            (0) and ``item`` (its number in Fashion-MNIST's split).
+            (0) and ``item`` (its index in Fashion-MNIST's split).
 
         Raises:
             UserError: If pycocotools is not installed.
@@ -101,15 +101,15 @@ class Scene:
 
 
 class FashionScenes:
-    """Endlessly many scenes of one split. Each depends on the seed, the split and its own number, and on no other one.
+    """Endlessly many scenes of one split. A scene depends on the seed, the split and its index, but on no other scene.
 
-    The same numpy and OpenCV draw the same pixels; another version of them may not.
+    The same versions of numpy and OpenCV draw the same pixels. Other versions may not.
 
     Args:
         images (np.ndarray): All items of the split, ``(N, 28, 28)``, uint8, on black.
         labels (np.ndarray): Their classes, ``(N,)``, 0 to 9.
         split (str): ``'train'`` or ``'test'``.
-        seed (int): From 0 on. Defaults to 0.
+        seed (int): At least 0. Defaults to 0.
 
     Raises:
         UserError: If an argument has another shape or value.
@@ -128,12 +128,12 @@ class FashionScenes:
 
     @classmethod
     def from_folder(cls, fashion_mnist: str | Path, split: str, seed: int = 0) -> 'FashionScenes':
-        """Read the items of one split, and of no other.
+        """Read the items of one split only.
 
         Args:
             fashion_mnist (str | Path): The folder with the extracted files.
             split (str): ``'train'`` or ``'test'``.
-            seed (int): From 0 on. Defaults to 0.
+            seed (int): At least 0. Defaults to 0.
 
         Returns:
             FashionScenes: The scenes of that split.
@@ -150,10 +150,10 @@ class FashionScenes:
         """Draw one scene.
 
         Args:
-            index (int): Its number, from 0 on.
+            index (int): The scene's index, at least 0.
 
         Returns:
-            Scene: The pixels, and what is where.
+            Scene: The pixels and the items.
 
         Raises:
             UserError: If ``index`` is below 0 or no integer.
@@ -166,7 +166,7 @@ class FashionScenes:
         for _ in range(rng.integers(NUM_ITEMS[0], NUM_ITEMS[1] + 1)):
             item, flip = int(rng.integers(len(self.images))), bool(rng.random() < 0.5)
             for _ in range(_TRIES):
-                # Even in the logarithm: as many items between 28 and 40 px as between 40 and 56 px.
+                # Uniform in the logarithm: as many items between 28 and 40 px as between 40 and 56 px.
                 side = round(np.exp(rng.uniform(*np.log(ITEM_SIDES))))
                 top, left = rng.integers(0, size - side + 1)
                 window = np.s_[top:top + side, left:left + side]
@@ -181,7 +181,7 @@ class FashionScenes:
                     items.append(item)
                     areas.append(int(total[-1]))
                     break
-        # The same grain over items and ground: an enlarged item would else be told by its smoothness.
+        # Items and ground get the same noise. Otherwise a network could find enlarged items by their smoothness.
         image += rng.uniform(1, 5) * rng.standard_normal(image.shape, np.float32)
         return Scene(image.round().clip(0, 255).astype(np.uint8), owners,
                      tuple(int(self.labels[item]) for item in items), tuple(items), tuple(areas))
@@ -197,10 +197,10 @@ def prepare_fashion_scenes(
         log: Callable[[str], None] = print) -> bool:
     """Make sure that a folder holds the scenes: images, COCO's annotations and label maps of both splits.
 
-    It holds ``<split>/000000.png``, ``annotations/<split>.json``, ``labels/<split>/000000.png`` (one channel, 0 the
-    ground, 1 to 10 the classes) and ``fashion_scenes.json``,
-    the settings, which is written last. The set is made beside ``root`` and put there when it is whole,
-    so an interrupted run leaves ``root`` as it was, and the next one begins anew. Only one run at a time.
+    The folder holds ``<split>/000000.png``, ``annotations/<split>.json``, ``labels/<split>/000000.png`` (one channel: 0
+    is the ground, 1 to 10 are the classes) and ``fashion_scenes.json`` with the settings, which is written last. The
+    set is made beside ``root`` and moved to ``root`` when it is complete. So an interrupted run leaves ``root`` as it
+    was, and the next run starts again. Never run this twice at the same time.
 
     Args:
         root (str | Path): The folder to make. A set with other settings is replaced. Defaults to
@@ -209,12 +209,12 @@ def prepare_fashion_scenes(
             ``'data/fashion_mnist'``.
         train (int): Training scenes. Defaults to 3000.
         test (int): Test scenes. Defaults to 400.
-        seed (int): From 0 on. Defaults to 0.
+        seed (int): At least 0. Defaults to 0.
         files (Mapping[str, str]): File names and md5 sums of Fashion-MNIST.
         log (Callable): Takes a sentence on what is done. Defaults to ``print``.
 
     Returns:
-        bool: Whether the set was made; False if it was there.
+        bool: True if the set was made, False if it was there already.
 
     Raises:
         UserError: If a number is out of range, ``root`` holds something else, Fashion-MNIST is not whole in
@@ -222,7 +222,7 @@ def prepare_fashion_scenes(
     """
     counts = dict(train=_count('train', train, 1), test=_count('test', test, 1))
     settings = dict(format=_FORMAT, **counts, seed=_count('seed', seed, 0), fashion_mnist=dict(files))
-    # A root that is a link stays one: what it points to is replaced.
+    # If root is a link, it stays one, and the folder that it points to is replaced.
     root = Path(root).resolve()
     if _is_there(root, settings):
         log(f'The scenes are in {root}: {train} for training, {test} for testing.')
@@ -244,7 +244,7 @@ def prepare_fashion_scenes(
             if root.exists():
                 os.rename(root, replaced)
             os.rename(partial, root)
-        except OSError as error:  # as of a mount point
+        except OSError as error:  # for example if root is a mount point
             raise UserError(f'root={str(root)!r} cannot be put in place ({error}): name another folder') from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -254,7 +254,7 @@ def prepare_fashion_scenes(
 
 
 def _count(name: str, value: int, least: int) -> int:
-    """Return ``value`` if it is an integer from ``least`` on."""
+    """Return ``value`` if it is an integer of at least ``least``, or raise UserError."""
     if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < least:
         raise UserError(f'{name} must be an integer from {least} on, got {value!r}.')
     return int(value)
@@ -276,7 +276,8 @@ def _is_there(root: Path, settings: dict) -> bool:
 def _write_split(root: Path, scenes: FashionScenes, count: int) -> None:
     """Write the first ``count`` scenes of a split below ``root``: images, label maps, annotations."""
     for folder in (scenes.split, 'annotations', f'labels/{scenes.split}'):
-        (root / folder).mkdir(parents=True, exist_ok=True)
+        with told(f'the folder {str(root / folder)!r} cannot be made'):
+            (root / folder).mkdir(parents=True, exist_ok=True)
     images, annotations = [], []
     for index in range(count):
         scene, name = scenes.scene(index), f'{index:06d}.png'
@@ -285,7 +286,7 @@ def _write_split(root: Path, scenes: FashionScenes, count: int) -> None:
         annotations += scene.annotations(index, len(annotations) + 1)
         for path, pixels in ((root / scenes.split / name, scene.image[..., ::-1]),
                              (root / 'labels' / scenes.split / name, scene.label_map())):
-            # OpenCV writes BGR, and tells of a full disk by its return value alone.
+            # OpenCV writes BGR. It reports a full disk only by its return value.
             if not cv2.imwrite(str(path), pixels):
                 raise UserError(f'{path} cannot be written: is there space left?')
     categories = [dict(id=number, name=name) for number, name in enumerate(FASHION_CLASSES, 1)]

@@ -1,4 +1,4 @@
-"""What a scene of Fashion-MNIST items is painted with: textured grounds, and items cut out of their black squares."""
+"""Parts of a scene of Fashion-MNIST items: textured grounds, and items cut out of their black squares."""
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,9 +7,10 @@ import numpy as np
 
 from ..utils.errors import UserError
 
-#: Values up to this one are no part of an item. Fashion-MNIST was scaled down, which left a faint haze around items. At
-#: 16 an outline is cleanest: 0.03 loose specks of up to 3 pixels per item, but 0.14 at 8, 0.12 at 32, and 2.9 if every
-#: value above 0 counted. The item itself loses little: 2% of its pixels are between 8 and 16.
+#: Pixels with values up to this one are no part of an item. Fashion-MNIST was scaled down, which left a faint haze
+#: around items. Outlines are cleanest at 16: they have 0.03 loose specks of up to 3 pixels per item. At 8 it would be
+#: 0.14, at 32 it would be 0.12, and 2.9 if every value above 0 counted. The item itself loses little: 2% of its pixels
+#: are between 8 and 16.
 HAZE = 16
 
 
@@ -23,10 +24,10 @@ def read_idx(path: str | Path) -> np.ndarray:
         np.ndarray: uint8, with the shape that the file states: ``(N, 28, 28)`` for images, ``(N,)`` for labels.
 
     Raises:
-        UserError: If the file is none of idx bytes, or shorter or longer than it states.
+        UserError: If the file is no idx file of bytes, or is shorter or longer than it states.
     """
     data = Path(path).read_bytes()
-    # Two zeros, the code of unsigned bytes, the number of dimensions; then each dimension's length.
+    # An idx file begins with two zeros, the code of unsigned bytes, the number of dimensions, and each one's length.
     start = 4 + 4 * data[3] if data[:3] == b'\0\0\x08' and len(data) > 3 else 0
     shape = np.frombuffer(data[4:start], '>u4').tolist() if 0 < start <= len(data) else None
     if shape is None or len(data) - start != np.prod(shape):
@@ -43,14 +44,14 @@ def _along(size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
 
 
 def _wave(position: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A wave over positions in pixels, with a period of 8 to 48 px, between a sine and hard bands: -1 to 1."""
+    """A wave over positions in pixels, from -1 to 1: period 8 to 48 px, form between a sine and hard bands."""
     period, phase = np.exp(rng.uniform(np.log(8), np.log(48))), rng.uniform(0, 2 * np.pi)
     sharpness = rng.uniform(1, 8)
     return np.tanh(sharpness * np.sin(2 * np.pi * position / period + phase)) / np.tanh(sharpness)
 
 
 def _clouds(size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
-    """Smoothed noise, with cells of 5 to 40 px and half as strong ones of half that size."""
+    """Smooth noise with cells of 5 to 40 px, plus noise with cells of half that size, half as strong."""
     cell = np.exp(rng.uniform(np.log(5), np.log(40)))
     clouds = np.zeros(size, np.float32)
     for width, strength in ((cell, 1), (cell / 2, 0.5)):
@@ -60,7 +61,7 @@ def _clouds(size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
 
 
 def _gradient(size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
-    """An even rise in one direction."""
+    """A linear gradient in one direction."""
     return _along(size, rng)
 
 
@@ -70,7 +71,7 @@ def _stripes(size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
 
 
 def _checker(size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
-    """A grid of fields, seldom square."""
+    """A checkerboard of two waves, whose fields are seldom square."""
     return _wave(_along(size, rng), rng) * _wave(_along(size, rng), rng)
 
 
@@ -80,7 +81,7 @@ def _rings(size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
     return _wave(np.hypot(y - rng.uniform(0, size[0]), x - rng.uniform(0, size[1])), rng)
 
 
-#: The kinds of texture: each takes a height and width and a generator, and returns a pattern ``(H, W)`` of any range.
+#: The kinds of texture. Each takes a height and width and a generator, and returns a pattern ``(H, W)`` of any range.
 TEXTURES: dict[str, Callable[[tuple[int, int], np.random.Generator], np.ndarray]] = {
     'checker': _checker,
     'clouds': _clouds,
@@ -91,16 +92,16 @@ TEXTURES: dict[str, Callable[[tuple[int, int], np.random.Generator], np.ndarray]
 
 
 def draw_ground(size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
-    """Draw a ground: a random color, and two random textures over it.
+    """Draw a ground: a random color with two random textures over it.
 
-    A texture moves each color channel by at most 45 of 255, so that an item's outline is seldom lost in it.
+    Values of a texture differ by at most 45 of 255 in each color channel, so an item's outline is seldom lost in it.
 
     Args:
         size (tuple[int, int]): Height and width in pixels.
-        rng (np.random.Generator): The source of what is random.
+        rng (np.random.Generator): The random generator.
 
     Returns:
-        np.ndarray: RGB ``(H, W, 3)``, float32; mostly, not always, between 0 and 255.
+        np.ndarray: RGB ``(H, W, 3)``, float32, mostly but not always between 0 and 255.
     """
     size = (int(size[0]), int(size[1]))
     ground = np.empty((*size, 3), np.float32)
@@ -116,8 +117,8 @@ def draw_ground(size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
 def cut_out(item: np.ndarray, side: int, flip: bool = False) -> tuple[np.ndarray, np.ndarray]:
     """Cut an item out of its black square, and enlarge it.
 
-    The outline runs half-way between pixels of the item and pixels of the square. The square's black is kept out of
-    the enlarged item, as a dark rim around every item would show a network where the items are.
+    The outline runs half-way between pixels of the item and pixels of the square. The square's black is removed from
+    the edge of the enlarged item, because a dark rim around every item would show a network where the items are.
 
     Args:
         item (np.ndarray): Gray ``(28, 28)``, uint8, on black.
@@ -125,8 +126,8 @@ def cut_out(item: np.ndarray, side: int, flip: bool = False) -> tuple[np.ndarray
         flip (bool): Whether left and right are exchanged. Defaults to False.
 
     Returns:
-        tuple[np.ndarray, np.ndarray]: Gray ``(side, side)``, float32, 0 to 1, to be used inside of the outline only;
-        and the pixels inside of it, ``(side, side)``, bool.
+        tuple[np.ndarray, np.ndarray]: Gray values ``(side, side)``, float32, 0 to 1, valid only inside the outline; and
+        which pixels are inside it, ``(side, side)``, bool.
     """
     if flip:
         item = item[:, ::-1]
@@ -134,19 +135,19 @@ def cut_out(item: np.ndarray, side: int, flip: bool = False) -> tuple[np.ndarray
     share = cv2.resize(own, (side, side), interpolation=cv2.INTER_LINEAR)
     gray = cv2.resize(own * item / 255, (side, side), interpolation=cv2.INTER_LINEAR)
     inside = share >= 0.5
-    # Inside, the share divides the black out again; outside, where it may be 0, the value is of no use anyway.
+    # Inside, division by the share of own pixels removes the black. Outside, the share may be 0; the value is unused.
     return gray / np.maximum(share, 0.5), inside
 
 
 def dye(gray: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Give a gray item a random color: black turns to a dark one, white to a brighter one.
+    """Give a gray item random colors: black becomes a dark color, white a brighter one.
 
     Args:
         gray (np.ndarray): Any shape, 0 to 1.
-        rng (np.random.Generator): The source of what is random.
+        rng (np.random.Generator): The random generator.
 
     Returns:
-        np.ndarray: RGB, the shape of ``gray`` and a last dimension of 3; between 0 and 255.
+        np.ndarray: RGB between 0 and 255, in the shape of ``gray`` with a last dimension of 3 added.
     """
     dark, bright = rng.uniform(0, 60, 3), rng.uniform(80, 255, 3)
     return dark + gray[..., None] * (bright - dark)

@@ -8,7 +8,7 @@ from PIL import Image
 
 from ..utils.errors import UserError
 
-# What a class looks like: whether the point (y, x), in [-1, 1], belongs to its shape.
+# The shape of each class: a function that tells whether the point (y, x), in [-1, 1], belongs to the shape.
 SHAPES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
     'cross': lambda y, x: (np.abs(y) < 0.2) | (np.abs(x) < 0.2),
     'diamond': lambda y, x: np.abs(y) + np.abs(x) < 0.7,
@@ -20,12 +20,12 @@ SHAPES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
 
 
 def draw_image(shape: str, size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
-    """Draw one image: a shape of random place, scale, color and texture on a random ground.
+    """Draw one image: a shape at a random place and scale, in random colors and with a random texture.
 
     Args:
         shape (str): A key of :data:`SHAPES`.
         size (tuple[int, int]): Height and width in pixels.
-        rng (np.random.Generator): The source of what is random.
+        rng (np.random.Generator): The random generator.
 
     Returns:
         np.ndarray: RGB pixels ``(height, width, 3)``, uint8.
@@ -53,13 +53,16 @@ def make_image_folder(root: str,
     The classes differ in the shape they show. The same arguments give the same pixels.
 
     Args:
-        root (str): The folder to make; it must not hold a train or val folder yet.
-        num_classes (int): Classes, at most as many as there are :data:`SHAPES`. Defaults to 4.
+        root (str): The folder to make. It must not hold a train or val folder yet.
+        num_classes (int): Number of classes, at most the number of :data:`SHAPES`. Defaults to 4.
         train_images (int): Training images of each class. Defaults to 8.
         val_images (int): Validation images of each class. Defaults to 4.
-        size (tuple[int, int]): Typical height and width in pixels; each image is up to a quarter
-            larger, as real ones differ too. Defaults to (60, 80).
-        seed (int): Seed of all that is random. Defaults to 0.
+        size (tuple[int, int]): Least height and width in pixels. Each side of an image is up to a quarter larger,
+            because real images differ in size too. Defaults to (60, 80).
+        seed (int): Random seed. Defaults to 0.
+
+    Raises:
+        UserError: If a number is out of range, ``size`` is too small, or ``root`` holds a train or val folder.
     """
     for name, value, top in (('num_classes', num_classes, len(SHAPES)),
                              ('train_images', train_images, None), ('val_images', val_images, None)):

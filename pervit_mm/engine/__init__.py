@@ -3,15 +3,18 @@ from ..checkpoints import allow_checkpoint_types
 from ..models.initialization import PeripheralInit, find_backbones, init_schedule
 from .hooks import (
     PeripheralInitHook,
+    PerViTCheckpointHook,
+    PerViTNonFiniteHook,
     PerViTNonlocalityHook,
     PerViTPositionMapHook,
     PerViTRandomStateHook,
     PerViTSyncBuffersHook,
 )
 from .optimizers import PerViTBFloat16OptimWrapper, PerViTLayerDecayConstructor
+from .runner import PerViTRunner
 
 __all__ = [
-    'PerViTBFloat16OptimWrapper', 'PerViTLayerDecayConstructor', 'PerViTNonlocalityHook', 'PerViTPositionMapHook',
-    'PerViTRandomStateHook', 'PerViTSyncBuffersHook', 'PeripheralInit', 'PeripheralInitHook', 'allow_checkpoint_types',
-    'find_backbones', 'init_schedule'
+    'PerViTBFloat16OptimWrapper', 'PerViTCheckpointHook', 'PerViTLayerDecayConstructor', 'PerViTNonFiniteHook',
+    'PerViTNonlocalityHook', 'PerViTPositionMapHook', 'PerViTRandomStateHook', 'PerViTRunner', 'PerViTSyncBuffersHook',
+    'PeripheralInit', 'PeripheralInitHook', 'allow_checkpoint_types', 'find_backbones', 'init_schedule'
 ]

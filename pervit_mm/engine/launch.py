@@ -10,9 +10,9 @@ import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.dist import is_distributed, master_only
 from mmengine.registry import RUNNERS
-from mmengine.runner import Runner, find_latest_checkpoint
+from mmengine.runner import Runner
 
-from ..checkpoints import check_checkpoint, check_pretrained
+from ..checkpoints import check_checkpoint, check_pretrained, find_resumable
 from ..utils.errors import UserError
 from . import machine
 
@@ -85,14 +85,15 @@ def prepare_config(cfg: Config,
         cfg.auto_scale_lr.enable = True
     notes = []
     if resume is not None:
-        # MMEngine drops `load_from` for a resume, and starts from scratch where there is nothing to resume.
-        if resume == 'auto' and (not osp.isdir(cfg.work_dir) or find_latest_checkpoint(cfg.work_dir) is None):
+        path, note = find_resumable(cfg.work_dir, _more_folders(cfg)) if resume == 'auto' else (resume, None)
+        if note:
+            notes.append(f'--resume: {note}')
+        if path is None:  # MMEngine would drop `load_from` and start from random weights
             notes.append(f'--resume: no checkpoint in {cfg.work_dir} yet, so this run starts at the beginning'
                          + (f', from {cfg.load_from}.' if cfg.get('load_from') else '.'))
-            cfg.resume = False
         else:
-            cfg.resume = True
-            cfg.load_from = None if resume == 'auto' else resume
+            cfg.load_from = path
+        cfg.resume = path is not None
     if cfg.get('load_from'):
         check_checkpoint(cfg.load_from, '--resume' if cfg.get('resume') else 'load_from')
     check_pretrained(cfg.model)  # read even ahead of resuming: Runner fills in weights first
@@ -148,7 +149,8 @@ def build_runner(cfg: Config) -> Runner:
     """
     if cfg.launcher != 'none' and not machine.has_accelerator() and not is_distributed():
         machine.init_gloo(cfg.launcher)
-    return Runner.from_cfg(cfg) if 'runner_type' not in cfg else RUNNERS.build(cfg)
+    cfg.setdefault('runner_type', 'pervit_mm.PerViTRunner')
+    return RUNNERS.build(cfg)
 
 
 @master_only
@@ -203,6 +205,13 @@ def check_data(cfg: dict, loader: str) -> None:
             raise UserError(
                 f'{name} ({kind}): {path!r} does not exist, seen from {os.getcwd()!r}. Put the '
                 f'data there, or say where it is with --cfg-options {name}.data_root=...')
+
+
+def _more_folders(cfg: Config) -> list[str]:
+    """Where checkpoints go besides the work directory: the checkpoint hook may have an ``out_dir``."""
+    hook = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
+    out_dir = hook.get('out_dir')
+    return [osp.join(out_dir, osp.basename(osp.abspath(cfg.work_dir)))] if out_dir else []
 
 
 def _set_common(cfg: Config, config_path: str, launcher: str, work_dir: str | None) -> None:

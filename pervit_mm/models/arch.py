@@ -2,7 +2,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from ..utils.errors import UserError
+from ..utils.errors import UserError, UserTypeError
 
 #: Sizes of the paper, and ``nano`` for small machines and small images (stride 4).
 ARCH_ZOO: dict[str, dict[str, Any]] = {
@@ -39,9 +39,10 @@ def resolve_arch(arch: str | dict) -> dict[str, Any]:
             - **embed_dims** (Sequence[int]): Width of each stage, a multiple of ``num_heads``.
             - **depths** (Sequence[int]): Blocks in each stage.
             - **num_heads** (int): Heads, the same in every block.
-            - **stem_channels** (Sequence[int]): Output channels of the stem's stride-2 convolutions but the
-              last, whose channels are ``embed_dims[0]``. k entries give an output stride of 2^(k+1).
-            - **mlp_ratio** (float): Hidden width of the FFN over its input's. Defaults to 4.
+            - **stem_channels** (Sequence[int]): Output channels of the stem's stride-2 convolutions except the
+              last, which has ``embed_dims[0]``. k entries give an output stride of 2^(k+1).
+            - **mlp_ratio** (float): Hidden width of the FFN over its input width. Every FFN must be at least
+              1 wide. Defaults to 4.
             - **position_channels** (int): Channels D of the projected distances. Defaults to 4 per head.
 
     Returns:
@@ -49,14 +50,14 @@ def resolve_arch(arch: str | dict) -> dict[str, Any]:
 
     Raises:
         TypeError: If ``arch`` is neither.
-        UserError: If a name or key is unknown, a key is missing, or a value can't be.
+        UserError: If a name or key is unknown, a key is missing, or a value is not allowed.
     """
     if isinstance(arch, str):
         if arch.lower() not in ARCH_ZOO:
             raise UserError(f'arch must be one of {sorted(ARCH_ZOO)} or a dict, got {arch!r}')
         arch = ARCH_ZOO[arch.lower()]
     elif not isinstance(arch, dict):
-        raise TypeError(f'arch must be a str or a dict, got {type(arch).__name__}')
+        raise UserTypeError(f'arch must be a str or a dict, got {type(arch).__name__}')
     unknown = sorted(map(str, set(arch) - ESSENTIAL_KEYS - OPTIONAL_KEYS))
     missing = sorted(ESSENTIAL_KEYS - set(arch))
     if unknown or missing:
@@ -75,8 +76,9 @@ def resolve_arch(arch: str | dict) -> dict[str, Any]:
             raise UserError(f"every width in arch['embed_dims'] must be a multiple of num_heads={heads}, got "
                             f'{width}; the nearest are {width // heads * heads} and {(width // heads + 1) * heads}')
     mlp_ratio = arch.get('mlp_ratio', 4)
-    if not isinstance(mlp_ratio, (int, float)) or not 1 <= mlp_ratio * min(widths) < float('inf'):
-        raise UserError(f"arch['mlp_ratio'] must be a positive number, got {mlp_ratio!r}")
+    if type(mlp_ratio) not in (int, float) or not 1 <= mlp_ratio * min(widths) < float('inf'):
+        raise UserError("arch['mlp_ratio'] must be a finite number that gives every FFN a hidden width of at least 1, "
+                        f'so at least 1 / {min(widths)}, got {mlp_ratio!r}')
     channels = arch.get('position_channels', 4 * heads)
     if type(channels) is not int or channels < 1:
         raise UserError(f"arch['position_channels'] must be a positive integer, got {channels!r}")
@@ -90,18 +92,18 @@ def resolve_indices(name: str, indices: int | Sequence[int], length: int) -> tup
     Args:
         name (str): Argument name, for the message.
         indices (int | Sequence[int]): One or several indices; never changed.
-        length (int): Blocks there are.
+        length (int): Number of blocks.
 
     Returns:
         tuple[int, ...]: Each in ``[0, length)``.
 
     Raises:
         TypeError: If an index is not an integer.
-        UserError: If an index is out of range, doubled, or out of order.
+        UserError: If an index is out of range, repeated, or out of order.
     """
     given = (indices, ) if type(indices) is int else indices
     if not isinstance(given, (tuple, list)) or not all(type(i) is int for i in given):
-        raise TypeError(f'{name} must be an int or a sequence of int, got {indices!r}')
+        raise UserTypeError(f'{name} must be an int or a sequence of int, got {indices!r}')
     for index in given:
         if not -length <= index < length:
             raise UserError(f'{name} must be in [{-length}, {length - 1}] for {length} blocks, got {index}')
@@ -147,6 +149,10 @@ def check_options(depths: Sequence[int], *, out_type: str, drop_rate: float, dro
                         f'{position_cache_bytes!r}')
 
 
+#: Tokens of a window, at most: 64 x 64, whose log Φp takes 67 MB for each head.
+MAX_WINDOW_TOKENS = 64 * 64
+
+
 def resolve_windows(window_size: int | Sequence[int] | str | None, global_attn_indexes: int | Sequence[int],
                     num_blocks: int, pretrain_hw: tuple[int, int]) -> list[tuple[int, int] | None]:
     """Turn the window options of a backbone into one window for each block.
@@ -155,7 +161,7 @@ def resolve_windows(window_size: int | Sequence[int] | str | None, global_attn_i
         window_size (int | Sequence[int] | str, optional): Side in tokens, a pair (h, w), or 'pretrain'; None attends
             globally.
         global_attn_indexes (int | Sequence[int]): Blocks that attend globally all the same.
-        num_blocks (int): Blocks there are.
+        num_blocks (int): Number of blocks.
         pretrain_hw (tuple[int, int]): Pretraining grid (H, W), which 'pretrain' stands for.
 
     Returns:
@@ -163,7 +169,7 @@ def resolve_windows(window_size: int | Sequence[int] | str | None, global_attn_i
 
     Raises:
         TypeError: If an index is not an integer.
-        UserError: If a window or an index can't be, or there are global blocks without a window.
+        UserError: If a window or an index is not allowed, or global blocks are named without a window.
     """
     global_blocks = resolve_indices('global_attn_indexes', global_attn_indexes, num_blocks)
     if window_size is None:
@@ -172,4 +178,9 @@ def resolve_windows(window_size: int | Sequence[int] | str | None, global_attn_i
                             'attends globally')
         return [None] * num_blocks
     window = pretrain_hw if window_size == 'pretrain' else to_pair('window_size', window_size)
+    if window[0] * window[1] > MAX_WINDOW_TOKENS and window != tuple(pretrain_hw):
+        raise UserError(f'window_size={window_size!r} is in tokens, and log Φp of {window[0]} x {window[1]} of them '
+                        f'takes {4e-9 * (window[0] * window[1])**2:.1f} GB for each head; at most {MAX_WINDOW_TOKENS} '
+                        'tokens are allowed, or those of the pretraining grid: take a smaller window, or None to '
+                        'attend globally')
     return [None if i in global_blocks else window for i in range(num_blocks)]

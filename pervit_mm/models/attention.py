@@ -10,16 +10,16 @@ from .position import BasePosition
 class PeripheralAttention(nn.Module):
     """Multi-head peripheral attention, MPA (paper: multi-head peripheral attention).
 
-    out = normalize_rows(Φc ⊙ Φp)·v, computed as softmax(q·kᵀ/√d + log Φp)·v. The module holds the block's position
-    module but never asks it: log Φp comes in beside the tokens, so the attention does not see distances and Φp does
-    not see the image.
+    out = normalize_rows(Φc ⊙ Φp)·v, computed as softmax(q·kᵀ/√d + log Φp)·v. The attention holds the block's position
+    module but never calls it: log Φp is an input beside the tokens. So the attention does not see distances, and Φp
+    does not see the image.
 
     Args:
         embed_dims (int): Width C of the tokens.
         num_heads (int): Heads nH; d = C / nH.
         position (BasePosition, optional): Makes log Φp. None stands for Φp = 1. Defaults to None.
-        content (bool): Whether content takes part. False attends by position alone, and there are no queries and
-            keys. Defaults to True.
+        content (bool): Whether content takes part. With False there are no queries and keys, and attention goes by
+            position alone. Defaults to True.
         qkv_bias (bool): Whether the projection to q, k, v has a bias. Defaults to False.
         proj_drop (float): Dropout rate of the output. Defaults to 0.
 
@@ -93,6 +93,8 @@ class PeripheralAttention(nn.Module):
             :func:`pervit_mm.ops.plain_attention`, over the whole grid. With windows Φp and Φa are 0 between tokens of
             different windows. Memory grows with N squared in both cases.
         """
+        if hw_shape[0] * hw_shape[1] != x.shape[1]:
+            raise UserError(f'hw_shape must be the grid (H, W) of the {x.shape[1]} tokens, got {tuple(hw_shape)}')
         if window_size is not None:
             log_position = spread_windows(log_position, hw_shape, window_size, x.device)
         out, maps = plain_attention(*self._heads(x), log_position)

@@ -4,7 +4,7 @@ import inspect
 from mmengine.registry import MODELS
 from torch import nn
 
-from ..utils.errors import UserError
+from ..utils.errors import UserError, UserTypeError
 from .layers import ConvStem, PatchifyStem
 from .position import DISTANCE_SCALES, BasePosition, check_position
 
@@ -15,12 +15,13 @@ def build_stem(stem_cfg: dict | None, in_channels: int, arch: dict) -> nn.Module
     """Make the stem.
 
     Args:
-        stem_cfg (dict, optional): ``type`` 'conv' or 'patchify', and its options. None is ``dict(type='conv')``.
+        stem_cfg (dict, optional): ``type`` 'conv' or 'patchify', and options of that type. None is
+            ``dict(type='conv')``.
         in_channels (int): Channels of the image.
         arch (dict): From :func:`resolve_arch`.
 
     Returns:
-        nn.Module: Image ``(B, in_channels, H, W)`` to map, with ``out_stride`` and ``fuse_norm()``.
+        nn.Module: Turns images ``(B, in_channels, h, w)`` into a map. Has ``out_stride`` and ``fuse_norm()``.
 
     Raises:
         UserError: If ``in_channels``, the type or a key is not allowed.
@@ -29,7 +30,7 @@ def build_stem(stem_cfg: dict | None, in_channels: int, arch: dict) -> nn.Module
     if type(in_channels) is not int or in_channels < 1:
         raise UserError(f'in_channels must be a positive integer, got {in_channels!r}')
     if stem_cfg is not None and not isinstance(stem_cfg, dict):
-        raise TypeError(f"stem_cfg must be a dict such as dict(type='conv'), or None, got {stem_cfg!r}")
+        raise UserTypeError(f"stem_cfg must be a dict such as dict(type='conv'), or None, got {stem_cfg!r}")
     cfg = dict(stem_cfg or {})
     kind = cfg.pop('type', 'conv')
     if kind not in _STEM_KEYS:
@@ -47,18 +48,18 @@ def build_position(position_cfg: dict | None, distance_scale: str, arch: dict,
     """Make the position module of one block.
 
     Args:
-        position_cfg (dict, optional): Registered module and its options, by default ``PerViTPeripheralPosition``. None
-            makes none.
-        distance_scale (str): Handed on to modules that know it.
+        position_cfg (dict, optional): Registered module and its options; without ``type`` the module is
+            ``PerViTPeripheralPosition``. None makes no module.
+        distance_scale (str): Handed on to modules that have this option.
         arch (dict): From :func:`resolve_arch`.
         pretrain_hw (tuple[int, int]): Pretraining grid (H, W) in tokens.
 
     Returns:
-        BasePosition, optional: The module.
+        BasePosition, optional: The module; None if ``position_cfg`` is None.
 
     Raises:
-        UserError: If ``distance_scale`` is unknown or not for this module, or the module is no
-            :class:`~pervit_mm.models.position.BasePosition`.
+        UserError: If ``distance_scale`` is unknown, if it isn't 'grid' and the module has no such option, or if the
+            module is no :class:`~pervit_mm.models.position.BasePosition`.
         TypeError: If ``position_cfg`` is no dict.
         KeyError: If the type is not registered.
     """
@@ -67,8 +68,8 @@ def build_position(position_cfg: dict | None, distance_scale: str, arch: dict,
     if position_cfg is None:
         return None
     if not isinstance(position_cfg, dict):
-        raise TypeError("position_cfg must be a dict such as dict(type='PerViTPeripheralPosition'), or None for no Φp, "
-                        f'got {position_cfg!r}')
+        raise UserTypeError("position_cfg must be a dict such as dict(type='PerViTPeripheralPosition'), or None for no "
+                            f'Φp, got {position_cfg!r}')
     cfg = dict(dict(type='PerViTPeripheralPosition'), **position_cfg)
     with MODELS.switch_scope_and_registry(None) as registry:
         kind = registry.get(cfg['type']) if isinstance(cfg['type'], str) else cfg['type']

@@ -9,20 +9,20 @@ from ..utils.errors import UserError
 from .arch import to_pair
 from .position import FrozenPosition, frozen_log_positions
 
-#: Buffer of a deployed backbone, and so a key of its state dict.
+#: Name of a buffer that only a deployed backbone has, and so a key of its state dict.
 MARKER = 'deployed'
 
 
 def is_deployed_state(backbone: nn.Module, state_dict: Mapping[str, Tensor], prefix: str = '') -> bool:
     """Whether a state dict is that of a deployed PerViT.
 
-    It says so by its marker. Files that were made before there was a marker are recognized by frozen Φp, or by a stem
-    without BatchNorm, see :func:`lacks_stem_norm`.
+    A deployed PerViT has a marker in its state dict. Files that are older than the marker are recognized by frozen Φp,
+    or by a stem without BatchNorm, see :func:`lacks_stem_norm`.
 
     Args:
-        backbone (nn.Module): The PerViT that it is for.
+        backbone (nn.Module): The PerViT that the state dict is for.
         state_dict (Mapping[str, Tensor]): Of a PerViT, or of a model around one.
-        prefix (str): What stands ahead of the backbone's keys. Defaults to ''.
+        prefix (str): What the backbone's keys begin with. Defaults to ''.
 
     Returns:
         bool: True if it is.
@@ -32,18 +32,19 @@ def is_deployed_state(backbone: nn.Module, state_dict: Mapping[str, Tensor], pre
 
 
 def lacks_stem_norm(backbone: nn.Module, state_dict: Mapping[str, Tensor], prefix: str = '') -> bool:
-    """Whether a state dict has the stem's convolutions and no trace of the BatchNorm that the model has there.
+    """Whether a state dict has the stem's convolutions but nothing of the BatchNorm that the model has there.
 
-    In files without a marker this alone tells that a PerViT without Φp (``position_cfg=None``) was deployed.
+    In a file without a marker only this shows that a PerViT without Φp (``position_cfg=None``) was deployed.
 
     Args:
-        backbone (nn.Module): The PerViT; for one that has no BatchNorm in its stem this is False.
+        backbone (nn.Module): The PerViT.
         state_dict (Mapping[str, Tensor]): Of a PerViT, or of a model around one.
-        prefix (str): What stands ahead of the backbone's keys. Defaults to ''.
+        prefix (str): What the backbone's keys begin with. Defaults to ''.
 
     Returns:
-        bool: True only if that holds for every BatchNorm of the stem, and the state dict has more than the stem: one
-        with a part is incomplete. Never for a model with Φp, whose deployed form has frozen Φp.
+        bool: True if every BatchNorm of the stem is missing and its convolution is there. False if only some are
+        missing, or if the state dict has nothing but a stem: then it is incomplete. False for a model that has no
+        BatchNorm in its stem, and for a model with Φp, which is recognized by frozen Φp.
     """
     if any(block.attn.position is not None for block in getattr(backbone, 'blocks', ())) or all(
             key.startswith(f'{prefix}stem.') for key in state_dict if key.startswith(prefix)):
@@ -56,7 +57,7 @@ def lacks_stem_norm(backbone: nn.Module, state_dict: Mapping[str, Tensor], prefi
 
 
 def _take_frozen(backbone: nn.Module, log_positions: Mapping[int, dict[tuple[int, int], Tensor]]) -> None:
-    """Put log Φp by block and grid in place of the position modules, fold the stem, and set the marker."""
+    """Replace the position modules by log Φp for each block and grid, fold the stem, and set the marker."""
     for index, by_grid in log_positions.items():
         backbone.blocks[index].attn.position = FrozenPosition(by_grid)
     backbone.position_proj = None
@@ -71,11 +72,11 @@ def deploy(backbone: nn.Module, hw_shapes: Sequence[tuple[int, int]] | None = No
     """Freeze Φp and fold the stem of a PerViT; see ``PerViT.switch_to_deploy``.
 
     Args:
-        backbone (nn.Module): The PerViT, changed in place; one that is deployed already stays as it is.
+        backbone (nn.Module): The PerViT, changed in place. If it is deployed already, it stays as it is.
         hw_shapes (Sequence[tuple[int, int]], optional): Token grids (H, W). Defaults to None, the pretraining grid.
 
     Raises:
-        UserError: If there is no grid.
+        UserError: If ``hw_shapes`` is empty, or an entry is no grid.
     """
     if hasattr(backbone, MARKER):
         return
@@ -93,18 +94,18 @@ def deploy(backbone: nn.Module, hw_shapes: Sequence[tuple[int, int]] | None = No
 
 @torch.no_grad()
 def follow_checkpoint(backbone: nn.Module, state_dict: Mapping[str, Tensor], prefix: str = '') -> None:
-    """Convert a PerViT to the deployed form if the state dict is a deployed one, ahead of loading it.
+    """Convert a PerViT to the deployed form before a state dict is loaded, if the state dict is a deployed one.
 
-    Without this a deployed file would load in part, with a warning at most, and give other outputs.
+    Without this a deployed file would load only in part, with a warning at most, and give other outputs.
 
     Args:
         backbone (nn.Module): The PerViT, changed in place if the state dict is a deployed one.
         state_dict (Mapping[str, Tensor]): What is about to be loaded.
-        prefix (str): What stands ahead of the backbone's keys. Defaults to ''.
+        prefix (str): What the backbone's keys begin with. Defaults to ''.
     """
     found = frozen_log_positions(state_dict, prefix)
     has_position = any(block.attn.position is not None for block in backbone.blocks)
-    # A deployed state dict without Φp is none of a model with it: loading says what is missing.
+    # A deployed state dict without Φp doesn't fit a model with Φp. Loading will report what is missing.
     if not is_deployed_state(backbone, state_dict, prefix) or (has_position and not found):
         return
     device = next(backbone.parameters()).device

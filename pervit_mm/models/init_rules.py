@@ -1,8 +1,8 @@
-"""Reading ``init_cfg`` rules, which name their initializer by name, by scoped name or by class."""
+"""Reading ``init_cfg`` rules, whose ``type`` is an initializer's name, its scoped name or its class."""
 
 
 def rule_name(rule: dict) -> str:
-    """Name of a rule's initializer, without scope; ``'Pretrained'`` for MMEngine's class of it too.
+    """Name of a rule's initializer, without scope; MMEngine's class ``PretrainedInit`` gives ``'Pretrained'`` too.
 
     Args:
         rule (dict): One rule of an ``init_cfg``.
@@ -17,13 +17,13 @@ def rule_name(rule: dict) -> str:
 
 
 def with_peripheral_init(init_cfg: dict | list[dict] | None) -> list[dict]:
-    """Put ``PeripheralInit`` ahead of a user's rules, unless they name it.
+    """Put ``PeripheralInit`` before a user's rules, unless they name it.
 
     Args:
-        init_cfg (dict | list[dict], optional): The user's; never changed.
+        init_cfg (dict | list[dict], optional): The user's rules; never changed.
 
     Returns:
-        list[dict]: A list with the rule in it.
+        list[dict]: A list that has the rule.
     """
     rules = [] if init_cfg is None else [init_cfg] if isinstance(init_cfg, dict) else list(init_cfg)
     if not any(rule_name(rule) == 'PeripheralInit' for rule in rules):

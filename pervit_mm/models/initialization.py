@@ -18,7 +18,7 @@ def init_schedule(num_layers: int, size: tuple[float, float], strength: tuple[fl
     """Locality size and strength of each block (paper: peripheral initialization).
 
     Args:
-        num_layers (int): Blocks.
+        num_layers (int): Number of blocks.
         size (tuple[float, float]): β of the last norm in the first and in the last block.
         strength (tuple[float, float]): γ of the last norm in the first and in the last block.
         scheme (str): 'peripheral' goes linearly from the first to the last value, 'local' gives every block
@@ -38,7 +38,7 @@ def init_schedule(num_layers: int, size: tuple[float, float], strength: tuple[fl
         size, strength = (size[0], size[0]), (strength[0], strength[0])
     elif scheme == 'global':
         size, strength = (size[1], size[1]), (strength[1], strength[1])
-    # float32 linspace, as the authors' weights were made.
+    # linspace in float32, because the authors' weights were made that way.
     return list(
         zip(torch.linspace(*size, num_layers).tolist(),
             torch.linspace(*strength, num_layers).tolist()))
@@ -70,9 +70,9 @@ class PeripheralInit:
     - Position network: w_r = -0.02, convolution weights 0.02, biases 0, first norm 1 and 0. Last norm of block l of L:
       β from ``linspace(*size, L)``, γ from ``linspace(*strength, L)``.
     - q, k, v, attention output and FFN: truncated normal, standard deviation 0.02, bias 0.
-    - Stem, CPE, shortcuts and other norms: torch's defaults, also where a recipe-wide rule wrote something else.
+    - Stem, CPE, shortcuts and other norms: torch's defaults, also if a recipe-wide rule wrote other values before.
 
-    On a model around a PerViT it hands its options to the backbone, whose own initialization comes later.
+    Called on a model that contains a PerViT, it hands its options to the backbone, which initializes itself later.
 
     Args:
         size (Sequence[float]): Locality size β of the first and the last block. Defaults to (-5, 4).
@@ -80,9 +80,9 @@ class PeripheralInit:
         scheme (str): 'peripheral', 'local' (every block as the first), 'global' (every block as the last), or
             'trunc_normal' (position weights drawn with standard deviation 0.02, norms 1 and 0). Defaults to
             'peripheral'.
-        symmetry_noise (float): Relative standard deviation of noise on the constant position weights. With constant
-            ones all hidden channels of a position network start equal and stay equal under training. Defaults to 0,
-            the authors' way.
+        symmetry_noise (float): Relative standard deviation of noise on the constant position weights. Without noise all
+            hidden channels of a position network start equal and stay equal in training. Defaults to 0, as the authors
+            have it.
 
     Raises:
         UserError: If ``scheme`` is unknown, a pair isn't a pair, or the noise is negative.
@@ -113,7 +113,7 @@ class PeripheralInit:
                 update_init_info(module, init_info=repr(self))
             return
         for backbone in find_backbones(module):
-            # As everywhere in MMEngine, a rule given further down counts more.
+            # As everywhere in MMEngine, a rule of a submodule wins over one of the model around it.
             backbone.set_peripheral_init(
                 dict(size=self.size, strength=self.strength, scheme=self.scheme, symmetry_noise=self.symmetry_noise),
                 override=False)

@@ -1,4 +1,4 @@
-"""What stands around the attention: stems, conditional position encoding, the PerViT block."""
+"""What surrounds the attention: stems, conditional position encoding, feed-forward network and the PerViT block."""
 from collections.abc import Sequence
 
 import torch
@@ -8,13 +8,15 @@ from mmcv.cnn.bricks import DropPath
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from ..utils.errors import UserError
+from ..utils.errors import UserError, UserTypeError
 from .attention import PeripheralAttention
 from .position import BasePosition
 
 
 def check_hidden(hidden: Tensor, images: Tensor, out_stride: int) -> Tensor:
     """Return ``hidden`` if it has one boolean for each token of ``images``, or raise UserError."""
+    if not isinstance(hidden, Tensor):
+        raise UserTypeError(f'hidden must be a boolean tensor (B, H, W), got a {type(hidden).__name__}')
     expected = (images.shape[0], *(-(-side // out_stride) for side in images.shape[2:]))
     if hidden.dtype != torch.bool or tuple(hidden.shape) != expected:
         raise UserError(f'hidden must be boolean of shape (B, H, W) = {expected} for images of '
@@ -29,20 +31,23 @@ def spread_hidden(hidden: Tensor, x: Tensor, stride: int) -> Tensor:
 
 
 def norm_visible(norm: nn.Module, x: Tensor, visible: Tensor) -> Tensor:
-    """Apply a norm to the visible positions of a map alone.
+    """Apply a norm to the visible positions of a map only.
 
     Args:
-        norm (nn.Module): BatchNorm counts and changes visible positions alone, its running statistics included.
-            Another norm, or none, sees hidden positions as zero.
+        norm (nn.Module): A BatchNorm sees and changes only the visible positions, also for its running statistics.
+            Any other module, such as Identity, sees hidden positions as zero.
         x (Tensor): ``(B, C, h, w)``.
         visible (Tensor): Boolean ``(B, 1, h, w)``.
 
     Returns:
-        Tensor: ``(B, C, h, w)``; what stands at hidden positions is the caller's to drop.
+        Tensor: ``(B, C, h, w)``. The caller must drop the values at hidden positions.
     """
     if not isinstance(norm, nn.modules.batchnorm._BatchNorm):
         return norm(x * visible)
     rows, kept = x.permute(0, 2, 3, 1), visible[:, 0]
+    if norm.training and int(kept.sum()) < 2:
+        raise UserError(f'hidden leaves {int(kept.sum())} visible positions in the batch, and BatchNorm needs 2 in '
+                        'training: hide fewer tokens')
     normed = norm(rows[kept].t()[None, :, :, None])[0, :, :, 0].t()  # (1, C, visible positions, 1), as BatchNorm2d asks
     return torch.zeros_like(rows).masked_scatter(kept[..., None], normed.to(rows.dtype)).permute(0, 3, 1, 2)
 
@@ -55,8 +60,8 @@ class ConvStem(nn.Module):
     Args:
         in_channels (int): Channels of the image.
         channels (Sequence[int]): Output channels of the stride-2 convolutions; the last is the width of the tokens.
-        norm_cfg (dict, optional): Norm behind each convolution. Defaults to None, which is ``dict(type='BN')``.
-        act_cfg (dict, optional): Activation behind each norm. Defaults to None, which is
+        norm_cfg (dict, optional): Norm after each stride-2 convolution. Defaults to None, which is ``dict(type='BN')``.
+        act_cfg (dict, optional): Activation after each norm. Defaults to None, which is
             ``dict(type='ReLU', inplace=True)``.
     """
 
@@ -78,12 +83,12 @@ class ConvStem(nn.Module):
     def forward(self, x: Tensor, hidden: Tensor | None = None) -> Tensor:
         """Image to map.
 
-        With ``hidden`` no pixel of a hidden token reaches anything: they are zero ahead of the first convolution,
-        hidden positions are zero behind each layer, and BatchNorm counts visible positions alone.
+        With ``hidden`` the pixels of hidden tokens influence no output. They are set to zero before the first
+        convolution, hidden positions are set to zero after each layer, and BatchNorm sees only visible positions.
 
         Args:
             x (Tensor): ``(B, in_channels, h, w)``.
-            hidden (Tensor, optional): Boolean ``(B, H, W)`` by token, True for hidden ones. Defaults to None.
+            hidden (Tensor, optional): Boolean ``(B, H, W)``, True for hidden tokens. Defaults to None.
 
         Returns:
             Tensor: ``(B, C, H, W)``; H is h / out_stride, rounded up. Hidden tokens hold the bias of the last layer.
@@ -95,7 +100,7 @@ class ConvStem(nn.Module):
         return self.proj(x)
 
     def _forward_masked(self, x: Tensor, hidden: Tensor) -> Tensor:
-        x = x.masked_fill(spread_hidden(hidden, x, self.out_stride), 0)  # not times 0, which keeps NaN
+        x = x.masked_fill(spread_hidden(hidden, x, self.out_stride), 0)  # a product with 0 would keep NaN
         stride = self.out_stride
         for layer in self.layers:
             x, stride = layer.conv(x), stride // 2
@@ -104,7 +109,7 @@ class ConvStem(nn.Module):
         return self.proj(x)
 
     def fuse_norm(self) -> None:
-        """Fold BatchNorm into the convolution ahead of it, for inference; other norms stay."""
+        """Fold BatchNorm into the convolution before it, for inference. Other norms stay."""
         for layer in self.layers:
             if isinstance(layer.norm, nn.modules.batchnorm._BatchNorm):
                 layer.conv = fuse_conv_bn_eval(layer.conv.eval(), layer.norm.eval())
@@ -129,7 +134,7 @@ class PatchifyStem(nn.Module):
         self.proj = nn.Conv2d(in_channels, embed_dims, out_stride, stride=out_stride)
 
     def forward(self, x: Tensor, hidden: Tensor | None = None) -> Tensor:
-        """Image to map, as :meth:`ConvStem.forward`. Patches don't overlap: hidden pixels reach hidden tokens alone."""
+        """Image to map, as :meth:`ConvStem.forward`. Patches don't overlap, so zeros for hidden pixels are enough."""
         if hidden is not None:
             x = x.masked_fill(spread_hidden(check_hidden(hidden, x, self.out_stride), x, self.out_stride), 0)
         bottom, right = -x.shape[2] % self.out_stride, -x.shape[3] % self.out_stride
@@ -163,14 +168,14 @@ class ConditionalPositionEncoding(nn.Module):
 class FeedForward(nn.Module):
     """Linear C → hidden, activation, Linear hidden → C_next.
 
-    MMCV's FFN keeps the width and adds the identity itself; here the width may change on the way.
+    MMCV's FFN has equal input and output widths and adds the identity itself. Here the output width may differ.
 
     Args:
         embed_dims (int): Input width C.
         feedforward_channels (int): Hidden width.
         out_dims (int): Output width.
         act_cfg (dict): Activation.
-        drop_rate (float): Dropout rate behind both layers. Defaults to 0.
+        drop_rate (float): Dropout rate after each of the two Linear layers. Defaults to 0.
     """
 
     def __init__(self, embed_dims: int, feedforward_channels: int, out_dims: int, act_cfg: dict,
@@ -201,7 +206,7 @@ class PerViTBlock(nn.Module):
         position (BasePosition, optional): Makes log Φp, see :class:`PeripheralAttention`.
         window_size (tuple[int, int], optional): Window (h, w) in tokens; None attends globally. Defaults to None.
         mlp_ratio (float): Hidden width of the FFN over C. Defaults to 4.
-        cpe (bool): Whether the conditional position encoding stands ahead of the attention. Defaults to True.
+        cpe (bool): Whether the conditional position encoding comes before the attention. Defaults to True.
         content (bool): Whether content takes part in attention. Defaults to True.
         qkv_bias (bool): Whether q, k, v have a bias. Defaults to False.
         drop_rate (float): Dropout rate of attention output and FFN. Defaults to 0.
@@ -238,6 +243,7 @@ class PerViTBlock(nn.Module):
             x (Tensor): Tokens ``(B, N, C)``.
             hw_shape (tuple[int, int]): Grid (H, W) in tokens, N = H * W.
             log_position (Tensor, optional): log Φp of the grid ``(nH, N, N)``, or of the window if the block has one.
+                None stands for Φp = 1.
 
         Returns:
             Tensor: ``(B, N, out_dims)``.

@@ -13,7 +13,7 @@ from ..utils.errors import UserError
 
 @MODELS.register_module()
 class PerViTLayerNorm2d(nn.LayerNorm):
-    """LayerNorm over the channels of a map, each position apart.
+    """LayerNorm over the channels of a map, at each position separately.
 
     Args:
         num_features (int): Channels C.
@@ -32,8 +32,8 @@ class PerViTLayerNorm2d(nn.LayerNorm):
 def scale_layers(channels: int, in_stride: int, out_stride: int, norm_cfg: dict) -> list[nn.Module]:
     """Layers that bring a map from one stride to another.
 
-    Finer by transposed convolutions of stride 2, each but the last followed by norm and GELU, and each halving the
-    channels (so a finer, larger level costs no more); coarser by max pooling.
+    A finer map is made by transposed convolutions of stride 2, with norm and GELU between them. Each halves the
+    channels, so a finer and larger level costs no more. A coarser map is made by max pooling.
 
     Args:
         channels (int): Of the map.
@@ -41,7 +41,8 @@ def scale_layers(channels: int, in_stride: int, out_stride: int, norm_cfg: dict)
         norm_cfg (dict): Norm between two transposed convolutions.
 
     Returns:
-        list[nn.Module]: Empty where the strides are equal. The last transposed convolution tells the channels.
+        list[nn.Module]: Empty if the strides are equal. The result has the ``out_channels`` of the last transposed
+        convolution, or ``channels`` if there is none.
 
     Raises:
         UserError: If the ratio of the strides is no power of two.
@@ -52,7 +53,7 @@ def scale_layers(channels: int, in_stride: int, out_stride: int, norm_cfg: dict)
         raise UserError(f'out_strides must be in_stride={in_stride} times or divided by a power of two, '
                         f'got {out_stride}')
     if out_stride > in_stride:
-        # Odd sides keep their last row: a coarse level of a small map is never empty.
+        # ceil_mode keeps the last row and column of odd sides, so a coarse level of a small map is never empty.
         return [nn.MaxPool2d(2**steps, 2**steps, ceil_mode=True)]
     layers: list[nn.Module] = []
     for step in range(steps):
@@ -68,9 +69,9 @@ class PerViTFeaturePyramid(BaseModule):
     """Feature pyramid of a backbone that keeps one resolution; a neck for MMDetection and MMSegmentation.
 
     The simple feature pyramid of `Exploring Plain Vision Transformer Backbones for Object Detection
-    <https://arxiv.org/abs/2203.16527>`_: each level is the last map brought to its stride, then a 1 x 1 and a 3 x 3
-    convolution with norms. Or, where ``in_channels`` is a sequence, level i is made from the i-th map in the same way.
-    There is no top-down path: every level has seen all blocks already.
+    <https://arxiv.org/abs/2203.16527>`_. Each level is the last map, brought to the level's stride, followed by a 1 x 1
+    and a 3 x 3 convolution with norms. If ``in_channels`` is a sequence, level i is made from the i-th map in the same
+    way. There is no top-down path: with one map, every level has seen all blocks already.
 
     Args:
         in_channels (int | Sequence[int]): Channels of the last map, which feeds every level; or of one map for each
@@ -79,10 +80,10 @@ class PerViTFeaturePyramid(BaseModule):
         in_stride (int): Pixels for each token of the maps, the backbone's ``out_stride``. Defaults to 16.
         out_strides (Sequence[int]): Stride of each level in pixels, in the order in which they are returned; each
             ``in_stride`` times or divided by a power of two. Defaults to (4, 8, 16, 32).
-        num_outs (int, optional): Levels returned; those beyond ``out_strides`` come last: the coarsest level in
-            it, wherever that stands, subsampled by 2 each time, as FPN does it. Defaults to None, as many as
-            ``out_strides``.
-        norm_cfg (dict): Norm behind each convolution. Defaults to
+        num_outs (int, optional): Number of levels returned. Levels beyond ``out_strides`` come last. They are the
+            coarsest level of ``out_strides``, at any position in it, subsampled by 2 each time, as in FPN. Defaults to
+            None, as many as ``out_strides``.
+        norm_cfg (dict): Norm after each convolution. Defaults to
             ``dict(type='PerViTLayerNorm2d', eps=1e-6)``.
         init_cfg (dict | list[dict], optional): Initialization. Defaults to None, torch's own.
 
@@ -135,14 +136,14 @@ class PerViTFeaturePyramid(BaseModule):
         """Build the pyramid.
 
         Args:
-            inputs (tuple[Tensor, ...]): Maps ``(B, C, H / in_stride, W / in_stride)`` of the backbone; a single-map
-                pyramid takes the last.
+            inputs (tuple[Tensor, ...]): Maps ``(B, C, H / in_stride, W / in_stride)`` of the backbone. If
+                ``in_channels`` is one number, only the last map is used.
 
         Returns:
             tuple[Tensor, ...]: ``num_outs`` maps ``(B, out_channels, H / stride, W / stride)``.
 
         Raises:
-            UserError: If the number of maps is not that of ``in_channels``.
+            UserError: If ``in_channels`` is a sequence and the number of maps differs from its length.
         """
         maps = (inputs[-1], ) * len(self.levels) if self.single else tuple(inputs)
         if len(maps) != len(self.levels):
@@ -150,7 +151,7 @@ class PerViTFeaturePyramid(BaseModule):
                             f'channels and got {len(maps)}: give the backbone as many out_indices, or one '
                             'in_channels for the last map alone')
         outs = [level(x) for level, x in zip(self.levels, maps)]
-        coarsest = max(zip(self.out_strides, range(len(outs))))[1]  # of equal strides the last
+        coarsest = max(zip(self.out_strides, range(len(outs))))[1]  # the last one of equal strides
         extra = outs[coarsest]
         while len(outs) < self.num_outs:
             extra = F.max_pool2d(extra, 1, stride=2)

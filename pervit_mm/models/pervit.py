@@ -28,16 +28,16 @@ class PerViT(BaseModule):
     The stem gives a grid of tokens that never shrinks. Attention is content times position. A small network makes the
     position attention Φp from the distances between tokens.
 
-    Others build on three methods, and :meth:`forward` is made of them: :meth:`embed` turns images into tokens,
-    :meth:`position_terms` gives log Φp of each block, :meth:`run_blocks` yields the tokens behind each block.
+    :meth:`forward` consists of three methods that other models can build on too. :meth:`embed` turns images into
+    tokens. :meth:`position_terms` gives log Φp of each block. :meth:`run_blocks` yields the tokens after each block.
 
     Args:
         arch (str | dict): 'tiny', 'small', 'medium', 'nano' or a dict, see :func:`resolve_arch`. Defaults to 'tiny'.
-        img_size (int | tuple[int, int]): Pretraining image size (h, w) in pixels. It fixes what Φp was trained on;
-            inputs may have any size. Defaults to 224.
+        img_size (int | tuple[int, int]): Pretraining image size (h, w) in pixels. It gives the pretraining grid, on
+            which Φp is trained. Inputs may have any size. Defaults to 224.
         in_channels (int): Channels of the image. Defaults to 3.
         out_indices (int | Sequence[int]): Blocks whose outputs are returned, negative ones counted from the end.
-            Blocks behind the last one are neither run nor trained. Defaults to -1.
+            Blocks after the last one are neither run nor trained. Defaults to -1.
         out_type (str): What is returned for each of ``out_indices``. Defaults to 'avg_featmap'.
 
             - 'avg_featmap': mean over tokens, ``(B, C)``.
@@ -52,7 +52,7 @@ class PerViT(BaseModule):
             Defaults to None, which is the paper's: 'conv' with BN and ReLU.
         position_cfg (dict | None): Registered position module and its options; None for no Φp.
             Defaults to ``dict(type='PerViTPeripheralPosition')``.
-        distance_scale (str): What distance means on a grid larger than the pretraining one, 'grid' or 'fixed', see
+        distance_scale (str): What distance means on a grid other than the pretraining one, 'grid' or 'fixed', see
             :class:`PerViTPeripheralPosition`. Defaults to 'grid'.
         window_size (int | tuple[int, int] | str, optional): Attention within windows of this many tokens; 'pretrain'
             takes the pretraining grid. Defaults to None, global attention.
@@ -64,10 +64,10 @@ class PerViT(BaseModule):
             first k stages and the norms of their outputs. Defaults to -1.
         norm_eval (bool): Whether BatchNorm stays in eval mode in training. Defaults to False.
         with_cp (bool): Whether blocks are recomputed in backward to save memory. Defaults to False.
-        position_cache_bytes (int): Φp of the grids seen last is kept between calls without gradient, up to this size.
-            Defaults to 256 MiB.
-        init_cfg (dict | list[dict], optional): Initialization; ``PeripheralInit`` is put ahead of rules that don't
-            name it. Defaults to None, which is ``dict(type='PeripheralInit')``.
+        position_cache_bytes (int): Most bytes of log Φp that are kept between calls without gradients, for the grids
+            seen last. 0 keeps nothing. Defaults to 256 MiB.
+        init_cfg (dict | list[dict], optional): Initialization. ``PeripheralInit`` is put before rules that don't name
+            it. Defaults to None, which is ``dict(type='PeripheralInit')``.
 
     Attributes:
         out_channels (tuple[int, ...]): Channels of each output.
@@ -132,7 +132,7 @@ class PerViT(BaseModule):
             -(-side // self.out_stride) for side in to_pair('img_size', img_size))
         windows = resolve_windows(window_size, global_attn_indexes, self.num_layers, self.patch_resolution)
 
-        # Width of each block; then that of the last block's output.
+        # The width of each block, then the width of the last block's output.
         widths = [w for w, depth in zip(arch['embed_dims'], self.depths) for _ in range(depth)]
         widths.append(widths[-1])
         self.out_channels = tuple(widths[i + 1] for i in self.out_indices)
@@ -163,7 +163,7 @@ class PerViT(BaseModule):
         self._freeze_stages()
 
     def init_weights(self) -> None:
-        """Initialize by ``init_cfg``; a ``Pretrained`` rule comes last, through :func:`load_pretrained`."""
+        """Initialize by ``init_cfg``. A ``Pretrained`` rule comes last, through :func:`load_pretrained`."""
         rules = self.init_cfg
         pretrained = [rule for rule in rules if rule_name(rule) == 'Pretrained']
         first = not self.is_init
@@ -179,11 +179,11 @@ class PerViT(BaseModule):
                     update_init_info(self, init_info=f'PretrainedInit: load from {rule["checkpoint"]}')
 
     def set_peripheral_init(self, options: dict, override: bool = True) -> None:
-        """Merge options into the ``PeripheralInit`` rule of ``init_cfg``, ahead of :meth:`init_weights`.
+        """Merge options into the ``PeripheralInit`` rule of ``init_cfg``, before :meth:`init_weights` is called.
 
         Args:
             options (dict): Arguments of :class:`pervit_mm.models.PeripheralInit`, which checks them.
-            override (bool): Whether they win over those that the rule has. Defaults to True.
+            override (bool): Whether ``options`` win over those that the rule has already. Defaults to True.
         """
         for i, rule in enumerate(self.init_cfg):
             if rule_name(rule) == 'PeripheralInit':
@@ -198,9 +198,8 @@ class PerViT(BaseModule):
 
         Args:
             images (Tensor): ``(B, in_channels, h, w)`` of any size, channels last or not.
-            hidden (Tensor, optional): Boolean ``(B, H, W)``, True for tokens whose pixels nobody may see. Their own
-                tokens are the bias of the stem's last layer, and no other token depends on their pixels. Defaults to
-                None, nothing hidden.
+            hidden (Tensor, optional): Boolean ``(B, H, W)``, True for hidden tokens. No output depends on their
+                pixels. A hidden token becomes the bias of the stem's last layer. Defaults to None, nothing hidden.
 
         Returns:
             tuple[Tensor, tuple[int, int]]: Tokens ``(B, N, C)``, and their grid (H, W), N = H * W.
@@ -215,9 +214,10 @@ class PerViT(BaseModule):
     def position_terms(self, hw_shape: tuple[int, int]) -> LogPositions:
         """log Φp of each block; the second of the three steps of :meth:`forward`.
 
-        Here alone it is decided where log Φp comes from: a frozen one from its buffers, without gradients from the
-        cache. Training makes all blocks that run together, as backward needs them all at once anyway; under
-        recomputation (``with_cp``) each is made when its block asks, and again in backward.
+        Only this method decides where log Φp comes from. A frozen module has it in its buffers. Without gradients it
+        comes from the cache. In training, log Φp of all blocks that run is made together, because backward needs all of
+        it at once anyway. Under recomputation (``with_cp``) log Φp of a block is made when the block asks for it, and
+        again in backward.
 
         Args:
             hw_shape (tuple[int, int]): Grid (H, W) in tokens.
@@ -227,12 +227,12 @@ class PerViT(BaseModule):
             None without Φp.
 
         Raises:
-            UserError: If a block's position module is none.
+            UserError: If a block holds a position module that is no :class:`BasePosition`.
         """
         positions, grids = [block.attn.position for block in self.blocks], self.position_grids(hw_shape)
         for i, position in enumerate(positions):
-            check_position(position, f'blocks[{i}].attn.position')  # somebody may have put one there
-        runs = self.out_indices[-1] + 1  # blocks behind the last output don't run
+            check_position(position, f'blocks[{i}].attn.position')  # it may have been replaced from outside
+        runs = self.out_indices[-1] + 1  # blocks after the last output don't run
         known: list[Tensor | None] = []
         if PositionCache.usable() and not self._on_meta():
             known = self.position_cache.get(positions[:runs], grids[:runs], self.num_heads, self.position_proj)
@@ -250,12 +250,12 @@ class PerViT(BaseModule):
         """Run the blocks up to the last of ``out_indices``; the third of the three steps of :meth:`forward`.
 
         Args:
-            tokens (Tensor): ``(B, N, C)`` from :meth:`embed`, changed at will.
+            tokens (Tensor): ``(B, N, C)`` from :meth:`embed`, as they are or changed.
             hw_shape (tuple[int, int]): Grid (H, W) in tokens, N = H * W.
             log_positions (Sequence[Tensor, optional]): From :meth:`position_terms`.
 
         Yields:
-            Tensor: Tokens behind each block, ``(B, N, C of the next block)``, ahead of any output norm.
+            Tensor: Tokens after each block, ``(B, N, C of the next block)``, before any output norm.
         """
         for i, block in enumerate(self.blocks[:self.out_indices[-1] + 1]):
             if self._recomputes():
@@ -266,7 +266,7 @@ class PerViT(BaseModule):
 
     def _run_block(self, tokens: Tensor, index: int, hw_shape: tuple[int, int],
                    log_positions: Sequence[Tensor | None]) -> Tensor:
-        """One block that asks for its log Φp itself, so that recomputation makes it again."""
+        """Run a block that fetches its own log Φp, so that recomputation makes log Φp again instead of storing it."""
         return self.blocks[index](tokens, hw_shape, log_positions[index])
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
@@ -293,15 +293,15 @@ class PerViT(BaseModule):
         return x.transpose(1, 2).reshape(x.shape[0], -1, *hw_shape).contiguous()
 
     def _recomputes(self) -> bool:
-        """Whether blocks are recomputed in backward at this moment."""
+        """Whether blocks that run now are recomputed in backward."""
         return self.with_cp and self.training and torch.is_grad_enabled()
 
     def _on_meta(self) -> bool:
-        """Whether the weights have shapes alone, so that nothing can be kept."""
+        """Whether the weights are on the meta device, where they have no values, so that nothing can be kept."""
         return next(self.blocks.parameters()).is_meta
 
     def _freeze_stages(self) -> None:
-        """Freeze parameters, dropout and BatchNorm statistics of frozen or unused blocks."""
+        """Freeze parameters, dropout and BatchNorm statistics of ``frozen_stages`` and of blocks that don't run."""
         frozen: list[nn.Module] = list(self.blocks[self.out_indices[-1] + 1:])
         if self.frozen_stages >= 0:
             last = sum(self.depths[:self.frozen_stages])
@@ -314,10 +314,10 @@ class PerViT(BaseModule):
             module.requires_grad_(False)
 
     def train(self, mode: bool = True) -> 'PerViT':
-        """Switch the mode; what is frozen stays in eval mode."""
+        """Switch the mode. What is frozen stays in eval mode."""
         super().train(mode)
         if mode:
-            self.position_cache.clear()  # the first step changes the weights, so what is kept serves nobody
+            self.position_cache.clear()  # the first step changes the weights and makes what is kept useless
         self._freeze_stages()
         if mode and self.norm_eval:
             for module in self.modules():
@@ -333,8 +333,8 @@ class PerViT(BaseModule):
             prefix (str): Name of the backbone in it, with a dot. Defaults to ''.
 
         Returns:
-            tuple[int, int]: Depth, 0 for the stem and the distance projection, 1 to L for the blocks, L + 1 for the
-            rest; and the number of depths, L + 2.
+            tuple[int, int]: The depth: 0 for the stem and the distance projection, 1 to L for the L blocks, L + 1 for
+            the rest. Then the number of depths, L + 2.
         """
         num_layers = self.num_layers + 2
         if not param_name.startswith(prefix):
@@ -349,11 +349,11 @@ class PerViT(BaseModule):
     def switch_to_deploy(self, hw_shapes: Sequence[tuple[int, int]] | None = None) -> None:
         """Freeze Φp into buffers and fold BatchNorm into the stem's convolutions, for inference.
 
-        Afterwards Φp costs a look-up, the position network is gone, and only the named grids are accepted. Calling it
-        again does nothing.
+        Afterwards Φp costs only a look-up, the position network is gone, and only the named grids are accepted. A
+        second call does nothing.
 
         Args:
-            hw_shapes (Sequence[tuple[int, int]], optional): Token grids (H, W) to serve. Defaults to None, the
+            hw_shapes (Sequence[tuple[int, int]], optional): Token grids (H, W) to accept. Defaults to None, the
                 pretraining grid.
         """
         deploy(self, hw_shapes)
@@ -367,5 +367,5 @@ class PerViT(BaseModule):
         follow_checkpoint(self, state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys,
                                       error_msgs)
-        if f'{prefix}{MARKER}' in missing_keys:  # deployed files that are older than the marker
+        if f'{prefix}{MARKER}' in missing_keys:  # deployed files older than the marker lack it
             missing_keys.remove(f'{prefix}{MARKER}')

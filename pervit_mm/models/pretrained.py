@@ -13,15 +13,15 @@ from .position import frozen_log_positions
 def fit_input_channels(weight: Tensor, in_channels: int) -> Tensor:
     """Fit the first convolution to images with another number of channels.
 
-    From one channel the weight is spread evenly, so that a gray image gives the same in both; to one channel it is
-    summed up, likewise.
+    A weight for one channel is spread evenly over the new channels. A weight for several channels is summed up to fit
+    one channel. Both give a gray image the same output as before.
 
     Args:
         weight (Tensor): ``(C, c, k, k)``.
-        in_channels (int): Channels that are wanted.
+        in_channels (int): Number of channels wanted.
 
     Returns:
-        Tensor: ``(C, in_channels, k, k)`` if one of the two numbers is 1; or else the weight as it was.
+        Tensor: ``(C, in_channels, k, k)`` if c or ``in_channels`` is 1, or else the weight as it was.
     """
     if weight.shape[1] == 1:
         return weight.expand(-1, in_channels, -1, -1) / in_channels
@@ -29,17 +29,17 @@ def fit_input_channels(weight: Tensor, in_channels: int) -> Tensor:
 
 
 def load_pretrained(module: nn.Module, checkpoint: str, prefix: str | None = None, map_location: str = 'cpu') -> None:
-    """Load what fits of a checkpoint into a backbone, and write to the log what did and what did not.
+    """Load those weights of a checkpoint that a backbone has, and log which were loaded, missing and not used.
 
     Args:
         module (nn.Module): The backbone.
         checkpoint (str): Path or URL, whatever MMEngine's loader takes.
-        prefix (str, optional): Of the backbone's keys in the checkpoint, such as 'backbone.'. Defaults to None, which
-            takes all keys as they are.
+        prefix (str, optional): What the backbone's keys in the checkpoint begin with, such as 'backbone.'. Defaults to
+            None, which takes all keys as they are.
         map_location (str): Where tensors are loaded to. Defaults to 'cpu'.
 
     Raises:
-        UserError: If nothing at all could be loaded, a tensor has another shape, or the checkpoint is a deployed one.
+        UserError: If nothing at all can be loaded, a tensor has another shape, or the checkpoint is a deployed one.
     """
     content = CheckpointLoader.load_checkpoint(checkpoint, map_location=map_location, logger='current')
     state = content.get('state_dict', content)
@@ -66,8 +66,10 @@ def load_pretrained(module: nn.Module, checkpoint: str, prefix: str | None = Non
     for key in own.keys() & chosen.keys():
         if own[key].shape != chosen[key].shape and key in ('stem.layers.0.conv.weight', 'stem.proj.weight'):
             fitted = fit_input_channels(chosen[key], own[key].shape[1])
-            print_log(f'{key} is fitted from {chosen[key].shape[1]} to {own[key].shape[1]} input channels', 'current')
-            chosen[key] = fitted
+            if fitted.shape == own[key].shape:
+                print_log(f'{key} is fitted from {chosen[key].shape[1]} to {own[key].shape[1]} input channels',
+                          'current')
+                chosen[key] = fitted
     shapes = [f'{key} is {tuple(chosen[key].shape)} there and {tuple(own[key].shape)} here'
               for key in sorted(own.keys() & chosen.keys()) if own[key].shape != chosen[key].shape]
     if shapes:

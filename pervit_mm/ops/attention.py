@@ -8,15 +8,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-#: Attention scores (bytes) that backward of a trained log Φp works on at a time.
+#: Bytes of attention scores that backward of :func:`trainable_mask_attention` works on at a time. Training in half
+#: precision on the CPU also uses that operator without a trained log Φp, if the scores of one image fit into this size.
 CHUNK_BYTES = 2 * 2**20
 
 
 def pad_head_width(q: Tensor, k: Tensor, v: Tensor, multiple: int = 8) -> tuple[Tensor, Tensor, Tensor]:
-    """Pad the head width with zeros up to a multiple, which leaves attention as it was.
+    """Pad the head width with zeros up to a multiple, which doesn't change what attention computes.
 
-    CUDA's kernel for masked attention in half precision wants head widths that are multiples of 8; few of PerViT's
-    are. Zeros add nothing to q·kᵀ, and the extra columns of the output are cut off by the caller.
+    CUDA's kernel for masked attention in half precision needs head widths that are multiples of 8, and most of PerViT's
+    are not. Zeros add nothing to q·kᵀ. The caller cuts off the extra columns of the output.
 
     Args:
         q, k, v (Tensor): ``(B, nH, N, d)``.
@@ -35,10 +36,11 @@ def pad_head_width(q: Tensor, k: Tensor, v: Tensor, multiple: int = 8) -> tuple[
 def trainable_mask_attention(q: Tensor, k: Tensor, v: Tensor, log_position: Tensor) -> Tensor:
     """Attention whose log Φp has a gradient, for the CPU.
 
-    There torch's fused kernel takes an additive mask only without a gradient. Its fallback keeps scores and weights of
-    all heads of the batch. This operator runs the fused kernel forward and keeps only inputs and output. Backward
-    recomputes a few images (or windows) at a time, so that what it works on stays in the processor's cache. In half
-    precision it also serves frozen and missing Φp where maps are small: see :func:`peripheral_attention`.
+    On the CPU torch's fused kernel takes an additive mask only if the mask needs no gradient. Otherwise torch falls
+    back to a path that saves scores and weights of all heads of the batch. This operator runs the fused kernel in
+    forward and saves only inputs and output. Backward recomputes the scores of a few images (or windows) at a time, so
+    that they stay in the processor's cache. In half precision the operator also serves frozen and missing Φp on small
+    maps, see :func:`peripheral_attention`.
 
     Args:
         q, k, v (Tensor): ``(B, nH, N, d)``.
@@ -47,7 +49,7 @@ def trainable_mask_attention(q: Tensor, k: Tensor, v: Tensor, log_position: Tens
     Returns:
         Tensor: ``(B, N, nH, d)`` contiguous, ready for the output projection.
     """
-    # The fused kernel refuses a mask that requires a gradient, even where none is taken.
+    # The fused kernel refuses a mask that requires a gradient, even if no gradient is computed here.
     out = F.scaled_dot_product_attention(q, k, v, attn_mask=log_position.detach()[None])
     return out.transpose(1, 2).contiguous()
 
@@ -61,10 +63,10 @@ def _(q, k, v, log_position):
 @torch.library.custom_op('pervit_mm::trainable_mask_attention_backward', mutates_args=())
 def trainable_mask_attention_backward(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, log_position: Tensor,
                                       out: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of all four inputs; that of log Φp is summed over the batch."""
+    """Gradients of q, k, v and log Φp; that of log Φp is summed over the batch."""
     scale = q.shape[-1]**-0.5
     q = q * scale
-    # d score = weight * (d weight - sum of weight * d weight), and that sum is grad . out.
+    # The gradient of a score is weight * (d weight - sum of weight * d weight). That sum equals grad . out.
     delta = (grad * out).sum(-1).transpose(1, 2)[..., None]
     dq, dk, dv = (torch.empty_like(t, memory_format=torch.contiguous_format) for t in (q, k, v))
     dlog_position = torch.zeros_like(log_position)
@@ -114,8 +116,8 @@ def peripheral_attention(q: Tensor, k: Tensor, v: Tensor, log_position: Tensor |
         log_position = log_position.to(q.dtype)
     if q.device.type == 'cpu' and torch.is_grad_enabled():
         trained = log_position is not None and log_position.requires_grad
-        # In half precision backward of torch's kernel is slow on few tokens, even without a mask or with a frozen one.
-        # In float32 it is not.
+        # In half precision, backward of torch's kernel is slow on few tokens, with a frozen mask and without a mask
+        # alike. In float32 it is not slow.
         slow = (half and q.requires_grad and not torch.compiler.is_compiling()
                 and heads * n * n * q.element_size() <= CHUNK_BYTES)
         if trained or slow:
@@ -143,7 +145,7 @@ def attend_by_position(v: Tensor, log_position: Tensor) -> Tensor:
 
 def plain_attention(q: Tensor | None, k: Tensor | None, v: Tensor,
                     log_position: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
-    """The same attention written out, with its maps, for analysis and for export to runtimes without fused kernels.
+    """The same attention as :func:`peripheral_attention`, written out step by step, with its maps, for analysis.
 
     Args:
         q, k (Tensor, optional): ``(B, nH, N, d)``, or both None for attention by position alone.
@@ -153,8 +155,8 @@ def plain_attention(q: Tensor | None, k: Tensor | None, v: Tensor,
     Returns:
         tuple[Tensor, dict]: The output ``(B, nH, N, d)``, and maps in float32 or wider: ``content`` Φc
         ``(B, nH, N, N)``, ``position`` Φp ``(nH, N, N)`` and ``attention`` Φa ``(B, nH, N, N)``, whose rows sum to one.
-        Φc is given relative to the largest score of its row, exp(s - max s), as its scale cancels in Φa and exp(s) may
-        overflow.
+        Φc is exp(s - max s), relative to the largest score s of its row: exp(s) may overflow, and the scale cancels in
+        Φa.
     """
     b, heads, n, d = v.shape
     wide = torch.promote_types(v.dtype, torch.float32)

@@ -12,8 +12,8 @@ def grid_step(hw_shape: tuple[int, int], pretrain_hw: tuple[int, int] | None = N
 
     Args:
         hw_shape (tuple[int, int]): Grid (H, W) in tokens.
-        pretrain_hw (tuple[int, int], optional): Grid whose step a 1 x 1 grid borrows, having no spacing of its own.
-            Defaults to None, which takes a step of 2.
+        pretrain_hw (tuple[int, int], optional): Grid that gives the step of a 1 x 1 grid, which has no spacing of its
+            own. Defaults to None, which gives it a step of 2.
 
     Returns:
         float: ``2 / (max(H, W) - 1)``.
@@ -46,8 +46,8 @@ def offset_distances(hw_shape: tuple[int, int], step: float, margin: int = 0,
 def expand_offsets(offset_map: Tensor, hw_shape: tuple[int, int], margin: int = 0) -> Tensor:
     """View of an offset map as one window of keys for each query, without a copy.
 
-    **Windows run backwards.** The map holds offsets (key minus query). The first query has all keys at or behind it, so
-    its window is the *last* one of the map; the last query's window is the first. One axis with H = 3, no margin::
+    **Windows run backwards.** The map holds offsets (key minus query). The first query has the largest offsets, so its
+    window is the *last* one of the map; the last query's window is the first. One axis with H = 3, no margin::
 
         offset map         -2  -1   0  +1  +2
         query 2, window 0  [-----------]            keys 0 1 2 are at offsets -2 -1  0
@@ -72,7 +72,7 @@ def expand_offsets(offset_map: Tensor, hw_shape: tuple[int, int], margin: int = 
 
 def pairwise_distances(hw_shape: tuple[int, int], step: float,
                        device: torch.device | None = None) -> Tensor:
-    """Euclidean distance of every query-key pair: for analysis, never on the way of an image.
+    """Euclidean distance of every query-key pair, for analysis only: the model itself works on offset maps.
 
     Args:
         hw_shape (tuple[int, int]): Grid (H, W) in tokens, N = H * W.

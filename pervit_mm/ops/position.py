@@ -1,11 +1,12 @@
 """log Φp of one or several blocks from a map over offsets.
 
-The distance R(q, k) depends on k - q alone. So everything ahead of the first norm, which looks at each query's keys
-apart, is *one* map over the (2H - 1 + 2p) x (2W - 1 + 2p) offsets instead of a volume over all query-key pairs, and the
-norm's mean and variance are sliding-window averages of that map. Only from there on is work per query needed, and it is
-done in slices of queries under recomputation, so memory stays bounded on large grids. All of it is exact.
+The distance R(q, k) depends on k - q alone. So everything before the first norm is *one* map over the
+(2H - 1 + 2p) x (2W - 1 + 2p) offsets instead of a volume over all query-key pairs. The first norm treats the keys of
+each query separately. Its mean and variance are sliding-window averages of that map. Only the steps after these
+averages need work per query. They run on slices of queries and are recomputed in backward, so memory stays bounded on
+large grids. Nothing of this is an approximation.
 
-Here p = kernel // 2 is the margin of one convolution; the key grid is extended by 2p tokens on each side, so two
+Here p = kernel // 2 is the margin of one convolution. The key grid is extended by 2p tokens on each side, so that two
 unpadded convolutions end on the grid itself.
 """
 from typing import NamedTuple
@@ -18,7 +19,7 @@ from .distance import offset_distances
 from .position_per_query import query_position
 from .precision import exact_dtype
 
-#: Hidden values (bytes) that one slice of queries may hold, all blocks together; what is more is cut into slices.
+#: Bytes of hidden values that one slice of queries may hold, all blocks together.
 SLICE_BYTES = 4 * 2**20
 
 
@@ -72,7 +73,7 @@ def band_average(starts: Tensor, window: int, length: int) -> Tensor:
     Args:
         starts (Tensor): ``(T,)`` int64.
         window (int): Entries averaged.
-        length (int): Entries there are.
+        length (int): Number of entries.
 
     Returns:
         Tensor: ``(T, length)`` in :func:`exact_dtype`, rows summing to one.
@@ -85,8 +86,8 @@ def band_average(starts: Tensor, window: int, length: int) -> Tensor:
 def hidden_offset_map(weights: PositionWeights, hw_shape: tuple[int, int], step: float) -> Tensor:
     """First convolution of the projected distances, for every offset at once.
 
-    D = R·w_r + b_r is affine in R, so the convolution of its D channels is one convolution of R itself with the
-    kernel Σ_c W1[o, c]·w_r[c]: one product for all blocks.
+    The projected distances R·w_r + b_r are affine in R. So the convolution of their D channels is one convolution of R
+    itself with the kernel Σ_c W1[o, c]·w_r[c]. One matrix product computes it for all blocks.
 
     Args:
         weights (PositionWeights): Of L blocks.
@@ -116,21 +117,21 @@ def first_norm(hidden: Tensor, weights: PositionWeights, hw_shape: tuple[int, in
         hidden (Tensor): Offset maps, ``(L, D, 2H - 1 + 2p, 2W - 1 + 2p)``.
         weights (PositionWeights): Of the L blocks.
         hw_shape (tuple[int, int]): Grid (H, W) in tokens.
-        stat_hw (tuple[int, int]): Grid whose keys mean and variance are taken over, at most (H, W).
+        stat_hw (tuple[int, int]): Window of keys around a query that mean and variance are taken over, at most (H, W).
         eps (float): Added to the variance.
 
     Returns:
-        tuple[Tensor, Tensor, Tensor]: The maps with their own means taken off, and factor and summand, each
-        ``(L, D, H, W)`` by query; all float32.
+        tuple[Tensor, Tensor, Tensor]: The maps minus their own means; then factor and summand, each ``(L, D, H, W)`` by
+        query. All float32.
     """
     kernel = weights.conv1_weight.shape[-1]
     margin = kernel // 2
-    # Any constant cancels in the norm. Without it the variance below, a difference of squares, keeps its digits.
+    # A constant cancels in the norm. Without the mean the variance below, a difference of squares, keeps its digits.
     hidden = hidden - hidden.mean((2, 3), keepdim=True)
     bands = []
     for size, stat, length in zip(hw_shape, stat_hw, hidden.shape[2:]):
         queries = torch.arange(size, device=hidden.device)
-        # Key -margin + start, as an offset from the query, as an index into the map.
+        # The window's first key is -margin + start. This is the map's index of its offset from the query.
         first = window_starts(size, stat, hidden.device) - queries + size - 1
         bands.append(band_average(first, stat + 2 * margin, length))
     rows, cols = bands[0], bands[1].t()
@@ -153,8 +154,8 @@ def log_positions(weights: PositionWeights, hw_shape: tuple[int, int], step: flo
         stat_hw (tuple[int, int], optional): Both norms take mean and variance over a window of this many keys around
             the query, clamped to the grid, instead of over all keys. Defaults to None, all keys.
         eps (float): Of both norms. Defaults to 1e-5.
-        slice_bytes (int, optional): Hidden values that a slice of queries may hold, in bytes; slices are recomputed
-            in backward. Defaults to None, which is :data:`SLICE_BYTES`.
+        slice_bytes (int, optional): Bytes of hidden values that a slice of queries may hold; slices are recomputed in
+            backward. Defaults to None, which is :data:`SLICE_BYTES`.
 
     Returns:
         tuple[Tensor, ...]: ``(nH, N, N)`` float32 of each block, rows queries.
@@ -164,7 +165,7 @@ def log_positions(weights: PositionWeights, hw_shape: tuple[int, int], step: flo
     factor = summand = None
     if weights.norm1_weight is not None:
         hidden, factor, summand = first_norm(hidden, weights, hw_shape, stat_hw, eps)
-        factor, summand = factor.flip(2, 3), summand.flip(2, 3)  # as windows run, see expand_offsets
+        factor, summand = factor.flip(2, 3), summand.flip(2, 3)  # into the order of windows, see expand_offsets
     hidden = hidden.float()
     rows, cols = key_shares(weights, hw_shape, stat_hw, hidden.device)
     blocks_each, queries_each = slice_plan(weights, hw_shape, SLICE_BYTES if slice_bytes is None else slice_bytes)
@@ -185,11 +186,12 @@ def key_shares(weights: PositionWeights, hw_shape: tuple[int, int], stat_hw: tup
     Args:
         weights (PositionWeights): Of L blocks.
         hw_shape (tuple[int, int]): Grid (H, W) in tokens.
-        stat_hw (tuple[int, int]): Grid whose keys mean and variance are taken over, at most (H, W).
+        stat_hw (tuple[int, int]): Window of keys around a query that mean and variance are taken over, at most (H, W).
         device (torch.device): Where the result is made.
 
     Returns:
-        tuple[Tensor, Tensor]: ``(H, H)`` and ``(W, W)`` float32, queries first; None twice where all keys count alike.
+        tuple[Tensor, Tensor]: ``(H, H)`` and ``(W, W)`` float32, queries first. None twice if all keys count alike, or
+        there is no last norm.
     """
     if weights.norm2_weight is None or tuple(stat_hw) == tuple(hw_shape):
         return None, None
@@ -203,10 +205,10 @@ def slice_plan(weights: PositionWeights, hw_shape: tuple[int, int], slice_bytes:
     Args:
         weights (PositionWeights): Of L blocks.
         hw_shape (tuple[int, int]): Grid (H, W) in tokens.
-        slice_bytes (int): Hidden values of a slice, in bytes.
+        slice_bytes (int): Bytes of hidden values that a slice may hold.
 
     Returns:
-        tuple[int, int]: Blocks, and queries of each, in a slice; at least 1 of both.
+        tuple[int, int]: Blocks in a slice, and queries of each block; both at least 1.
     """
     blocks, channels, _, kernel, _ = weights.conv1_weight.shape
     margin, (h, w) = kernel // 2, hw_shape

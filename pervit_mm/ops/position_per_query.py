@@ -1,15 +1,17 @@
-"""From the hidden offset maps to log Φp: the part of the position network that is work per query.
+"""From the hidden offset maps to log Φp: the part of the position network that needs work per query.
 
 Norm, ReLU, convolution, norm and log-sigmoid run on a slice of queries at a time, for all blocks together, with a
-backward of their own. Autograd would keep several tensors of D·N·(H + 2)·(W + 2) values for each block. Here only the
-normalized logits are kept, nH·N·N. Backward makes everything wider again, slice by slice, in the processor's cache.
+backward of their own. Autograd would save several tensors of D·N·(H + 2)·(W + 2) values for each block. Here only the
+normalized logits are saved, nH·N·N values. Backward recomputes the larger tensors slice by slice, in the processor's
+cache.
 
-The convolution is one matrix product over channels, all k² taps at once, followed by k² shifted additions. A query's
-keys stay laid out in rows of W + 2p throughout, so that a shift by a tap is one offset into flat memory; what it drags
-in from a neighbor lands on the margin, which is cut off. On the CPU that beats convolution kernels, which are made for
-many output channels, where the position network has nH.
+The convolution is one matrix product over channels, for all k² taps at once, followed by k² shifted additions. The keys
+of a query stay laid out in rows of W + 2p throughout, so a shift by a tap is one offset into flat memory. The shift
+also brings in values from the neighboring row or query. They land on the margin, which is cut off. On the CPU this is
+faster than convolution kernels: they are made for many output channels, and the position network has only nH.
 
-Two custom operators rather than an autograd function: a compiler takes them as they are instead of unrolling the loops.
+These are two custom operators and no autograd function: a compiler takes an operator as it is, and would unroll the
+loops of a function.
 """
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -20,7 +22,7 @@ from torch import Tensor
 from .distance import expand_offsets
 from .precision import without_autocast
 
-#: Index of all keys of some queries.
+#: Index that takes all keys of a query.
 KEYS = (slice(None), slice(None))
 
 
@@ -42,7 +44,7 @@ def _tap_shifts(kernel: int, pitch: int) -> list[int]:
 
 
 def _add_taps(products: Tensor, shifts: list[int]) -> Tensor:
-    """Sum ``(L, k², nH, T)`` over the taps, each read ahead by its shift: ``(L, nH, T)``, overwriting the first."""
+    """Sum ``(L, k², nH, T)`` over the taps, each read ahead by its shift: ``(L, nH, T)``, in place of the first tap."""
     total, length = products[:, 0], products.shape[-1]
     for tap, shift in enumerate(shifts[1:], 1):
         total[..., :length - shift] += products[:, tap, :, shift:]
@@ -50,7 +52,7 @@ def _add_taps(products: Tensor, shifts: list[int]) -> Tensor:
 
 
 def _spread_taps(grad: Tensor, shifts: list[int]) -> Tensor:
-    """Gradient of :func:`_add_taps`: ``(L, nH, T)`` → ``(L, k² * nH, T)``."""
+    """Gradient of :func:`_add_taps`: ``(L, nH, T)`` to ``(L, k² * nH, T)``."""
     blocks, heads, length = grad.shape
     products = grad.new_empty(blocks, len(shifts), heads, length)
     for tap, shift in enumerate(shifts):
@@ -60,7 +62,17 @@ def _spread_taps(grad: Tensor, shifts: list[int]) -> Tensor:
 
 
 def _share(rows: Tensor | None, cols: Tensor | None, queries: tuple, hw_shape: tuple[int, int]) -> Tensor | float:
-    """Share of each key in the last norm, ``(r, c, H, W)``, from those along each axis; None counts all alike."""
+    """Share of each key in the mean and variance of the last norm, for a slice of r x c queries.
+
+    Args:
+        rows, cols (Tensor, optional): Shares along each axis, ``(H, H)`` and ``(W, W)``, queries first. None if all
+            keys count alike.
+        queries (tuple): The slice, as :attr:`_Slice.queries`.
+        hw_shape (tuple[int, int]): Grid (H, W) in tokens.
+
+    Returns:
+        Tensor | float: ``(r, c, H, W)``; one number for all keys, 1 / (H * W), if they count alike.
+    """
     if rows is None:
         return 1 / (hw_shape[0] * hw_shape[1])
     return torch.einsum('ik,jl->ijkl', rows[queries[1]], cols[queries[2]])
@@ -71,14 +83,14 @@ def _sum_keys(x: Tensor) -> Tensor:
 
 
 def _by_head(x: Tensor) -> Tensor:
-    """``(L, nH)`` against ``(L, nH, r, c, H, W)``."""
+    """View of ``(L, nH)`` that broadcasts against ``(L, nH, r, c, H, W)``."""
     return x[..., None, None, None, None]
 
 
 def _log_sigmoid(x: Tensor) -> Tensor:
-    """min(x, 0) - log(1 + exp(-\\|x\\|)), to the digits that an addition to the scores needs.
+    """min(x, 0) - log(1 + exp(-\\|x\\|)), as precise as an addition to the scores needs it.
 
-    torch's own log1p and logsigmoid keep relative precision near zero, and take seven times as long on the CPU.
+    torch's own log1p and logsigmoid also keep relative precision near zero, but take seven times as long on the CPU.
     """
     return x.clamp_max(0).sub_(x.abs().neg_().exp_().add_(1).log_())
 
@@ -87,8 +99,8 @@ class _Slice(NamedTuple):
     """One rectangle of queries, as an index into two kinds of tensors. See :func:`expand_offsets` for why they differ.
 
     Attributes:
-        windows (tuple): Index ``(..., rows, columns)`` where the query axes count windows, which run backwards.
-        queries (tuple): Index ``(..., rows, columns, keys, keys)`` where they count queries.
+        windows (tuple): Index ``(..., rows, columns)`` of tensors whose query axes count windows, which run backwards.
+        queries (tuple): Index ``(..., rows, columns, keys, keys)`` of tensors whose query axes count queries.
     """
 
     windows: tuple
@@ -115,7 +127,7 @@ def _slices(hw_shape: tuple[int, int], queries_each: int) -> Iterator[_Slice]:
 def query_position(hidden, factor, summand, weight, bias, gamma, beta, rows, cols, hw_shape, eps, queries_each, keep):
     """log Φp of all queries from the hidden offset maps; called by :func:`pervit_mm.ops.log_positions`.
 
-    Differentiable in its floating-point arguments but rows and cols.
+    Differentiable in all tensors except rows and cols.
 
     Args:
         hidden (Tensor): Offset maps of L blocks, ``(L, D, 2H - 1 + 2p, 2W - 1 + 2p)`` float32.
@@ -128,11 +140,11 @@ def query_position(hidden, factor, summand, weight, bias, gamma, beta, rows, col
         hw_shape (tuple[int, int]): Grid (H, W) in tokens.
         eps (float): Of the last norm.
         queries_each (int): Queries in a slice.
-        keep (bool): Whether backward may come.
+        keep (bool): Whether to return the normalized logits, because backward may follow.
 
     Returns:
-        tuple[Tensor, Tensor, Tensor]: log Φp ``(L, nH, H, W, H, W)``, queries first; and what backward needs, the
-        normalized logits of the same shape (empty unless kept) and the norm's factor ``(L, nH, H, W, 1, 1)``.
+        tuple[Tensor, Tensor, Tensor]: log Φp ``(L, nH, H, W, H, W)``, queries first; then what backward needs: the
+        normalized logits of the same shape (empty unless ``keep``) and the last norm's factor ``(L, nH, H, W, 1, 1)``.
     """
     h, w = hw_shape
     blocks, heads, _, kernel, _ = weight.shape
@@ -173,7 +185,10 @@ def _(hidden, factor, summand, weight, bias, gamma, beta, rows, cols, hw_shape, 
            '-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)')
 def query_position_backward(grad, normed, inverse, hidden, factor, summand, weight, gamma, beta, rows, cols, hw_shape,
                             queries_each):
-    """Gradients of hidden, factor, summand, weight, bias, gamma and beta; empty for those that there are not."""
+    """Gradients of hidden, factor, summand, weight, bias, gamma and beta.
+
+    That of an argument that is None has no meaning.
+    """
     h, w = hw_shape
     blocks, heads, _, kernel, _ = weight.shape
     windows = expand_offsets(hidden, hw_shape, kernel // 2)
@@ -221,7 +236,7 @@ def _(grad, normed, inverse, hidden, factor, summand, weight, gamma, beta, rows,
 
 
 def _keep(ctx, inputs, output) -> None:
-    """Keep what backward needs: tensors by position in one list, as autograd asks, the rest by name."""
+    """Save what backward needs: the tensors in one list, as autograd asks, and the rest by name."""
     hidden, factor, summand, weight, _, gamma, beta, rows, cols, hw_shape, _, queries_each, _ = inputs
     _, normed, inverse = output
     ctx.set_materialize_grads(False)

@@ -1,9 +1,9 @@
 """Windows of tokens without padding.
 
-A map that the window does not divide leaves a strip at its right and bottom edge. Padding it to whole windows and
-masking the padded keys out gives those keys weight zero, and the padded queries are thrown away; leaving them out in
-the first place is the same, exactly, and costs less. So a map falls into at most four groups of equal windows: whole
-ones, the right strip, the bottom strip and the corner.
+A map that the window does not divide leaves a strip at its right and bottom edge. The usual way pads the strip to whole
+windows, masks the padded keys, and throws the padded queries away. Masked keys have weight zero, so leaving out the
+padding gives exactly the same and costs less. Then a map falls into at most four groups of equal windows: whole ones,
+the right strip, the bottom strip and the corner.
 """
 from collections.abc import Callable
 
@@ -113,7 +113,7 @@ def spread_windows(log_position: Tensor | None, hw_shape: tuple[int, int], windo
                    device: torch.device) -> Tensor:
     """log Φp of all windows as one map over the whole grid, for analysis.
 
-    Attention on the whole map with it equals :func:`attend_in_windows`.
+    With it, attention over the whole map equals :func:`attend_in_windows`.
 
     Args:
         log_position (Tensor, optional): log Φp of a whole window, ``(nH, h * w, h * w)``. None stands for Φp = 1.

@@ -1,1 +1,1 @@
-"""The maintainers' work: publish a checkpoint, describe it, write the page of all models."""
+"""Tools for maintainers: publish a checkpoint, describe it, write the page of all models."""

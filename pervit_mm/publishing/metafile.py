@@ -7,9 +7,9 @@ import yaml
 
 from ..apis.flops import FlopCount
 from ..checkpoints.published import FOLDER, PREFIX
-from ..utils.errors import UserError
+from ..utils.errors import UserError, told
 
-# What a log calls it -> task, metric and factor, as the toolboxes' metafiles have them.
+# By name in a log: the task and the metric as the toolboxes' metafiles name them, and the factor between the two.
 _METRICS = {
     'accuracy/top1': ('Image Classification', 'Top 1 Accuracy', 1),
     'coco/bbox_mAP': ('Object Detection', 'box AP', 100),
@@ -22,20 +22,22 @@ _DATASETS = {'fashion-mnist': 'Fashion-MNIST', 'fashion-scenes': 'FashionScenes'
 
 
 def read_log(paths: Sequence[str | Path]) -> tuple[bytes, dict[str, float]]:
-    """Join the ``vis_data/scalars.json`` of a training and its resumptions.
+    """Join the ``vis_data/scalars.json`` of a training and of the runs that resumed it.
 
     Args:
-        paths (Sequence[str | Path]): In the order of time.
+        paths (Sequence[str | Path]): The files, oldest first.
 
     Returns:
-        tuple[bytes, dict[str, float]]: The lines of all, and the last number of each kind that a metafile has.
+        tuple[bytes, dict[str, float]]: The lines of all files, and the last value of each metric that a metafile has.
 
     Raises:
-        UserError: If a line holds anything but numbers, as other logs do.
+        UserError: If a file cannot be read, or a line holds anything but numbers, as lines of other logs do.
     """
     lines, measured = [], {}
     for path in paths:
-        for line in Path(path).read_text().splitlines():
+        with told(f"--log '{path}' cannot be read"):
+            text = Path(path).read_text()
+        for line in text.splitlines():
             try:
                 values = json.loads(line)
                 if not all(isinstance(value, (int, float)) for value in values.values()):
@@ -60,12 +62,12 @@ def metafile_entry(name: str, config: str, file: str, log: str | None, count: Fl
 
     Args:
         name (str): Name of the model.
-        config (str): Path of its config, below the top level.
+        config (str): Path of its config, relative to the top level.
         file (str): Name of the checkpoint.
         log (str, optional): Name of the log.
         count (FlopCount): Multiply-adds and parameters.
         measured (Mapping[str, float]): From :func:`read_log`.
-        command (str): What trained it.
+        command (str): The command that trained it.
 
     Returns:
         str: YAML.

@@ -51,7 +51,7 @@ def _row(model: dict) -> dict:
 
 
 def _wrapped(command: str) -> str:
-    """A command over several lines of at most 110 columns, as a shell reads it."""
+    """A command over several lines, with backslashes for a shell, each of at most 115 columns."""
     return ' \\\n        '.join(textwrap.wrap(command, 105, break_long_words=False, break_on_hyphens=False))
 
 

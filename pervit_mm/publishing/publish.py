@@ -1,8 +1,8 @@
 """From the checkpoint of a training to a published one, in ``checkpoints/`` of a clone.
 
-A published file holds the weights and the names of the classes, and nothing of the machine that made it. Equal weights
-give equal bytes, and so equal names. Beside it come its sha256, the log of its training and, for the tests, what the
-model computes: a later version of the package must load it and compute the same.
+A published file holds the weights and the names and colors of the classes, and nothing about the machine that made it.
+Equal content gives equal bytes, and so the same digest in the name. With the file come its sha256, the log of its
+training and, for the tests, outputs of the model: later versions of the package must load it and compute the same.
 """
 import datetime
 import hashlib
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from ..apis.building import build_model
 from ..apis.configs import input_shape, load_config
 from ..apis.flops import count_flops
-from ..checkpoints.files import own_tensor, read_checkpoint, to_bytes
+from ..checkpoints.files import check_weights, own_tensor, read_checkpoint, to_bytes
 from ..checkpoints.published import FOLDER, SUMS, read_sums
 from ..utils.atomic_write import replacing
 from ..utils.errors import UserError
@@ -30,9 +30,10 @@ from .metafile import metafile_entry, read_log
 
 #: Largest file that is published without being forced; setup.py leaves larger ones out of the wheel.
 MAX_BYTES = 10_000_000
-#: Where the tests find what published models compute.
+#: Folder with the recorded outputs of published models, for the tests.
 RECORDS = 'tests/data/published'
-#: (h, w) of what is recorded of models that test with images of several sizes; not square, so that a turned map shows.
+#: (h, w) of the images for recorded outputs of models that test with images of several sizes. It is not square, so that
+#: a test notices a map whose height and width are swapped.
 RECORDED_SIZE = (192, 256)
 
 
@@ -41,11 +42,11 @@ class Published(NamedTuple):
 
     Attributes:
         path (Path): The checkpoint.
-        sha256 (str): Of it, in hexadecimal digits.
+        sha256 (str): Sum of the checkpoint, in hexadecimal digits.
         had_ema (bool): Whether the weights are averages over the training.
         removed (list[str]): Names of files that this one replaced.
         entry (str): Lines for the metafile.
-        has_results (bool): Whether the logs held any for these lines.
+        has_results (bool): Whether these lines have results, from the logs.
     """
     path: Path
     sha256: str
@@ -56,10 +57,10 @@ class Published(NamedTuple):
 
 
 def _plain(value: Any, name: str) -> Any:
-    """Copy names and colors. Equal text becomes one object, which pickle writes once: bytes go by content alone."""
+    """Copy names and colors. Equal texts become one object, which pickle writes once: equal content, equal bytes."""
     if isinstance(value, str):
         return sys.intern(str(value))
-    if isinstance(value, (list, tuple)):  # each stays what it is: MMEngine draws a tuple as one color
+    if isinstance(value, (list, tuple)):  # the type must stay: MMEngine draws a tuple as one color
         return type(value)(_plain(item, name) for item in value)
     if isinstance(value, int):
         return value
@@ -70,27 +71,28 @@ def _plain(value: Any, name: str) -> Any:
 def strip_checkpoint(content: Any) -> dict:
     """Keep what inference needs: weights, versions of their modules, names and colors of the classes.
 
-    MMEngine's ``EMAHook`` swaps ahead of saving, so ``state_dict`` holds the averages where there are any, and
-    ``ema_state_dict`` what they are averages of. The latter goes, like the states of optimizer, schedulers and logger.
+    MMEngine's ``EMAHook`` swaps weights before saving. So ``state_dict`` holds the averages if there are any, and
+    ``ema_state_dict`` holds the weights that are not averaged. The latter is dropped, like the states of optimizer,
+    schedulers and logger.
 
     Args:
         content (dict): What MMEngine's runner saved.
 
     Returns:
-        dict: ``state_dict``, with contiguous tensors on the CPU, and ``meta``, with ``dataset_meta`` at most.
+        dict: ``state_dict``, with contiguous tensors on the CPU, and ``meta``, which is empty or has ``dataset_meta``.
 
     Raises:
-        UserError: If there is no state dict of dense tensors in it.
+        UserError: If the content has no state dict of dense tensors.
     """
     state = content.get('state_dict') if isinstance(content, Mapping) else None
     if not isinstance(state, Mapping) or not state or not all(
-            isinstance(key, str) and isinstance(value, Tensor) and value.layout == torch.strided
-            for key, value in state.items()):
+            isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()):
         found = ', '.join(map(str, content)) if isinstance(content, Mapping) else type(content).__name__
         raise UserError("checkpoint must be a dict whose 'state_dict' maps names to tensors, as MMEngine's runner "
                         f'saves it; this one holds {found or "nothing"}')
+    check_weights(state, 'checkpoint')
     weights = OrderedDict((sys.intern(key), own_tensor(value.cpu())) for key, value in state.items())
-    # Modules find their `_version` here when they load the file, so that a later one can rename.
+    # Modules find the `_version` of the file here when they load it, so that later versions can rename weights.
     weights._metadata = OrderedDict(
         (sys.intern(key), {sys.intern('version'): value['version']})
         for key, value in getattr(state, '_metadata', {}).items() if 'version' in value)
@@ -101,16 +103,16 @@ def strip_checkpoint(content: Any) -> dict:
 
 @torch.no_grad()
 def recorded_outputs(model: nn.Module, cfg: Config) -> np.ndarray:
-    """What a published model must go on to compute, on two images made by integer arithmetic.
+    """Outputs that a published model must always compute, for two images made by integer arithmetic.
 
     Args:
         model (nn.Module): From :func:`build_model`.
         cfg (Config): Its config.
 
     Returns:
-        np.ndarray: Logits ``(2, num_classes)``. Of maps ``(2, 6 * sum of channels)``: the mean, the four corners and
-        the center of each. Maps are the logits of a segmentor, and of a detector each level of features, as its heads
-        choose among boxes and so jump.
+        np.ndarray: Of a classifier the logits ``(2, num_classes)``. Of maps the mean, the four corners and the center
+        of each channel, ``(2, 6 * sum of channels)``. The maps of a segmentor are its logits. The maps of a detector
+        are the levels of its features, because its heads choose among boxes, so their outputs may jump.
     """
     shape = (2, *input_shape(cfg, RECORDED_SIZE))
     steps = torch.arange(int(np.prod(shape)))
@@ -121,7 +123,7 @@ def recorded_outputs(model: nn.Module, cfg: Config) -> np.ndarray:
 
 
 def _landmarks(x: Tensor) -> Tensor:
-    """Mean, corners and center of maps ``(B, C, H, W)``, as ``(B, 6 * C)``. A mean alone would pass for moved maps."""
+    """Mean, corners and center of maps ``(B, C, H, W)``, as ``(B, 6 * C)``. A mean alone would not show moved maps."""
     height, width = x.shape[2:]
     places = [(0, 0), (0, -1), (-1, 0), (-1, -1), (height // 2, width // 2)]
     return torch.cat([x.mean((2, 3)), *(x[:, :, row, column] for row, column in places)], 1)
@@ -134,7 +136,7 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def _write_all(root: Path, name: str, files: Mapping[str, bytes], outputs: np.ndarray, replace: bool) -> list[str]:
-    """Write the files, their sums and what the first of them computes; returns what was removed for them."""
+    """Write the files, their sums, and the recorded outputs of the first. Returns the names of replaced files."""
     folder, record = root / FOLDER, root / RECORDS / f'{name}.npz'
     earlier = re.compile(rf'{re.escape(name)}_\d{{8}}-[0-9a-f]{{8}}\.(pth|log\.json)')
     sums = read_sums(folder)
@@ -151,7 +153,7 @@ def _write_all(root: Path, name: str, files: Mapping[str, bytes], outputs: np.nd
     records = dict(np.load(record)) if record.is_file() else {}
     records = {file: value for file, value in records.items() if file in sums}
     buffer = io.BytesIO()
-    np.savez(buffer, **{next(iter(files)): outputs, **records})  # what is recorded once stays
+    np.savez(buffer, **{next(iter(files)): outputs, **records})  # outputs that are recorded already stay
     _write(record, buffer.getvalue())
     for file in removed:
         (folder / file).unlink(missing_ok=True)
@@ -161,23 +163,25 @@ def _write_all(root: Path, name: str, files: Mapping[str, bytes], outputs: np.nd
 def publish(config: str | Path, checkpoint: str | Path, root: str | Path, logs: Sequence[str | Path] = (),
             date: str | None = None, replace: bool = False, max_bytes: int | None = MAX_BYTES,
             command: str | None = None) -> Published:
-    """Publish a checkpoint: check it, and write all that belongs to it.
+    """Publish a checkpoint: check it, and write all files that belong to it.
 
     Args:
-        config (str | Path): Its config file in ``root``, whose stem is the model's name.
-        checkpoint (str | Path): What MMEngine's runner saved.
+        config (str | Path): Its config file, in ``root``. The file's stem is the model's name.
+        checkpoint (str | Path): A file that MMEngine's runner saved.
         root (str | Path): Top level of a clone.
         logs (Sequence[str | Path]): For :func:`pervit_mm.publishing.metafile.read_log`. Defaults to none.
-        date (str, optional): YYYYMMDD. Defaults to None, which takes today's.
-        replace (bool): Whether earlier files of this model go. Defaults to False: once published, files stay.
-        max_bytes (int, optional): Largest size, or None for any. Defaults to :data:`MAX_BYTES`.
-        command (str, optional): What trained it. Defaults to None, tools/train.py with the config alone.
+        date (str, optional): YYYYMMDD. Defaults to None, which is today.
+        replace (bool): Whether earlier files of this model are removed. Defaults to False, because published files
+            should stay.
+        max_bytes (int, optional): Largest size in bytes, or None for any. Defaults to :data:`MAX_BYTES`.
+        command (str, optional): The command that trained it. Defaults to None, tools/train.py with the config alone.
 
     Returns:
-        Published: What there is now, and the lines for the metafile.
+        Published: The checkpoint, and the lines for the metafile.
 
     Raises:
-        UserError: If something doesn't fit; nothing is written then.
+        UserError: If config, date, checkpoint, logs or size don't fit, or a file of this name is published with other
+            content. Nothing is written then.
     """
     root, config = Path(root).resolve(), Path(config).resolve()
     if root not in config.parents or not (root / 'model-index.yml').is_file() or root.name == '.mim':

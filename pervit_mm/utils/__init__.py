@@ -1,1 +1,1 @@
-"""Small tools that need nothing else of the package, one idea a file."""
+"""Small tools that need nothing else of the package, one topic a file."""

@@ -1,9 +1,9 @@
-"""Is this environment one that pervit_mm can run in?
+"""Check that pervit_mm can run in this environment.
 
-What is needed stands in no ``install_requires``: mmcv comes as ``mmcv`` (with compiled ops) or as
-``mmcv-lite``, and the whole stack comes from the original distributions or from the maintained
-``onedl-*`` forks, under the same import names. A requirement by distribution name would reinstall
-somebody's working environment, so the check goes by import name and ``__version__``, at import.
+``install_requires`` names none of these requirements, because several distributions have the same import names. mmcv
+comes as ``mmcv`` (with compiled ops) or as ``mmcv-lite``. The whole stack comes from the original distributions or from
+the maintained ``onedl-*`` forks. A requirement by distribution name could reinstall a working environment. So this
+check goes by import name and ``__version__``, when pervit_mm is imported.
 """
 
 import importlib
@@ -23,8 +23,8 @@ REQUIREMENTS = (
 def parse_release(version: str) -> tuple[int, ...]:
     """Read the leading numbers of a version.
 
-    Suffixes such as ``rc1``, ``.dev0`` or ``+cpu`` are ignored: a nightly build or a candidate of
-    a new enough release is taken as new enough.
+    Suffixes such as ``rc1``, ``.dev0`` or ``+cpu`` are ignored. So a nightly build or a release candidate counts as new
+    enough if the release is.
 
     Args:
         version (str): For example ``'2.14.1+cpu'``.
@@ -50,7 +50,7 @@ def check_module(name: str, minimum: str, advice: str) -> ModuleType:
 
     Args:
         name (str): Import name, such as ``'mmcv'``.
-        minimum (str): The lowest version that will do.
+        minimum (str): The lowest version that works.
         advice (str): What to do when the module is missing or too old.
 
     Returns:
@@ -70,8 +70,8 @@ def check_module(name: str, minimum: str, advice: str) -> ModuleType:
             f'{need}; {name} is installed but cannot be imported, because it needs the module '
             f'{error.name!r}, which is not installed: install that as well.', name=name) from error
     except Exception as error:
-        # A broken installation fails in its own ways: ImportError for a missing libGL.so.1,
-        # AttributeError or RuntimeError where versions do not fit. The cause is passed on.
+        # A broken installation fails in many ways: ImportError for a missing libGL.so.1, AttributeError or
+        # RuntimeError if versions do not fit. The message passes the cause on.
         raise ImportError(
             f'{need}; {name} is installed but cannot be imported: make '
             f'"python -c \'import {name}\'" work first ({type(error).__name__}: {error}).',
@@ -90,9 +90,8 @@ def check_module(name: str, minimum: str, advice: str) -> ModuleType:
 def check_pkg_resources() -> None:
     """Check that pkg_resources is there if the installed MMEngine uses it.
 
-    MMEngine 0.10.7 imports it inside functions, in the middle of reading a config, and newer
-    setuptools come without it; the forks of MMEngine do not need it. So MMEngine's own function is
-    asked whether it imports pkg_resources.
+    MMEngine 0.10.7 imports it inside functions while it reads a config, and newer setuptools come without it. The forks
+    of MMEngine do not need it. So this looks into MMEngine's own function for the import.
 
     Raises:
         ImportError: If MMEngine would import pkg_resources and it cannot be found.

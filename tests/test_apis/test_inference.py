@@ -246,7 +246,7 @@ def test_what_is_no_image_is_named_and_the_rest_is_done(images, checkpoints, tmp
     (tmp_path / 'empty.png').touch()
     paths = [images / 'notes.txt', images / 'one.png', tmp_path / 'empty.png', images / 'two.jpg']
     model = predictor('mmpretrain', checkpoints)
-    with pytest.raises(ValueError, match=f"^images: '{paths[0]}', '{paths[2]}' cannot be read as images; .* done: 2,"):
+    with pytest.raises(ValueError, match=f"^images: image '{paths[0]}' .*; image '{paths[2]}' .* done: 2,"):
         predict_images(model, paths, tmp_path / 'out')
     written = json.loads((tmp_path / 'out' / 'predictions.json').read_text())
     assert [entry['file'] for entry in written] == [str(paths[1]), str(paths[3])]

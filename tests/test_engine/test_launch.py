@@ -2,6 +2,7 @@
 import re
 
 import pytest
+import torch
 from small_run import ROOT, write_world
 
 from pervit_mm.apis.configs import load_config
@@ -53,9 +54,9 @@ def test_resume_with_nothing_to_resume_starts_from_load_from(small, tmp_path, mo
     assert len(notes) == 1 and 'no checkpoint in' in notes[0] and 'pretrained.pth' in notes[0]
     (tmp_path / 'run').mkdir()
     (tmp_path / 'run' / 'last_checkpoint').write_text(str(tmp_path / 'run' / 'epoch_1.pth'))
-    (tmp_path / 'run' / 'epoch_1.pth').touch()
+    torch.save(dict(meta={}, state_dict={}), tmp_path / 'run' / 'epoch_1.pth')
     assert prepare(small, resume='auto', work_dir=str(tmp_path / 'run')) == []
-    assert small.resume is True and small.load_from is None
+    assert small.resume is True and small.load_from == str(tmp_path / 'run' / 'epoch_1.pth')
 
 
 def test_amp_on_a_gpu(small, monkeypatch):

@@ -219,7 +219,11 @@ def test_what_is_recorded_once_stays(clone, monkeypatch):
     (dict(state_dict={}), 'this one holds state_dict'),
     (dict(state_dict=dict(a=1)), 'this one holds state_dict'),
     (dict(state_dict={1: torch.ones(1)}), 'this one holds state_dict'),
-    (dict(state_dict=dict(a=torch.eye(2).to_sparse())), 'this one holds state_dict'),
+    (dict(state_dict=dict(a=torch.eye(2).to_sparse())), "'a' is sparse, quantized or nested"),
+    (dict(state_dict=dict(a=torch.ones(2, device='meta'))), "'a' has a shape and no values"),
+    (dict(state_dict=dict(a=torch.ones(2), b=torch.tensor([1., float('nan')]))), "'b' holds NaN or infinity"),
+    (dict(state_dict=dict(a=torch.ones(2, dtype=torch.bool))), "'a' is torch.bool"),
+    (dict(state_dict=dict(a=torch.ones(1).expand(10**6))), r"'a' has 1,000,000 values in 4 bytes \(stride 0\)"),
     (dict(state_dict=dict(a=torch.ones(1)), meta=dict(dataset_meta=dict(classes=dict(a=1)))),
      'meta.dataset_meta.classes must hold text and whole numbers, got dict'),
 ])

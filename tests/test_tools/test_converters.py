@@ -142,7 +142,7 @@ class Crafted:
     ('pervit_to_mm.py', dict(model={1: torch.ones(1)}), 'state_dict must map names to dense tensors, got 1: Tensor'),
     ('pervit_to_mm.py', Crafted, r"'src.pth' was refused and nothing of it was executed: it asks for \w+.system"),
     ('mm_to_pervit.py', dict(model={'a': torch.ones(1)}),
-     "'src.pth' is not a checkpoint of a classifier of MMPretrain, .*it holds a dict with model"),
+     "'src.pth' is not a checkpoint of a model with a backbone, .*it holds a dict with model"),
     ('mm_to_pervit.py', dict(state_dict={'backbone.a': torch.ones(1)}), 'state_dict is not PerViT tiny '),
     ('mm_to_pervit.py', Crafted, "'src.pth' was refused and nothing of it was executed"),
 ])

@@ -9,6 +9,11 @@ layer_decay = dict(
     paramwise_cfg=dict(
         layer_decay_rate=0.8, norm_decay_mult=0., bias_decay_mult=0., flat_decay_mult=0.))
 
-# MMEngine saves no random state: without the first a resumed run leaves the path of an undisturbed one. The second
-# averages BatchNorm's statistics where SyncBN doesn't, as in several CPU processes.
-custom_hooks = [dict(type='PerViTRandomStateHook'), dict(type='PerViTSyncBuffersHook')]
+# A runner that resumes from whole files and takes no weights of another model.
+runner_type = 'PerViTRunner'
+# The first saves the random state, so that a resumed run repeats the undisturbed one. The second averages BatchNorm's
+# statistics where SyncBN doesn't, as in several CPU processes. The third stops a run that computes NaN.
+custom_hooks = [
+    dict(type='PerViTRandomStateHook'),
+    dict(type='PerViTSyncBuffersHook'),
+    dict(type='PerViTNonFiniteHook')]

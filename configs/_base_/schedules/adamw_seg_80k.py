@@ -7,3 +7,5 @@ param_scheduler = [
     dict(type='LinearLR', start_factor=1e-6, by_epoch=False, begin=0, end=1500),
     dict(type='PolyLR', power=1.0, eta_min=0., by_epoch=False, begin=1500, end=80000),
 ]
+
+default_hooks = dict(checkpoint=dict(type='PerViTCheckpointHook'))

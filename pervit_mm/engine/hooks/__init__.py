@@ -1,8 +1,12 @@
 """Hooks, registered in MMEngine's root ``HOOKS``."""
+from .checkpoint_hook import PerViTCheckpointHook
 from .initialization_hook import PeripheralInitHook
+from .non_finite_hook import PerViTNonFiniteHook
 from .position_hooks import PerViTNonlocalityHook, PerViTPositionMapHook
 from .random_state_hook import PerViTRandomStateHook
 from .sync_buffers_hook import PerViTSyncBuffersHook
 
-__all__ = ['PerViTNonlocalityHook', 'PerViTPositionMapHook', 'PerViTRandomStateHook', 'PerViTSyncBuffersHook',
-           'PeripheralInitHook']
+__all__ = [
+    'PerViTCheckpointHook', 'PerViTNonFiniteHook', 'PerViTNonlocalityHook', 'PerViTPositionMapHook',
+    'PerViTRandomStateHook', 'PerViTSyncBuffersHook', 'PeripheralInitHook'
+]

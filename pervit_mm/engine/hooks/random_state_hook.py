@@ -8,6 +8,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import IterBasedTrainLoop
 from torch.utils.data import DataLoader, IterableDataset
 
+from ...utils.errors import UserTypeError
 from .random_state import EpochSeed, SkippedBatches, get_generators, set_generators
 
 CHECKPOINT_KEY = 'pervit_random_state'
@@ -72,7 +73,7 @@ class PerViTRandomStateHook(Hook):
 
     def __init__(self, reseed_workers: bool = True) -> None:
         if not isinstance(reseed_workers, bool):
-            raise TypeError(
+            raise UserTypeError(
                 f'reseed_workers must be True or False, got {reseed_workers!r}. Use True to let '
                 'runs with persistent workers repeat after a resume.')
         self.reseed_workers = reseed_workers

@@ -9,7 +9,7 @@ from mmengine.optim import OptimWrapper
 from mmengine.registry import OPTIM_WRAPPERS
 from mmengine.runner.amp import autocast
 
-from ...utils.errors import UserError
+from ...utils.errors import UserError, UserTypeError
 
 
 def _to_float32(output):
@@ -63,8 +63,8 @@ class PerViTBFloat16OptimWrapper(OptimWrapper):
 
     def __init__(self, modules: Sequence[str] = (), **kwargs) -> None:
         if isinstance(modules, str) or not all(isinstance(name, str) for name in modules):
-            raise TypeError("modules must be a sequence of the names of submodules, such as ('backbone', 'neck'), got "
-                            f'{modules!r}')
+            raise UserTypeError("modules must be a sequence of the names of submodules, such as ('backbone', 'neck'), "
+                                f'got {modules!r}')
         super().__init__(**kwargs)
         self.modules = tuple(dict.fromkeys(modules))
 

@@ -1,4 +1,4 @@
-"""What a position module is: the contract between the backbone and whatever makes log Φp."""
+"""What a position module is: the contract between the backbone and the modules that make log Φp."""
 from collections.abc import Callable, Hashable, Sequence
 from typing import NamedTuple
 
@@ -41,8 +41,8 @@ def fill_(tensor: Tensor, value: float | None, noise: float) -> None:
 class DistanceProjection(nn.Module):
     """D = R·w_r + b_r: projects a distance to channels, for all blocks and heads (paper: peripheral projections).
 
-    The weights are laid out as those of a Linear 1 → channels, but it is not one: rules like ``TruncNormal`` on
-    ``Linear`` in a recipe must not reach it.
+    The weights have the layout of a Linear from 1 to ``channels``. The module is no Linear, so that rules of a recipe
+    such as ``TruncNormal`` on ``Linear`` don't reach it.
 
     Args:
         channels (int): D, 4 per head in the paper.
@@ -55,11 +55,11 @@ class DistanceProjection(nn.Module):
         self.init_position()
 
     def init_position(self, weight: float | None = -0.02, noise: float = 0.) -> None:
-        """Write initial values: distances count negatively, so that nearer is more.
+        """Write initial values. The negative default gives nearer keys larger values.
 
         Args:
-            weight (float, optional): Value of w_r. Defaults to -0.02; None draws from a truncated normal.
-            noise (float): Relative standard deviation around it. Defaults to 0.
+            weight (float, optional): Value of w_r. None draws from a truncated normal. Defaults to -0.02.
+            noise (float): Relative standard deviation of noise on that value. Defaults to 0.
         """
         fill_(self.weight, weight, noise)
         nn.init.zeros_(self.bias)
@@ -74,16 +74,16 @@ class DistanceProjection(nn.Module):
 
 
 class BasePosition(nn.Module):
-    """Base class of position modules: makes log Φp of a grid from its weights alone.
+    """Base class of position modules, which make log Φp of a grid from their weights alone.
 
-    A module of your own derives from it, is registered in ``MODELS`` and has two methods: :meth:`forward` and
-    :meth:`init_position`. ``position_cfg=dict(type='YourClass', ...)`` then takes it. The backbone builds it with
+    Derive your own module from it, register the module in ``MODELS``, and give it two methods: :meth:`forward` and
+    :meth:`init_position`. Then choose it by ``position_cfg=dict(type='YourClass', ...)``. The backbone builds it with
     ``num_heads``, ``hidden_channels`` and ``pretrain_hw``, and with your options.
 
     The rest has defaults:
 
-    - ``needs_projection``: whether it asks for the projected distances. With False everywhere the backbone makes no
-      projection: weights without a gradient are an error under DDP.
+    - ``needs_projection``: whether the module uses the distance projection. If no block does, the backbone makes no
+      projection, because weights without a gradient are an error under DDP.
     - ``frozen``: whether log Φp is stored instead of computed. The backbone then keeps no second copy.
     - :meth:`cache_key`: what log Φp depends on besides weights and buffers.
     - :meth:`group_key` and :meth:`forward_blocks`: how several blocks are computed together.
@@ -93,9 +93,11 @@ class BasePosition(nn.Module):
     frozen: bool = False
 
     def __init_subclass__(cls, **kwargs) -> None:
-        """A class with a ``forward`` of its own is computed alone, unless it says how it is grouped."""
+        """Compute a class with its own ``forward`` block by block, unless it has its own ``group_key`` too."""
         super().__init_subclass__(**kwargs)
-        if 'forward' in vars(cls) and 'group_key' not in vars(cls):
+        # The first of its classes that has either; a mixin may bring the forward.
+        first = next(one for one in cls.__mro__ if {'forward', 'group_key'} & vars(one).keys())
+        if 'group_key' not in vars(first):
             cls.group_key = BasePosition.group_key
 
     def forward(self, hw_shape: tuple[int, int], projection: DistanceProjection | None) -> Tensor:
@@ -119,11 +121,11 @@ class BasePosition(nn.Module):
         raise NotImplementedError(f'{type(self).__name__} must have init_position(values), which fills its weights')
 
     def cache_key(self) -> Hashable:
-        """What log Φp depends on besides weights and buffers, and may change after building. Defaults to nothing."""
+        """Options that log Φp depends on, besides weights and buffers, and that may change later. Defaults to none."""
         return ()
 
     def group_key(self) -> Hashable | None:
-        """Blocks with equal keys are computed together by :meth:`forward_blocks`. Defaults to None: alone."""
+        """Key of a group: :meth:`forward_blocks` computes blocks with equal keys together. Defaults to None: alone."""
         return None
 
     @staticmethod
@@ -132,7 +134,7 @@ class BasePosition(nn.Module):
         """Compute log Φp of a grid for several blocks with equal :meth:`group_key`.
 
         Args:
-            modules (Sequence[BasePosition]): Of the blocks.
+            modules (Sequence[BasePosition]): Position module of each block.
             hw_shape (tuple[int, int]): Grid (H, W) in tokens, N = H * W.
             projection (DistanceProjection, optional): Shared by all blocks.
 
@@ -145,11 +147,12 @@ class BasePosition(nn.Module):
 def check_position(position: object, name: str) -> None:
     """Raise UserError unless ``position`` is a :class:`BasePosition` or None.
 
-    Without the base class nothing says which options log Φp depends on, and a kept one could be stale.
+    Only the base class guarantees a ``cache_key``, which names the options that log Φp depends on. Without it the cache
+    could return a stale log Φp.
 
     Args:
-        position (object): What stands, or is to stand, for a position module.
-        name (str): Where it is named, for the message.
+        position (object): The position module to check.
+        name (str): Its option or attribute, for the message.
     """
     if position is not None and not isinstance(position, BasePosition):
         raise UserError(f'{name} must be a pervit_mm.models.BasePosition, got a {type(position).__name__}: derive its '
@@ -159,7 +162,7 @@ def check_position(position: object, name: str) -> None:
 
 def make_log_positions(modules: Sequence[BasePosition | None], grids: Sequence[tuple[int, int]],
                        projection: DistanceProjection | None) -> list[Tensor | None]:
-    """Make log Φp of several blocks; those with equal grid and group key are made together.
+    """Make log Φp of several blocks. Blocks with equal grid and group key are computed together.
 
     Args:
         modules (Sequence[BasePosition, optional]): Position module of each block; None without Φp.
@@ -189,11 +192,12 @@ def make_log_positions(modules: Sequence[BasePosition | None], grids: Sequence[t
 class LogPositions(Sequence):
     """log Φp of each block, as a sequence: ``(nH, N, N)`` float32, or None for a block without Φp.
 
-    Some entries are there already. Others are made at each access, because keeping them would take too much memory:
-    under recomputation, and beyond the limit of the cache. Whoever asks sees no difference.
+    Some entries are known from the start. The module of the block makes the others at each access, for example where
+    storing them would take too much memory: under recomputation, and beyond the limit of the cache. The caller sees no
+    difference.
 
     Args:
-        known (Sequence[Tensor, optional]): What is there; None for a block whose entry is made at each access.
+        known (Sequence[Tensor, optional]): The known entries; None for a block whose entry is made at each access.
         make (Callable[[int], Tensor | None]): Makes the entry of a block.
     """
 
@@ -204,6 +208,8 @@ class LogPositions(Sequence):
     def __len__(self) -> int:
         return len(self._known)
 
-    def __getitem__(self, block: int) -> Tensor | None:
+    def __getitem__(self, block: int | slice) -> Tensor | None | list[Tensor | None]:
+        if isinstance(block, slice):
+            return [self[i] for i in range(*block.indices(len(self)))]
         known = self._known[block]
         return self._make(block) if known is None else known

@@ -1,4 +1,4 @@
-"""Φp kept between calls: it depends on grid and weights alone, so inference needs it once."""
+"""log Φp kept between calls: it depends on grid and weights alone, so inference needs to make it only once."""
 from collections import OrderedDict
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -17,17 +17,17 @@ def _size(grid: tuple[int, int], num_heads: int) -> int:
 class PositionCache:
     """log Φp of each block for the grids seen last, valid as long as the position weights are what they were.
 
-    Detectors and segmentors meet images of several sizes, padded to few different grids. With ``max_bytes`` for all of
-    these none is made twice. A block takes 4 bytes for each head and pair of tokens: 157 MB for 4 heads on 56 x 56
-    tokens. What was used least recently goes first.
+    Detectors and segmentors meet images of several sizes, padded to few different grids. If all these grids fit into
+    ``max_bytes``, log Φp of none is made twice. A block takes 4 bytes for each head and pair of tokens: 157 MB for 4
+    heads on 56 x 56 tokens. The entries that were used least recently are dropped first.
 
     The cache is used only while gradients are off and nothing is being traced or compiled. It compares all position
-    weights exactly with a detached copy: version counters and data pointers miss EMA's swap and fused optimizers.
-    Copies and pickles start empty.
+    weights exactly with a detached copy, because version counters and data pointers miss EMA's swap and fused
+    optimizers. Copies and pickles start empty.
 
     Args:
-        max_bytes (int): Limit of all that is kept; what one call needs beyond it is computed at each call. Defaults to
-            256 MiB.
+        max_bytes (int): Limit in bytes of all that is kept. What one call needs beyond it is computed at each call.
+            Defaults to 256 MiB.
     """
 
     def __init__(self, max_bytes: int = 256 * 2**20) -> None:
@@ -41,7 +41,7 @@ class PositionCache:
 
     @property
     def kept(self) -> Mapping[tuple[int, tuple[int, int]], Tensor]:
-        """What is kept, for looking only: log Φp ``(nH, N, N)`` by (block, grid), least recently used first."""
+        """What is kept, read-only: log Φp ``(nH, N, N)`` by (block, grid), least recently used first."""
         return MappingProxyType({key[:2]: log_position for key, log_position in self._kept.items()})
 
     def __deepcopy__(self, memo: dict) -> 'PositionCache':
@@ -52,16 +52,16 @@ class PositionCache:
 
     @staticmethod
     def usable() -> bool:
-        """Whether Φp may be kept at this moment."""
+        """Whether the cache may be used now: gradients are off, and nothing is traced or compiled."""
         return not (torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing())
 
     @torch.inference_mode(False)
     @torch.no_grad()
     def get(self, positions: list[BasePosition | None], grids: list[tuple[int, int]], num_heads: int,
             projection: DistanceProjection | None) -> list[Tensor | None]:
-        """log Φp of all blocks, made anew where what is kept doesn't fit.
+        """Return log Φp of all blocks, and make it where no kept one is valid.
 
-        It is made outside inference mode, so that what is kept may be used anywhere.
+        It is made outside inference mode, so that what is kept may be used in any mode.
 
         Args:
             positions (list[BasePosition, optional]): Position module of each block.
@@ -70,8 +70,8 @@ class PositionCache:
             projection (DistanceProjection, optional): Shared by the blocks.
 
         Returns:
-            list[Tensor, optional]: log Φp of each block, ``(nH, N, N)``; None for a block that has to ask its module,
-            as frozen ones and those beyond the limit do.
+            list[Tensor, optional]: log Φp of each block, ``(nH, N, N)``. None for a block without Φp, with frozen Φp,
+            or beyond the limit: the last two have to ask their module.
         """
         live = [i for i, module in enumerate(positions) if module is not None and not module.frozen]
         log_positions: list[Tensor | None] = [None] * len(positions)
@@ -85,14 +85,14 @@ class PositionCache:
             if size > room:  # a later block may still fit, for example one with windows
                 continue
             room -= size
-            # A module's options count as well as its weights, and another module may have taken its place.
+            # The key has the module's options and the module itself, because either may have been changed.
             key = (index, grids[index], positions[index], positions[index].cache_key())
             if key in self._kept:
                 self._kept.move_to_end(key)
                 log_positions[index] = self._kept[key]
             else:
                 missing.append(key)
-        # All that this call needs has room by the loop above, so only what earlier calls left is dropped here.
+        # The loop above left room for all that this call keeps, so this drops only entries of earlier calls.
         new = sum(_size(grid, num_heads) for _, grid, *_ in missing)
         while new + sum(_size(grid, num_heads) for _, grid, *_ in self._kept) > self.max_bytes:
             self._kept.popitem(last=False)
@@ -102,12 +102,12 @@ class PositionCache:
         return log_positions
 
     def _check_weights(self, modules: list[nn.Module]) -> None:
-        """Drop all that is kept unless every weight equals the copy that it was made from."""
+        """Drop all that is kept unless every weight equals the copy from which it was made."""
         tensors = [t.detach().reshape(-1) for m in modules for t in (*m.parameters(), *m.buffers())]
         # A user's own module may have no weights.
         weights = torch.cat(tensors) if tensors else torch.empty(0)
         made_from = self._weights
-        # torch.equal is False for NaN, so broken weights are never taken for those that log Φp was made from.
+        # torch.equal is False for NaN, so broken weights never count as equal to the copy.
         if (made_from is None or made_from.dtype != weights.dtype or made_from.device != weights.device
                 or not torch.equal(made_from, weights)):
             self.clear()

@@ -1,4 +1,4 @@
-"""Φp frozen into buffers: what deployment leaves of the position network."""
+"""Φp frozen into buffers, which replace the position network in deployment."""
 import re
 from collections.abc import Mapping
 
@@ -9,7 +9,7 @@ from .base import BasePosition, DistanceProjection, PositionInit
 
 
 class FrozenPosition(BasePosition):
-    """log Φp of named grids as buffers: what deployment leaves of a position module.
+    """log Φp of named grids as buffers, which replaces a position module in deployment.
 
     Args:
         log_positions (dict[tuple[int, int], Tensor]): log Φp ``(nH, N, N)`` by grid (H, W).
@@ -21,11 +21,11 @@ class FrozenPosition(BasePosition):
     def __init__(self, log_positions: dict[tuple[int, int], Tensor]) -> None:
         super().__init__()
         for (h, w), log_position in log_positions.items():
-            # No copy: what is frozen was made for this, and may be gigabytes.
+            # No copy: the tensors were made for this and may take gigabytes.
             self.register_buffer(f'grid_{h}x{w}', log_position.detach())
 
     def forward(self, hw_shape: tuple[int, int], projection: DistanceProjection | None = None) -> Tensor:
-        """Look log Φp of a grid up, ``(nH, N, N)`` float32.
+        """Look up log Φp of a grid, ``(nH, N, N)`` float32.
 
         Raises:
             UserError: If the grid was not frozen.
@@ -39,7 +39,7 @@ class FrozenPosition(BasePosition):
         return self._buffers[name]
 
     def init_position(self, values: PositionInit) -> None:
-        """Nothing to initialize: frozen values stay."""
+        """Do nothing: frozen values stay."""
 
 
 def frozen_log_positions(state_dict: Mapping[str, Tensor],
@@ -48,7 +48,7 @@ def frozen_log_positions(state_dict: Mapping[str, Tensor],
 
     Args:
         state_dict (Mapping[str, Tensor]): Of a PerViT, or of a model around one.
-        prefix (str): What stands ahead of the backbone's keys. Defaults to ''.
+        prefix (str): What the backbone's keys begin with. Defaults to ''.
 
     Returns:
         dict[int, dict]: By block, then by grid (H, W); empty unless the state dict is a deployed one with Φp.

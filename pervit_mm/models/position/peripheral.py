@@ -14,18 +14,19 @@ from .base import DISTANCE_SCALES, BasePosition, DistanceProjection, PositionIni
 class PerViTPeripheralPosition(BasePosition):
     """Φp = sigmoid(IN(Conv(ReLU(IN(Conv(D)))))): the peripheral projection (paper: peripheral projections).
 
-    Convolutions run over the key axes, instance norms over the keys of each query. Computed in float32, whatever
-    autocast says, through :func:`pervit_mm.ops.log_positions`.
+    Convolutions run over the key axes, and instance norms over the keys of each query.
+    :func:`pervit_mm.ops.log_positions` computes it, in float32 also under autocast.
 
     Args:
         num_heads (int): Heads of the attention.
         hidden_channels (int): D, channels of the projected distances.
         pretrain_hw (tuple[int, int]): Grid (H, W) that the weights are trained on.
         kernel_size (int): Of both convolutions, 3 (the paper's) or 1. Defaults to 3.
-        norm (bool): Whether the instance norms stand behind the convolutions. Defaults to True.
-        distance_scale (str): What a grid larger than ``pretrain_hw`` means. 'grid': distances are relative to the
-            grid, so the reach of a head grows with it. 'fixed': step and norm statistics stay those of
-            the pretraining grid around each query, so reach in tokens stays what it was. Defaults to 'grid'.
+        norm (bool): Whether an instance norm follows each convolution. Defaults to True.
+        distance_scale (str): What distance means on a grid other than ``pretrain_hw``. 'grid': distances are relative
+            to the grid, so the reach of a head grows with the grid. 'fixed': the step is that of the pretraining grid,
+            and the norms take their statistics over a window of that size around each query, so the reach in tokens
+            stays the same. Defaults to 'grid'.
 
     Raises:
         UserError: If ``kernel_size`` or ``distance_scale`` is not one of the above.
@@ -40,7 +41,7 @@ class PerViTPeripheralPosition(BasePosition):
             raise UserError(f'distance_scale must be one of {DISTANCE_SCALES}, got {distance_scale!r}')
         self.pretrain_hw = tuple(pretrain_hw)
         self.distance_scale = distance_scale
-        # These modules hold parameters; the computation is the offset-map form in ops.
+        # These modules only hold parameters. pervit_mm.ops computes with them, on offset maps.
         self.conv1 = nn.Conv2d(hidden_channels, hidden_channels, kernel_size)
         self.norm1 = nn.GroupNorm(hidden_channels, hidden_channels) if norm else None
         self.conv2 = nn.Conv2d(hidden_channels, num_heads, kernel_size)
@@ -49,8 +50,8 @@ class PerViTPeripheralPosition(BasePosition):
     def init_position(self, values: PositionInit) -> None:
         """Peripheral initialization of one block (paper: peripheral initialization).
 
-        Without norms, size goes to the bias of the last convolution, strength has no counterpart, and the weights
-        are drawn from a truncated normal: constant ones would leave every ReLU dead.
+        Without norms, size becomes the bias of the last convolution and strength is not used. The weights are then
+        drawn from a truncated normal, because constant ones would leave every ReLU dead.
 
         Args:
             values (PositionInit): Values of this block.
@@ -72,7 +73,7 @@ class PerViTPeripheralPosition(BasePosition):
         return self.pretrain_hw, self.distance_scale
 
     def group_key(self) -> Hashable:
-        """Shapes and options in common. Blocks that don't train stay apart, because they need no backward."""
+        """Shapes and options. Blocks that don't train are computed separately, because they need no backward."""
         weight = self.conv1.weight
         return (type(self), tuple(weight.shape), tuple(self.conv2.weight.shape), self.norm1 is None,
                 self.pretrain_hw, self.distance_scale, weight.requires_grad, weight.dtype)
@@ -97,10 +98,10 @@ class PerViTPeripheralPosition(BasePosition):
     @staticmethod
     def forward_blocks(modules: Sequence['PerViTPeripheralPosition'], hw_shape: tuple[int, int],
                        projection: DistanceProjection) -> tuple[Tensor, ...]:
-        """Compute log Φp of a grid for several blocks at once, in a fraction of the calls.
+        """Compute log Φp of a grid for several blocks at once, with fewer calls than one by one.
 
         Args:
-            modules (Sequence[PerViTPeripheralPosition]): Of the blocks, equal but for their weights.
+            modules (Sequence[PerViTPeripheralPosition]): Position module of each block, equal except for the weights.
             hw_shape (tuple[int, int]): Grid (H, W) in tokens, N = H * W.
             projection (DistanceProjection): Shared by all blocks.
 
@@ -120,5 +121,5 @@ class PerViTPeripheralPosition(BasePosition):
             return log_positions(weights, hw_shape, step, stat_hw)
 
     def extra_repr(self) -> str:
-        """What the weights don't tell, for ``print(model)``."""
+        """Options that the submodules don't show, for ``print(model)``."""
         return f'pretrain_hw={self.pretrain_hw}, distance_scale={self.distance_scale!r}'

@@ -1,4 +1,4 @@
-"""Other position modules: those of the paper's ablations."""
+"""Other position modules, for the paper's ablations."""
 from collections.abc import Hashable
 
 import torch
@@ -44,11 +44,11 @@ class PerViTEuclideanPosition(BasePosition):
         return self.pretrain_hw, self.distance_scale
 
     def extra_repr(self) -> str:
-        """The same, for ``print(model)``."""
+        """The same options, for ``print(model)``."""
         return f'pretrain_hw={self.pretrain_hw}, distance_scale={self.distance_scale!r}'
 
     def init_position(self, values: PositionInit) -> None:
-        """Truncated normal weights, zero bias: size and strength belong to the peripheral projection."""
+        """Truncated normal weights, zero bias. ``values`` is not used: it is for the peripheral projection."""
         nn.init.trunc_normal_(self.weight, std=0.02)
         nn.init.zeros_(self.bias)
 
@@ -68,7 +68,7 @@ class PerViTEuclideanPosition(BasePosition):
 class PerViTRelativePositionBias(BasePosition):
     """A learned bias for every offset and head, as in Swin: log Φp is the table itself (ablation).
 
-    The table has the size of the pretraining grid; another grid reads it resized (bicubic, float32).
+    The table has one entry for each offset of the pretraining grid. For another grid it is resized (bicubic, float32).
 
     Args:
         num_heads (int): Heads of the attention.
@@ -76,7 +76,7 @@ class PerViTRelativePositionBias(BasePosition):
         hidden_channels (int, optional): Unused by this variant, which has no distance projection. Defaults to None.
     """
 
-    #: The backbone makes no distance projection when no block wants one.
+    #: The backbone makes no distance projection if no block needs one.
     needs_projection = False
 
     def __init__(self, num_heads: int, pretrain_hw: tuple[int, int],
@@ -86,11 +86,11 @@ class PerViTRelativePositionBias(BasePosition):
         self.table = nn.Parameter(torch.zeros(num_heads, 2 * h - 1, 2 * w - 1))
 
     def init_position(self, values: PositionInit) -> None:
-        """Truncated normal, as Swin has it: size and strength belong to the peripheral projection."""
+        """Truncated normal, as in Swin. ``values`` is not used: it is for the peripheral projection."""
         nn.init.trunc_normal_(self.table, std=0.02)
 
     def forward(self, hw_shape: tuple[int, int], projection: DistanceProjection | None = None) -> Tensor:
-        """Compute the additive term of a grid, ``(nH, N, N)`` float32."""
+        """Compute log Φp of a grid, ``(nH, N, N)`` float32, which may be above 0 here."""
         n = hw_shape[0] * hw_shape[1]
         size = (2 * hw_shape[0] - 1, 2 * hw_shape[1] - 1)
         table = self.table.float()

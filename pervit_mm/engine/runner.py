@@ -1,0 +1,157 @@
+"""MMEngine's runner, which resumes from whole files and takes no weights of another model."""
+import re
+from collections import OrderedDict
+from collections.abc import Mapping
+
+from mmengine.model import BaseTTAModel, is_model_wrapper
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
+from mmengine.runner.checkpoint import _load_checkpoint
+from torch import Tensor, nn
+
+from ..checkpoints import check_checkpoint, find_resumable
+from ..checkpoints.contents import drop_config
+from ..utils.errors import UserError
+
+
+@RUNNERS.register_module()
+class PerViTRunner(Runner):
+    """MMEngine's ``Runner`` with checks on what it loads.
+
+    - Testing and resuming are strict: weights of another model are an error. MMEngine loads what fits and goes on.
+    - ``load_from`` writes to the log, in one line, what was loaded and what was not. Nothing loaded is an error.
+    - Resuming without a path takes the newest whole checkpoint of the work directory, see :func:`find_resumable`.
+    - ``meta['config']`` of a checkpoint, which MMEngine would run as Python code, is dropped.
+
+    ``tools/train.py`` and ``tools/test.py`` use it. The toolboxes' own tools do where the config says
+    ``runner_type = 'PerViTRunner'``, as the configs here do.
+    """
+
+    _strict = False
+
+    def test(self) -> dict[str, float]:
+        """Test, with the weights of this model and no others."""
+        self._strict = True
+        return super().test()
+
+    def val(self) -> dict[str, float]:
+        """Validate, with the weights of this model and no others."""
+        self._strict = True
+        return super().val()
+
+    def load_or_resume(self) -> None:
+        """Load or resume; without a path from the newest whole checkpoint of the work directory."""
+        if self._resume and self._load_from is None and not self._has_loaded:
+            path, note = find_resumable(self.work_dir)
+            if note:
+                self.logger.warning(note)
+            self._load_from, self._resume = path, path is not None
+        super().load_or_resume()
+
+    def resume(self, filename: str, *args, **kwargs) -> None:
+        """Resume, strictly.
+
+        Raises:
+            UserError: If the checkpoint has no state of a run, is of another model or optimizer, or nothing is left to
+                train.
+        """
+        check_checkpoint(filename, '--resume')
+        before, self._strict = self._strict, True
+        try:
+            super().resume(filename, *args, **kwargs)
+        except ValueError as error:
+            if 'loaded state dict' not in str(error):
+                raise
+            raise UserError(f"--resume: the optimizer of '{filename}' is not that of this config ({error}): resume "
+                            'with the config of that run, or take its weights alone by load_from') from error
+        finally:
+            self._strict = before
+        loop = self.train_loop
+        for done, end, name in ((loop.epoch, getattr(loop, 'max_epochs', None), 'max_epochs'),
+                                (loop.iter, getattr(loop, 'max_iters', None), 'max_iters')):
+            if end and done >= end:
+                raise UserError(f"--resume: '{filename}' has {done} behind it and train_cfg.{name} is {end}, so there "
+                                f'is nothing to train: raise train_cfg.{name}, or test it by tools/test.py')
+
+    def load_checkpoint(self, filename: str, map_location='cpu', strict: bool = False,
+                        revise_keys: list = [(r'^module.', '')]) -> dict:
+        """Load weights, see :class:`PerViTRunner`.
+
+        Args:
+            filename (str): Whatever MMEngine's loader takes.
+            map_location: As ``torch.load`` takes it. Defaults to 'cpu'.
+            strict (bool): Whether all weights have to fit, and no other may be there. Defaults to False; testing and
+                resuming are strict anyway.
+            revise_keys (list): (pattern, replacement) for the keys. Defaults to dropping ``module.``.
+
+        Returns:
+            dict: What the file holds.
+
+        Raises:
+            UserError: If it holds no weights, or not those of this model.
+        """
+        checkpoint = _load_checkpoint(filename, map_location=map_location)
+        if not isinstance(checkpoint, dict):
+            raise UserError(f"'{filename}' holds a {type(checkpoint).__name__}, and a checkpoint is a dict")
+        if drop_config(checkpoint):
+            self.logger.warning(f"'{filename}' has meta['config'], which MMEngine would run as Python code: dropped")
+        if self._resume and not {'meta', 'message_hub'} <= checkpoint.keys():
+            raise UserError(f"--resume: '{filename}' holds weights and no state of a run (it may be a published or "
+                            'converted checkpoint): start from it by load_from')
+        self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
+        model = self.model
+        while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
+            model = model.module
+        state = checkpoint.get('state_dict', checkpoint)
+        renamed = OrderedDict(state)
+        for pattern, replacement in revise_keys:
+            renamed = OrderedDict((re.sub(pattern, replacement, str(key)), value) for key, value in renamed.items())
+        renamed._metadata = getattr(state, '_metadata', OrderedDict())  # versions of modules, by which they rename
+        take_weights(model, renamed, filename, strict or self._strict, self.logger)
+        self._has_loaded = True
+        self.logger.info(f'Load checkpoint from {filename}')
+        return checkpoint
+
+
+def take_weights(model: nn.Module, state: Mapping[str, Tensor], source: str, strict: bool, logger) -> None:
+    """Load weights into a model, and say what was loaded.
+
+    Args:
+        model (nn.Module): Gets them.
+        state (Mapping[str, Tensor]): Weights and buffers by name.
+        source (str): Where they are from, for messages.
+        strict (bool): Whether all have to fit.
+        logger (MMLogger): Gets one line.
+
+    Raises:
+        UserError: If nothing fits; if ``strict``, if anything doesn't.
+    """
+    own = model.state_dict()
+    shapes = [f'{key} is {tuple(state[key].shape)} there and {tuple(own[key].shape)} here'
+              for key in own if isinstance(state.get(key), Tensor) and state[key].shape != own[key].shape]
+    if strict and shapes:
+        raise UserError(f"'{source}' holds the weights of another model: {_first(shapes)}")
+    fitting = OrderedDict((key, value) for key, value in state.items()
+                          if isinstance(value, Tensor) and (key not in own or value.shape == own[key].shape))
+    fitting._metadata = getattr(state, '_metadata', OrderedDict())
+    if not any(key in own for key in fitting):
+        begin = sorted({str(key).split('.')[0] for key in state})
+        raise UserError(f"no weight of {type(model).__name__} is in '{source}', whose names begin with "
+                        f'{", ".join(begin[:6]) or "nothing: it holds no tensor"}')
+    result = model.load_state_dict(fitting, strict=False)
+    # BatchNorm counted no batches in checkpoints of old.
+    missing = [key for key in result.missing_keys if key not in state and not key.endswith('num_batches_tracked')]
+    unexpected = list(result.unexpected_keys)
+    if strict and (missing or unexpected):
+        problems = [f'{key} is not in it' for key in missing] + [f'{key} is not of this model' for key in unexpected]
+        raise UserError(f"'{source}' holds the weights of another model: {_first(problems)}")
+    count = len(model.state_dict())
+    loaded = count - len(missing) - len(shapes)
+    logger.info(f"{type(model).__name__}: {loaded} of {count} tensors loaded from '{source}'; "
+                f'missing there, left as initialized: {_first(missing) or "none"}; of another shape, left as '
+                f'initialized: {_first(shapes) or "none"}; unexpected there, not used: {_first(unexpected) or "none"}')
+
+
+def _first(items: list[str]) -> str:
+    """The first four, and how many more."""
+    return '; '.join(items[:4]) + (f' and {len(items) - 4} more' if len(items) > 4 else '')

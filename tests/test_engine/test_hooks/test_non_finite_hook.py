@@ -1,0 +1,72 @@
+"""NaN stops a run before it reaches the weights."""
+import pytest
+import torch
+from toy_run import BATCH, SAMPLES, toy_runner, weights
+
+from pervit_mm.engine.hooks.non_finite_hook import all_finite
+from pervit_mm.utils.errors import UserError
+
+
+def hook(**kwargs):
+    return [dict(type='PerViTNonFiniteHook', **kwargs)]
+
+
+def test_a_run_stops_at_once_with_its_weights_whole(tmp_path):
+    run = toy_runner(tmp_path, hooks=hook(), bad=range(SAMPLES))
+    before = weights(run)
+    with pytest.raises(UserError, match='^a gradient is not finite in iteration 1, at the learning rate 0.01: training '
+                       'stops. There is no checkpoint yet: lower the learning rate'):
+        run.train()
+    assert all(torch.equal(value, before[key]) for key, value in weights(run).items())
+    assert not list(tmp_path.glob('*.pth'))
+
+
+def test_the_last_good_checkpoint_is_named(tmp_path):
+    toy_runner(tmp_path, epochs=1, hooks=hook()).train()
+    run = toy_runner(tmp_path, epochs=3, hooks=hook(), bad=range(SAMPLES), resume=True)
+    with pytest.raises(UserError, match=f'in iteration {SAMPLES // BATCH + 1}, .* The last good checkpoint is '
+                       f'{tmp_path}/epoch_1.pth: .*--resume'):
+        run.train()
+
+
+def test_some_iterations_are_skipped_by_option(tmp_path):
+    """One sample of twelve is NaN: in each epoch one of three batches has it."""
+    run = toy_runner(tmp_path, hooks=hook(max_skips=1), bad=[5])
+    run.train()
+    assert all(value.isfinite().all() for value in weights(run).values())
+    reference = toy_runner(tmp_path / 'other', epochs=3)
+    assert any(not torch.equal(value, weights(reference)[key]) for key, value in weights(run).items()), 'it learned'
+    run = toy_runner(tmp_path / 'all', hooks=hook(max_skips=2), bad=range(SAMPLES))
+    with pytest.raises(UserError, match=r'in iteration 3, .* \(2 iterations before it were skipped\): training stops'):
+        run.train()
+
+
+def test_a_rate_that_is_far_too_large_is_told_within_an_iteration(tmp_path):
+    """The weights overflow in the first step, the second sees it."""
+    run = toy_runner(tmp_path, hooks=hook(), optimizer=dict(type='SGD', lr=1e38),
+                     checkpoint=dict(interval=-1, save_last=False))
+    with pytest.raises(UserError, match='in iteration [23], at the learning rate 1e\\+38: training stops'):
+        run.train()
+
+
+def test_nothing_is_left_behind(tmp_path):
+    plain = toy_runner(tmp_path / 'a')
+    plain.train()
+    guarded = toy_runner(tmp_path / 'b', hooks=hook())
+    guarded.train()
+    assert all(torch.equal(value, weights(plain)[key]) for key, value in weights(guarded).items())
+    assert 'step' not in vars(guarded.optim_wrapper)
+
+
+def test_all_finite():
+    nan, inf = float('nan'), float('inf')
+    assert all_finite([]) and all_finite([torch.ones(3), torch.full((2, 2), 3e38), torch.empty(0)])
+    for bad in (nan, inf, -inf):
+        assert not all_finite([torch.ones(3), torch.tensor([1., bad])])
+    assert all_finite([torch.eye(3).to_sparse()]) and not all_finite([torch.tensor([[0., nan]]).to_sparse()])
+
+
+def test_mistakes_are_named():
+    from mmengine.registry import HOOKS
+    with pytest.raises(UserError, match='max_skips of PerViTNonFiniteHook must be a number .* got -1'):
+        HOOKS.build(dict(type='PerViTNonFiniteHook', max_skips=-1))

@@ -1,0 +1,101 @@
+"""What the runner loads, and what it refuses."""
+import pickle
+
+import pytest
+import torch
+from toy_run import ToyModel, toy_runner, weights
+
+from pervit_mm.utils.errors import UserError
+
+
+@pytest.fixture
+def trained(tmp_path):
+    """A folder with a run of two epochs."""
+    toy_runner(tmp_path / 'run', epochs=2).train()
+    return tmp_path / 'run'
+
+
+def change(path, **changes):
+    content = torch.load(path, weights_only=True)
+    for key, value in changes.items():
+        content[key] = value(content[key]) if callable(value) else value
+    torch.save(content, path)
+
+
+@pytest.mark.parametrize('marker', ['config', 'cfg'])
+def test_no_text_of_a_checkpoint_is_run_on_resume(trained, tmp_path, marker):
+    code = f"open({str(tmp_path / 'executed')!r}, 'w').close()"
+    change(trained / 'epoch_2.pth', meta=lambda meta: {**meta, marker: code})
+    toy_runner(trained, epochs=3, resume=True).train()
+    assert not (tmp_path / 'executed').exists()
+
+
+@pytest.mark.parametrize('change_state, message', [
+    (lambda s: {f'other.{k}': v for k, v in s.items()}, 'no weight of ToyModel is in'),
+    (lambda s: {'linear.weight': s['linear.weight']}, 'holds the weights of another model: linear.bias is not in it'),
+    (lambda s: {**s, 'head.weight': torch.ones(1)}, 'another model: head.weight is not of this model'),
+    (lambda s: {**s, 'linear.bias': torch.ones(7)}, r'another model: linear.bias is \(7,\) there and \(3,\) here')])
+@pytest.mark.parametrize('how', ['resume', 'test'])
+def test_weights_of_another_model_are_refused(trained, change_state, message, how):
+    change(trained / 'epoch_2.pth', state_dict=change_state)
+    if how == 'resume':
+        run = toy_runner(trained, epochs=3, resume=True)
+        start = run.train
+    else:
+        run = toy_runner(trained, epochs=3, scores=[1.], load_from=str(trained / 'epoch_2.pth'))
+        start = run.val
+    before = weights(run)
+    with pytest.raises(UserError, match=message):
+        start()
+    assert how == 'test' or all(torch.equal(value, before[key]) for key, value in weights(run).items()
+                                if 'bias' in key) or 'not of this model' in message
+
+
+def test_load_from_reports_and_takes_what_fits(trained, monkeypatch):
+    lines = []
+    run = toy_runner(trained.parent / 'other', epochs=1, width=5, load_from=str(trained / 'epoch_2.pth'))
+    monkeypatch.setattr(run.logger, 'info', lines.append)
+    with pytest.raises(UserError, match='no weight of ToyModel'):
+        run.load_or_resume()  # nothing fits another width
+    change(trained / 'epoch_2.pth', state_dict=lambda s: {**s, 'extra': torch.ones(1)})
+    run = toy_runner(trained.parent / 'third', epochs=1, load_from=str(trained / 'epoch_2.pth'))
+    monkeypatch.setattr(run.logger, 'info', lines.append)
+    run.load_or_resume()
+    assert any('ToyModel: 2 of 2 tensors loaded from' in line and 'unexpected there, not used: extra' in line
+               for line in lines)
+
+
+def test_nothing_to_train_is_said(trained):
+    with pytest.raises(UserError, match=r"--resume: '.*epoch_2.pth' has 2 behind it and train_cfg.max_epochs is 2, so "
+                       'there is nothing to train: raise train_cfg.max_epochs'):
+        toy_runner(trained, epochs=2, resume=True).train()
+
+
+def test_a_file_of_weights_alone_is_no_run_to_resume(trained):
+    torch.save(dict(state_dict=ToyModel().state_dict()), trained / 'weights.pth')
+    with pytest.raises(UserError, match='holds weights and no state of a run .* start from it by load_from'):
+        toy_runner(trained, resume=True, load_from=str(trained / 'weights.pth')).train()
+
+
+def test_another_optimizer_is_named(trained):
+    change(trained / 'epoch_2.pth', optimizer=lambda o: {**o, 'param_groups': o['param_groups'] * 2})
+    with pytest.raises(UserError, match='the optimizer of .*epoch_2.pth. is not that of this config .*load_from'):
+        toy_runner(trained, epochs=3, resume=True).train()
+
+
+def test_resume_without_a_path_takes_the_newest_whole_checkpoint(trained):
+    content = (trained / 'epoch_2.pth').read_bytes()
+    (trained / 'epoch_2.pth').write_bytes(content[:len(content) // 2])
+    run = toy_runner(trained, epochs=3, resume=True)
+    run.train()
+    assert run.epoch == 3 and (trained / 'last_checkpoint').read_text().endswith('epoch_3.pth')
+
+
+def test_a_hostile_file_is_refused_on_resume(trained):
+    class Evil:
+        def __reduce__(self):
+            return print, ('executed', )
+
+    torch.save(dict(meta=Evil()), trained / 'evil.pth')
+    with pytest.raises(pickle.UnpicklingError, match='print'):
+        toy_runner(trained, resume=True, load_from=str(trained / 'evil.pth')).train()
