@@ -1,9 +1,9 @@
 # make train: set everything up and train a small PerViT on real images.
-# make train-detection, make train-segmentation: likewise, with the published PerViT-nano as the backbone.
+# make train-detection, make train-segmentation: the same, with the published PerViT-nano as the backbone.
 # make test:  set everything up, with mmcv's compiled ops, and run every test.
 #
-# Everything goes into the virtual environment $(VENV), made with $(PYTHON). Stamp files in it say
-# what is done, so a second run installs nothing.
+# Everything goes into the virtual environment $(VENV), made with $(PYTHON). Stamp files in it record what is done, so a
+# second run installs nothing.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -52,7 +52,8 @@ $(VENV)/.stamp-venv:
 	@'$(PYTHON)' -m venv '$(VENV)'
 	@touch $@
 
-# mmcv with ops, where it is already, serves training too: mmcv-lite would overwrite its files.
+# Training takes mmcv with ops if it is installed already, and mmcv-lite otherwise. mmcv-lite would overwrite the files
+# of mmcv.
 $(VENV)/.stamp-setup: $(VENV)/.stamp-venv $(SETTINGS)
 	@echo 'Installing torch, MMEngine, mmcv and MMPretrain (gigabytes; this takes minutes).'
 	@$(PIP) setuptools
@@ -64,7 +65,7 @@ $(VENV)/.stamp-setup: $(VENV)/.stamp-venv $(SETTINGS)
 	@$(check_opencv)
 	@touch $@
 
-# OpenCV's wheel takes libraries from the system that a machine without a desktop may lack.
+# OpenCV's wheel needs libraries of the system. A machine without a desktop may lack them.
 OPENCV_LIBRARIES := libgl1 libglib2.0-0 libxcb1
 define check_opencv
 $(PY) -c 'import cv2' 2>/dev/null || { \
@@ -79,8 +80,8 @@ $(PY) -c 'import cv2' 2>/dev/null || { \
     exit 1; }; }
 endef
 
-# mmdet and mmsegmentation are installed together with what is there, so that pip changes nothing
-# else. ninja lets the build of mmcv use all cores.
+# constraints.txt holds the versions that are installed already, so pip changes nothing else. ninja lets the build of
+# mmcv use all cores.
 $(VENV)/.stamp-setup-test: $(VENV)/.stamp-setup tools/build_mmcv.py tools/build_mmcv_recipe.py
 	@echo 'Installing MMDetection, MMSegmentation and the tools for testing.'
 	@$(PIP) mmdet mmsegmentation ftfy regex pytest ruff tensorboard ninja onnx onnxscript onnxruntime
@@ -100,7 +101,8 @@ train: setup data
 scenes: setup-test data
 	@$(PY) tools/prepare_fashion_scenes.py
 
-# One for each GPU. Without one, two processes of one thread each get through more images than one of two threads.
+# One process for each GPU. Without a GPU, two processes of one thread each get through more images than one process of
+# two threads.
 PROCESSES ?= $$($(PY) -c 'import torch; print(torch.cuda.device_count() or 2)')
 DENSE_TRAIN := PYTHON=$(PY) bash tools/dist_train.sh
 

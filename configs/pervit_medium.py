@@ -6,7 +6,7 @@ model = dict(
 
 optim_wrapper = dict(optimizer=dict(weight_decay=0.05))
 
-# A list is replaced as a whole. The warm-up factor is 1 in epoch 20, so `end` is 21.
+# A list is replaced as a whole. The warm-up factor reaches 1 in epoch 20, so `end`, which is exclusive, is 21.
 param_scheduler = [
     dict(type='LinearLR', start_factor=1e-3, end_factor=1.0, by_epoch=True, begin=0, end=21),
     dict(type='CosineAnnealingLR', T_max=300, eta_min=1e-5, by_epoch=True, begin=0, end=300),

@@ -1,4 +1,4 @@
-# PerViT-nano on Fashion-MNIST: minutes on two CPU cores.
+# PerViT-nano on Fashion-MNIST, for 3 epochs: minutes on two CPU cores.
 _base_ = [
     '_base_/datasets/fashion-mnist.py',
     '_base_/schedules/adamw_fashion-mnist.py',

@@ -1,4 +1,5 @@
-# PerViT-nano at 1.5 times its training size: fine-tuning of 300 iterations, or evaluation alone with tools/test.py.
+# PerViT-nano at 1.5 times its training size. tools/train.py fine-tunes it for 300 iterations, tools/test.py only
+# evaluates it.
 _base_ = 'pervit_nano_3e_fashion-mnist.py'
 
 side = 42
@@ -16,7 +17,7 @@ train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
 val_dataloader = dict(dataset=dict(pipeline=test_pipeline), batch_size=100)
 test_dataloader = val_dataloader
 
-# img_size stays: it names the grid that Φp was trained on, which 'fixed' refers to.
+# img_size stays 28: it names the grid that Φp was trained on. distance_scale='fixed' refers to that grid.
 model = dict(backbone=dict(distance_scale='grid'))
 load_from = 'pervit_mm://pervit_nano_fashion-mnist_20261122-e237e9c3.pth'
 

@@ -1,4 +1,4 @@
-# PerViT-nano at twice its training size; see the config for 42 px.
+# PerViT-nano at twice its training size. See the config for 42 px.
 _base_ = 'pervit_nano_42px_fashion-mnist.py'
 
 train_dataloader = dict(dataset=dict(pipeline=[

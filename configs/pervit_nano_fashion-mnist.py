@@ -1,4 +1,5 @@
-# PerViT-nano on Fashion-MNIST as it is published: 40 epochs, an hour and a half on one CPU core beside a busy one.
+# The published PerViT-nano on Fashion-MNIST: 40 epochs. They take an hour and a half on one CPU core while another core
+# is busy.
 _base_ = 'pervit_nano_3e_fashion-mnist.py'
 
 max_epochs = 40

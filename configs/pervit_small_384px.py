@@ -6,12 +6,12 @@ _base_ = [
     '_base_/default_runtime.py',
 ]
 
-# Whoever has weights elsewhere: --cfg-options load_from=PATH
+# If your weights are elsewhere: --cfg-options load_from=PATH
 load_from = 'work_dirs/pervit_small/epoch_300.pth'
 
-# The grid grows from 14 x 14 to 24 x 24. Φp is a function of distance and follows it; nothing in
-# the checkpoint is resized. Mixup and CutMix are off: in 30 epochs at a small rate the network is
-# to learn the new size from images as they are.
+# The grid grows from 14 x 14 to 24 x 24 tokens. Φp is a function of distance and follows the grid, so nothing in the
+# checkpoint is resized. Mixup and CutMix are off: in 30 epochs at a small rate the network should learn the new size
+# from unmixed images.
 model = dict(
     backbone=dict(arch='small', img_size=384, drop_path_rate=0.1),
     head=dict(in_channels=464),

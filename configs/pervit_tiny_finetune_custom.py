@@ -15,7 +15,7 @@ checkpoint = 'work_dirs/pervit_tiny/epoch_300.pth'
 
 data_preprocessor = dict(num_classes=num_classes)
 
-# The backbone takes the checkpoint's weights; the head is made anew for your classes.
+# The backbone takes the checkpoint's weights. The head is new, for your classes.
 model = dict(
     backbone=dict(
         arch='tiny',
@@ -23,9 +23,9 @@ model = dict(
     head=dict(num_classes=num_classes, in_channels=280, topk=(1, )),
     train_cfg=None)
 
-# 64 images per step on one GPU. The new head needs a larger rate than a change of size does.
+# 64 images per step on one GPU. A new head needs a larger rate than a change of image size does.
 optim_wrapper = dict(optimizer=dict(lr=1e-4, weight_decay=0.05))
 auto_scale_lr = dict(base_batch_size=64)
 
-# Your validation images may choose the checkpoint to keep.
+# The best checkpoint on your validation images is kept.
 default_hooks = dict(checkpoint=dict(save_best='accuracy/top1', max_keep_ckpts=1))

@@ -1,7 +1,7 @@
-# Control: MMPretrain's own VisionTransformer on the same data, schedule, token grid (7 x 7), number
-# of blocks and heads. It keeps one width where PerViT-nano grows from 48 to 96: 80 is the width of
-# half of PerViT-nano's blocks and gives the nearest number of parameters (0.47 M against 0.49 M).
-# Same pooling and head too: the mean over the tokens, then one linear layer.
+# Control: MMPretrain's own VisionTransformer with the same data, schedule, token grid (7 x 7), number of blocks and
+# number of heads. PerViT-nano's width grows from 48 to 96, this network has one width. 80 is the width of half of
+# PerViT-nano's blocks and gives the nearest number of parameters (0.47 M against 0.49 M). The pooling and the head are
+# the same too: the mean over the tokens, then one linear layer.
 _base_ = 'pervit_nano_3e_fashion-mnist.py'
 
 model = dict(

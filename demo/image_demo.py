@@ -1,13 +1,13 @@
 #!/usr/bin/env python
-"""Classify, detect or segment: an image, a folder or a pattern, by a published model or one of your own.
+"""Classify, detect or segment images of a file, a folder or a pattern, with a published model or one of your own.
 
     python demo/image_demo.py IMAGES MODEL --out-dir OUT
     python demo/image_demo.py 'shots/**/*.jpg' mask-rcnn_pervit-nano_fashion-scenes
     python demo/image_demo.py shots configs/pervit_tiny.py --weights work_dirs/pervit_tiny/epoch_300.pth
     python demo/image_demo.py shots pervit-tiny_3rdparty_in1k --weights converted.pth
 
-Pictures go to OUT/vis, label maps to OUT/labels, predictions to OUT/predictions.json. Files that cannot be read are
-named at the end, when the others are done, and the exit code is 1.
+Pictures go to OUT/vis, label maps to OUT/labels, and predictions to OUT/predictions.json. A file that cannot be read
+does not stop the others. All such files are named at the end, and the exit code is 1.
 """
 import argparse
 import sys

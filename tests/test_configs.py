@@ -73,7 +73,7 @@ def test_recipe(name):
     assert cfg.train_cfg == dict(by_epoch=True, max_epochs=300, val_interval=1)
     assert cfg.auto_scale_lr == dict(base_batch_size=1024)
     assert [hook['type'] for hook in cfg.custom_hooks] == [
-        'PerViTRandomStateHook', 'PerViTSyncBuffersHook', 'PerViTNonFiniteHook']
+        'PerViTRandomStateHook', 'PerViTSyncBuffersHook', 'PerViTNonFiniteHook', 'PerViTPreemptionHook']
     assert cfg.runner_type == 'PerViTRunner' and cfg.default_hooks.checkpoint.type == 'PerViTCheckpointHook'
     assert cfg.randomness.diff_rank_seed is True
 

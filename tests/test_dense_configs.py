@@ -136,7 +136,7 @@ def test_schedule(name):
     assert wrapper.paramwise_cfg == dict(
         layer_decay_rate=0.8, norm_decay_mult=0., bias_decay_mult=0., flat_decay_mult=0.)
     assert [hook.type for hook in cfg.custom_hooks] == [
-        'PerViTRandomStateHook', 'PerViTSyncBuffersHook', 'PerViTNonFiniteHook']
+        'PerViTRandomStateHook', 'PerViTSyncBuffersHook', 'PerViTNonFiniteHook', 'PerViTPreemptionHook']
     assert cfg.runner_type == 'PerViTRunner' and cfg.default_hooks.checkpoint.type == 'PerViTCheckpointHook'
     warm_up, decay = cfg.param_scheduler
     assert (warm_up.type, warm_up.by_epoch, warm_up.begin) == ('LinearLR', False, 0)

@@ -5,9 +5,9 @@
     python tools/benchmark.py --suite inference --sizes tiny
     python tools/benchmark.py --suite training --repeats 11 --out work_dirs/benchmark
 
-Subjects take turns within one run; a ratio is the median over turns, with its quartiles. "oracle" is the by-definition
-form of the tests: full distance grid, exp, product, row normalization, what the authors' code computes. Peak memory is
-the increase over an idle process, in a fresh process for each case.
+The subjects take turns within one run. A ratio is the median over the turns, with its quartiles. "oracle" is the form
+that the tests compute by definition: full distance grid, exp, product and row normalization, as in the authors' code.
+Peak memory is the increase over an idle process. Each case is measured in a fresh process.
 """
 import argparse
 import importlib.util
@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def load_oracle():
-    """The by-definition form, from the tests of this clone."""
+    """Import the form by definition from the tests of this clone."""
     path = ROOT / 'tests' / 'oracle.py'
     if not path.is_file():
         raise SystemExit('tools/benchmark.py compares with tests/oracle.py: run it in a clone of the project')
@@ -47,7 +47,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser.add_argument('--repeats', type=int, default=7, help='turns that count, at least 7')
     parser.add_argument('--threads', type=int, help='CPU threads; default torch\'s own')
     parser.add_argument('--out', default='work_dirs/benchmark', help='folder for benchmark.md and benchmark.json')
-    parser.add_argument('--memory-case', help=argparse.SUPPRESS)  # one case of a suite, in this process
+    parser.add_argument('--memory-case', help=argparse.SUPPRESS)  # measures one case of a suite in this process
     return parser.parse_args(argv)
 
 

@@ -1,13 +1,15 @@
 """Install mmcv 2.1.0 with compiled CPU ops into the environment of the interpreter that runs this.
 
-No wheel of it exists for this torch, and its stock build fails (torch's headers want C++20, its
-setup.py says C++17) and would take over 40 minutes on two cores, nearly all of it spent on reading
-torch's headers once for each of 77 files. So this script takes the official source distribution,
-checks its sha256, gathers the sources into six translation units, compiles them as C++20 and keeps
-the wheel for the next environment. A machine with CUDA gets the stock route.
+No wheel of mmcv 2.1.0 exists for this torch. Its own build fails, because torch's headers want C++20 and mmcv's
+setup.py asks for C++17. It would also take over 40 minutes on two cores. Nearly all of that time goes into reading
+torch's headers once for each of 77 files.
 
-A wheel is tried out beside the environment first. Only then is mmcv-lite, which has the same
-files, replaced by it. Everything is fetched by pip, from wherever pip is set up to fetch.
+So this script takes the official source distribution and checks its sha256. It gathers the sources into six translation
+units and compiles them as C++20. It keeps the wheel for the next environment. On a machine with CUDA, pip builds mmcv
+as it comes.
+
+A wheel is first tried out beside the environment. Only if it works does it replace mmcv-lite, which has the same files.
+Everything is fetched by pip, from the index that pip is set up to use.
 """
 
 import argparse
@@ -84,17 +86,16 @@ def check_ops(folder: Path | None = None) -> tuple[str | None, str]:
     """Import mmcv's compiled ops in a new process and compare some values.
 
     Args:
-        folder (Path, optional): Where an unpacked wheel lies that is not installed. Defaults to
-            None: what the environment has.
+        folder (Path, optional): Folder of an unpacked wheel that is not installed. Defaults to None: check the mmcv of
+            the environment.
 
     Returns:
-        tuple[str | None, str]: mmcv's version, or None if the ops are missing or wrong; and the
-        reason.
+        tuple[str | None, str]: mmcv's version and an empty text. If the ops are missing or wrong, None and the reason.
     """
     environment = dict(os.environ)
     if folder is not None:
         environment['PYTHONPATH'] = str(folder)
-    with tempfile.TemporaryDirectory() as elsewhere:  # a folder named mmcv here must not be found
+    with tempfile.TemporaryDirectory() as elsewhere:  # or a folder named mmcv in the current one would be imported
         result = run([sys.executable, '-c', CHECK], cwd=elsewhere, env=environment)
     lines = result.stdout.strip().splitlines() or [f'exit code {result.returncode}, no output']
     if result.returncode:
@@ -106,13 +107,13 @@ def check_ops(folder: Path | None = None) -> tuple[str | None, str]:
 
 
 def cache_folder(environ: Mapping[str, str], key: str) -> Path:
-    """Say where wheels are kept: ``${XDG_CACHE_HOME:-~/.cache}/pervit_mm/wheels/KEY``."""
+    """Folder of the kept wheels: ``${XDG_CACHE_HOME:-~/.cache}/pervit_mm/wheels/KEY``."""
     base = environ.get('XDG_CACHE_HOME') or Path.home() / '.cache'
     return Path(base) / 'pervit_mm' / 'wheels' / key
 
 
 def fetch_prebuilt(scratch: Path) -> Path | None:
-    """Ask pip for a ready wheel; None if it finds none that fits."""
+    """Ask pip for a ready wheel. Returns None if pip finds none that fits."""
     target = scratch / 'prebuilt'
     pip('download', '-qq', '--no-deps', '--only-binary=:all:', '-d', str(target),
         f'mmcv=={VERSION}')
@@ -120,7 +121,7 @@ def fetch_prebuilt(scratch: Path) -> Path | None:
 
 
 def fetch_sdist(scratch: Path) -> Path:
-    """Fetch the source distribution by pip, which checks its hash before it looks inside.
+    """Fetch the source distribution by pip. pip checks its hash before opening it.
 
     Args:
         scratch (Path): An existing folder.
@@ -151,7 +152,7 @@ def fetch_sdist(scratch: Path) -> Path:
 
 
 def build_wheel(command: Iterable[str], target: Path, environment: Mapping[str, str]) -> Path:
-    """Run ``pip wheel`` and keep its whole output if it fails.
+    """Run ``pip wheel``. If it fails, its whole output goes into a log file.
 
     Args:
         command (Iterable[str]): What to build, and pip's options for it.
@@ -162,7 +163,7 @@ def build_wheel(command: Iterable[str], target: Path, environment: Mapping[str, 
         Path: The wheel.
 
     Raises:
-        BuildError: If there is no wheel in the end.
+        BuildError: If there is no wheel.
     """
     start = time.monotonic()
     result = pip('wheel', '-v', '--no-deps', '--no-build-isolation', '-w', str(target), *command,
@@ -192,8 +193,8 @@ def build_cpu(sdist: Path, scratch: Path) -> Path:
     """
     check_sha256(sdist, SDIST_SHA256)
     compiler = find_compiler()
-    # Releases of Python 3.10 and 3.11 before the middle of 2023 know no filter; the hash has been
-    # checked in any case.
+    # Releases of Python 3.10 and 3.11 before the middle of 2023 have no filter. The archive is safe without it, because
+    # its hash has been checked.
     options = {'filter': 'data'} if hasattr(tarfile, 'data_filter') else {}
     with tarfile.open(sdist) as archive:
         archive.extractall(scratch / 'source', **options)
@@ -202,8 +203,8 @@ def build_cpu(sdist: Path, scratch: Path) -> Path:
     setup = tree / 'setup.py'
     setup.write_text(ask_for_cpp20(setup.read_text(encoding='utf-8')), encoding='utf-8')
     cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
-    # ninja compiles in parallel and may lie beside this interpreter, in an environment that is not
-    # activated. Debug information would double the time to write and the size of the wheel.
+    # ninja compiles in parallel. It may be beside this interpreter in an environment that is not activated, so that
+    # folder goes into PATH. Debug information (-g0 turns it off) would double the time to write and the wheel's size.
     path = os.pathsep.join([os.path.dirname(sys.executable), os.environ.get('PATH', os.defpath)])
     environment = {
         **os.environ, 'PATH': path, 'CXX': compiler, 'MMCV_WITH_OPS': '1',
@@ -218,7 +219,7 @@ def build_cpu(sdist: Path, scratch: Path) -> Path:
 
 
 def build_stock(scratch: Path) -> Path:
-    """Build mmcv as it comes, by pip."""
+    """Let pip build mmcv as it comes."""
     say('CUDA or another accelerator is here or asked for: leaving it to pip to get mmcv '
         f'{VERSION} as it comes, which may take long if it must compile.')
     try:
@@ -238,7 +239,7 @@ def try_out(wheel: Path, scratch: Path) -> str:
         scratch (Path): An existing folder.
 
     Returns:
-        str: Empty if all is well, otherwise the reason why not.
+        str: Empty if the wheel works, otherwise the reason why it does not.
     """
     folder = Path(tempfile.mkdtemp(prefix='trial-', dir=scratch))
     try:
@@ -250,7 +251,7 @@ def try_out(wheel: Path, scratch: Path) -> str:
 
 
 def keep(wheel: Path, folder: Path) -> None:
-    """Copy a wheel into the cache, where only whole files appear; failing that, say so."""
+    """Copy a wheel into the cache, so that only a whole file ever appears there. A failure is only printed."""
     partial = folder / f'.{wheel.name}.{os.getpid()}'
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -271,8 +272,8 @@ def swap_in(wheel: Path) -> None:
     Raises:
         BuildError: If pip fails.
     """
-    # The two distributions have the same files: installing one over the other, and removing the
-    # other later, would leave nothing.
+    # mmcv and mmcv-lite have the same files. If one were installed over the other, a later removal of the other would
+    # remove the files of both.
     old = sorted(installed_as() & {'mmcv', 'mmcv-lite'})
     if old:
         say(f'removing {" and ".join(old)}.')
@@ -296,7 +297,7 @@ def get_wheel(sdist: Path | None, scratch: Path, folder: Path, stock: bool) -> P
     """Find, fetch or build a wheel whose ops work.
 
     Args:
-        sdist (Path, optional): A source distribution that is at hand.
+        sdist (Path, optional): A source distribution on this machine. If None, pip fetches it.
         scratch (Path): An existing folder.
         folder (Path): The cache.
         stock (bool): Whether mmcv's own build is to be used.
@@ -305,7 +306,7 @@ def get_wheel(sdist: Path | None, scratch: Path, folder: Path, stock: bool) -> P
         Path: The wheel.
 
     Raises:
-        BuildError: If none can be had.
+        BuildError: If no working wheel can be found, fetched or built.
     """
     for wheel in [] if stock else sorted(folder.glob('mmcv-*.whl')):
         reason = try_out(wheel, scratch)
@@ -336,11 +337,10 @@ def install(sdist: Path | None = None) -> None:
     """Make sure that this environment has mmcv with compiled ops.
 
     Args:
-        sdist (Path, optional): A source distribution that is at hand. Defaults to None: pip
-            fetches it.
+        sdist (Path, optional): A source distribution on this machine. Defaults to None: pip fetches it.
 
     Raises:
-        BuildError: If something is missing or fails; the message says what to do.
+        BuildError: If something is missing or fails. The message says what to do.
     """
     version, reason = check_ops()
     if version is not None:
@@ -374,7 +374,7 @@ def install(sdist: Path | None = None) -> None:
 
 
 def main() -> int:
-    """Read the command line and report a failure as a sentence, not as a traceback."""
+    """Read the command line and install. A failure is reported as a sentence, not as a traceback."""
     parser = argparse.ArgumentParser(description=f'Install mmcv {VERSION} with compiled ops.')
     parser.add_argument('--sdist', type=Path, help=f'mmcv-{VERSION}.tar.gz, if it is at hand')
     args = parser.parse_args()

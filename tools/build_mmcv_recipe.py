@@ -1,6 +1,6 @@
-"""How mmcv 2.1.0 is built for this torch: what is changed in its sources, and what that takes.
+"""How mmcv 2.1.0 is built for this torch: the changes to its sources, and the compiler and headers that it needs.
 
-The parts of build_mmcv.py that neither fetch nor install anything.
+These are the parts of build_mmcv.py that neither fetch nor install anything.
 """
 
 import hashlib
@@ -16,8 +16,8 @@ from pathlib import Path
 
 VERSION = '2.1.0'
 SDIST_SHA256 = 'd387bcab66b467479b6660310e23746cfc79c6e57acf04094680adb499a5cd3f'
-RECIPE = 1  # part of the cache's key: raise it when this script builds differently
-# Folder of sources -> files whose names clash with their neighbors', so each stays on its own.
+RECIPE = 1  # part of the cache's key: raise it whenever this script builds differently
+# Folder of sources -> files that define the same names as others of the folder. Each of them is compiled alone.
 SOURCES = {
     'mmcv/ops/csrc/pytorch': (),
     'mmcv/ops/csrc/pytorch/cpu': ('psamask.cpp', 'roi_align.cpp', 'roi_align_rotated.cpp',
@@ -28,16 +28,16 @@ STOCK_VARIABLES = ('FORCE_CUDA', 'FORCE_MLU', 'FORCE_NPU', 'FORCE_MPS', 'MMCV_WI
 
 
 class BuildError(RuntimeError):
-    """Something the user can act on; the message says how."""
+    """An error that the user can act on. The message says how."""
 
 
 def last_lines(text: str, count: int = 15) -> str:
-    """Take the end of a program's output, where its error stands."""
+    """Take the end of a program's output, because the error is there."""
     return '\n'.join(text.strip().splitlines()[-count:])
 
 
 def run(command: Iterable[str], **kwargs) -> subprocess.CompletedProcess:
-    """Run a program quietly; its output, both streams in one, is in ``stdout``."""
+    """Run a program without printing. Its output, both streams in one, is in ``stdout`` of the result."""
     return subprocess.run(
         list(command), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         text=True, errors='replace', check=False, **kwargs)
@@ -66,10 +66,10 @@ def group_sources(names: Iterable[str], alone: Iterable[str]) -> tuple[list[str]
 
     Args:
         names (Iterable[str]): File names.
-        alone (Iterable[str]): The ones that cannot be compiled together with others.
+        alone (Iterable[str]): Names of the files that cannot be compiled together with others.
 
     Returns:
-        tuple[list[str], list[str]]: Together and alone, each in alphabetical order.
+        tuple[list[str], list[str]]: Files compiled together and files compiled alone, each in alphabetical order.
 
     Raises:
         BuildError: If a file of ``alone`` is not there.
@@ -84,14 +84,14 @@ def group_sources(names: Iterable[str], alone: Iterable[str]) -> tuple[list[str]
 
 
 def gather_sources(folder: Path, alone: Iterable[str]) -> list[str]:
-    """Rewrite one folder so that setup.py, which takes every ``*.cpp``, finds few units in it.
+    """Rewrite one folder so that setup.py finds few units in it. setup.py compiles every ``*.cpp``.
 
-    Files compiled together become ``*.cpp.inc`` in the same place, so that their own includes
-    still work, and one ``gathered.cpp`` includes them.
+    The files compiled together are renamed to ``*.cpp.inc``. They stay in their folder, so that their own includes
+    still work. One ``gathered.cpp`` includes them all.
 
     Args:
         folder (Path): A folder of C++ files.
-        alone (Iterable[str]): Names of files that stay as they are.
+        alone (Iterable[str]): Names of the files that stay as they are.
 
     Returns:
         list[str]: The names of the units that are left.
@@ -157,7 +157,7 @@ def find_compiler() -> str:
 
 
 def wants_stock_route(environ: Mapping[str, str], cuda_available: bool) -> bool:
-    """Decide whether mmcv's own build is to be left alone, because it is not for the CPU only.
+    """Decide whether mmcv is to be built by its own setup.py, unchanged, because it is not for the CPU alone.
 
     Args:
         environ (Mapping[str, str]): Environment variables.
@@ -185,13 +185,13 @@ def cache_key(soabi: str, platform: str, torch_version: str) -> str:
 
 
 def explain_failed_build(output: str) -> str:
-    """Find a sentence to act on in the output of a build that failed.
+    """Choose the advice that fits the output of a build that failed.
 
     Args:
         output (str): All that pip and the compiler printed.
 
     Returns:
-        str: The sentence.
+        str: The advice.
     """
     if re.search(r'killed|out of memory|cannot allocate memory', output, re.IGNORECASE):
         return ('the compiler was stopped, probably for lack of memory: set MAX_JOBS=1, which '

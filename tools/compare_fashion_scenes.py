@@ -4,10 +4,10 @@
     python tools/compare_fashion_scenes.py                  # 12 runs of 10 minutes, two at a time
     python tools/compare_fashion_scenes.py --task detection --minutes 10 --jobs 1
 
-Stop it at any time and start it again with the same arguments: finished runs are kept, an interrupted one goes on from
-its last checkpoint. Each run gets as many threads as CPUs / jobs, and as many iterations as a short trial says fit into
-the time; the table has the minutes that they took then. Evaluation isn't counted. Where a trial was off, since the
-machine did other work, another number in the run's plan.json corrects it ahead of its training.
+You can stop it at any time and start it again with the same arguments. Finished runs are kept, and an interrupted run
+goes on from its last checkpoint. Each run gets CPUs / jobs threads. A short trial measures how many iterations fit into
+the time. The table has the minutes that these iterations took in the end, without evaluation. If the machine did other
+work during a trial, correct the number of iterations in the run's plan.json before its training starts.
 """
 import argparse
 import os
@@ -42,7 +42,7 @@ def main() -> None:
     args = parser.parse_args()
     threads = max(1, (os.cpu_count() or 1) // args.jobs)
     with ThreadPoolExecutor(args.jobs) as pool:
-        # One seed of everything first: an interrupted comparison is a comparison.
+        # The first seed of all models comes first, so that an interrupted comparison already compares all of them.
         jobs = {(task, seed, name): pool.submit(
             run_for, ROOT / 'tools' / 'train.py', str(ROOT / 'configs' / task / f'{name}_fashion-scenes.py'), args.root,
             seed, args.minutes, args.cfg_options, threads)
@@ -51,7 +51,7 @@ def main() -> None:
         try:
             for job in as_completed(jobs.values()):
                 job.result()
-        except BaseException as error:  # let those that run end, and start no more
+        except BaseException as error:  # running jobs may end, and no other starts
             pool.shutdown(cancel_futures=True)
             if isinstance(error, UserError):
                 raise SystemExit(f'tools/compare_fashion_scenes.py: {error}') from error

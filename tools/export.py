@@ -5,9 +5,10 @@
     python tools/export.py DENSE_CONFIG CHECKPOINT --backbone-only --img-size 512 1024
     python tools/export.py configs/pervit_nano_fashion-mnist.py pervit_mm://FILE.pth      # a published one
 
-The file takes batches of any size of images of one size, normalized already: how is printed, and stands in the file
-('preprocessing'). It returns logits, or with --backbone-only the outputs of the backbone as the config has them. It is
-kept only if it differs from PyTorch by at most 1e-4; or else the exit code is not zero.
+The file takes batches of any size, of images of one size that are normalized already. The tool prints how to normalize
+them, and the file says it too ('preprocessing'). The file returns logits, or with --backbone-only the outputs of the
+backbone as the config has them. It is written only if its outputs differ from PyTorch's by at most 1e-4. Otherwise the
+exit code is 1.
 
 --format onnx needs more packages: pip install 'pervit_mm[export]'
 """

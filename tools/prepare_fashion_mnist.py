@@ -1,7 +1,6 @@
 """Put the real Fashion-MNIST where the configs read it: data/fashion_mnist, extracted and checked.
 
-Run it from the top of the repository: ``python tools/prepare_fashion_mnist.py``. A second run
-does nothing.
+Run it from the top of the repository: ``python tools/prepare_fashion_mnist.py``. A second run does nothing.
 """
 
 import argparse
@@ -25,7 +24,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def main() -> int:
-    """Fetch the files; report a failure as sentences, not as a traceback."""
+    """Fetch the files. A failure is reported as sentences, not as a traceback."""
     args = parse_args()
     try:
         prepare_fashion_mnist(args.root, source=args.source, install=args.install)

@@ -1,7 +1,7 @@
 """Draw the scenes of Fashion-MNIST items that the detection and segmentation configs read: data/fashion_scenes.
 
-Run it from the top of the repository, when Fashion-MNIST is in data/fashion_mnist ("make data"):
-``python tools/prepare_fashion_scenes.py``. A second run does nothing, one with other settings draws anew.
+Run it from the top of the repository, after "make data" has put Fashion-MNIST into data/fashion_mnist:
+``python tools/prepare_fashion_scenes.py``. A second run does nothing. A run with other settings draws the scenes anew.
 """
 
 import argparse
@@ -25,7 +25,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def main() -> int:
-    """Draw the scenes; report a failure as sentences, not as a traceback."""
+    """Draw the scenes. A failure is reported as sentences, not as a traceback."""
     args = parse_args()
     try:
         prepare_fashion_scenes(args.root, args.fashion_mnist, args.train, args.test, args.seed)

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Evaluate a checkpoint, from MMPretrain, MMDetection or MMSegmentation alike.
+"""Evaluate a checkpoint of a model of MMPretrain, MMDetection or MMSegmentation.
 
     python tools/test.py configs/pervit_tiny.py work_dirs/pervit_tiny/epoch_300.pth
 """

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Train the model of a config, from MMPretrain, MMDetection or MMSegmentation alike.
+"""Train the model of a config, in MMPretrain, MMDetection or MMSegmentation.
 
 The config's ``default_scope`` says which toolbox it belongs to. Examples:
 

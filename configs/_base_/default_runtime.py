@@ -1,4 +1,4 @@
-# What every run shares, whatever it trains.
+# The settings that all runs with MMPretrain share.
 custom_imports = dict(imports=['pervit_mm'], allow_failed_imports=False)
 default_scope = 'mmpretrain'
 
@@ -10,19 +10,22 @@ default_hooks = dict(
     sampler_seed=dict(type='DistSamplerSeedHook'),
     visualization=dict(type='VisualizationHook', enable=False))
 
-# A runner that resumes from whole files and takes no weights of another model.
+# This runner resumes only from whole files, and refuses weights of another model.
 runner_type = 'PerViTRunner'
 # The first saves the random state, so that a resumed run repeats the undisturbed one. The second averages BatchNorm's
-# statistics over GPUs; without it those of one GPU are saved. The third stops a run that computes NaN.
+# statistics over GPUs; without it those of one GPU are saved. The third stops a run that computes NaN. The fourth ends
+# a run in good order when the machine is taken away.
 custom_hooks = [
     dict(type='PerViTRandomStateHook'),
     dict(type='PerViTSyncBuffersHook'),
-    dict(type='PerViTNonFiniteHook')]
+    dict(type='PerViTNonFiniteHook'),
+    dict(type='PerViTPreemptionHook')]
 
 env_cfg = dict(
     cudnn_benchmark=False,
     mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),
-    dist_cfg=dict(backend='nccl'))
+    # Seconds that a process waits for the others: a peer that hangs ends the run instead of holding the GPUs.
+    dist_cfg=dict(backend='nccl', timeout=1800))
 
 vis_backends = [dict(type='LocalVisBackend')]
 visualizer = dict(type='UniversalVisualizer', vis_backends=vis_backends)
@@ -31,5 +34,5 @@ log_level = 'INFO'
 load_from = None
 resume = False
 
-# Each process its own stream: on several GPUs Mixup and DropPath must not draw the same numbers.
+# Each process has its own random stream: on several GPUs Mixup and DropPath must not draw the same numbers.
 randomness = dict(seed=0, deterministic=False, diff_rank_seed=True)

@@ -1,12 +1,13 @@
-# MMSegmentation's runtime, by iteration, with PerViT and runs that can be resumed on their own path.
+# MMSegmentation's runtime, by iteration, with PerViT. A resumed run goes on exactly as the undisturbed one.
 _base_ = 'mmseg::_base_/default_runtime.py'
 
 custom_imports = dict(imports=['pervit_mm'], allow_failed_imports=False)
-# BatchNorm trains here, in as many processes as there are.
+# BatchNorm trains here, so its statistics are averaged over the processes.
 custom_hooks = [
     dict(type='PerViTRandomStateHook'),
     dict(type='PerViTSyncBuffersHook'),
-    dict(type='PerViTNonFiniteHook')]
+    dict(type='PerViTNonFiniteHook'),
+    dict(type='PerViTPreemptionHook')]
 runner_type = 'PerViTRunner'
 
 default_hooks = dict(

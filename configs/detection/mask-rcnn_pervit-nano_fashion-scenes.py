@@ -1,4 +1,4 @@
-# PerViT-nano, from the published classifier, with Mask R-CNN on FashionScenes.
+# Mask R-CNN with PerViT-nano on FashionScenes, from the published classifier.
 _base_ = [
     '../_base_/models/mask-rcnn_fashion-scenes.py',
     '../_base_/datasets/fashion-scenes_detection.py',
@@ -8,8 +8,8 @@ _base_ = [
 
 checkpoint = 'pervit_mm://pervit_nano_fashion-mnist_20261122-e237e9c3.pth'
 
-# Without norm_eval, which the COCO configs have: the classifier's BatchNorm statistics are of items on black. Two
-# scenes are few, but give each channel thousands of values at the stem's resolution.
+# Unlike the COCO configs, this one has no norm_eval: the classifier's BatchNorm statistics are those of items on black.
+# A batch of two scenes is small, but at the stem's resolution it gives each channel thousands of values.
 model = dict(
     backbone=dict(
         type='PerViT', arch='nano', img_size=28, out_type='featmap', window_size='pretrain',

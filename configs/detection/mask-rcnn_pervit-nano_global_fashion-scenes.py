@@ -1,5 +1,5 @@
 # Control: global attention in every block instead of windows.
 _base_ = 'mask-rcnn_pervit-nano_fashion-scenes.py'
 
-# Scenes are padded to 16 sizes in testing. Φp of all of them, 6.3 GB at most, is made once and kept.
+# In testing, padding leaves 16 sizes of scenes. Φp of each size is computed once and kept, 6.3 GB in all at most.
 model = dict(backbone=dict(window_size=None, position_cache_bytes=7 * 2**30))

@@ -99,6 +99,9 @@ def check_image_size(image: Path) -> None:
             warnings.simplefilter('ignore')  # Pillow's own remark on large images
             with Image.open(image) as opened:
                 width, height = opened.size
+    except Image.DecompressionBombError as error:  # Pillow's own limit, beyond ours
+        raise UnreadableImageError(f"image '{image}' is too large ({error}), and at most {MAX_PIXELS:,} pixels are read: "
+                                   'make it smaller') from error
     except Exception:  # no image for Pillow; OpenCV may know it, and bounds what it decodes by itself
         return
     if width * height > MAX_PIXELS:
@@ -109,7 +112,7 @@ def check_image_size(image: Path) -> None:
                                    f'{MAX_ASPECT} times the shorter one: cut it into parts')
 
 
-def _enlarge(rgb: np.ndarray) -> tuple[np.ndarray, int]:
+def enlarge(rgb: np.ndarray) -> tuple[np.ndarray, int]:
     """Enlarge a small image by a whole number, so that names and scores have room. Return the number too."""
     short, long = sorted(rgb.shape[:2])
     scale = max(1, min(-(-LEAST_SIDE // short), MOST_SIDE // long))
@@ -234,7 +237,7 @@ class ImagePredictor:
                        ) -> dict[str, Any]:
         (_, data), = self.inferencer.preprocess([source])
         samples = self.inferencer.forward(data)
-        large, scale = _enlarge(rgb)
+        large, scale = enlarge(rgb)
         shown = samples[0].clone()
         shown.pred_instances = shown.pred_instances.clone()  # clone() of a sample copies no parts
         shown.pred_instances.bboxes = shown.pred_instances.bboxes * scale
@@ -253,7 +256,7 @@ class ImagePredictor:
                        ) -> dict[str, Any]:
         data, = self.inferencer.preprocess([source])
         samples = self.inferencer.forward(data)
-        large, scale = _enlarge(rgb)
+        large, scale = enlarge(rgb)
         shown = samples[0].clone()
         shown.pred_sem_seg = PixelData(data=_repeat(shown.pred_sem_seg.data, scale))  # a PixelData's size is fixed
         drawn, = self.inferencer.visualize([large], [shown], return_vis=True)

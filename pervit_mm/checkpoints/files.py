@@ -2,8 +2,6 @@
 import hashlib
 import io
 import os
-import pickle
-import re
 import warnings
 import zipfile
 from collections import Counter
@@ -16,6 +14,7 @@ from torch import Tensor
 
 from ..utils.atomic_write import replacing
 from ..utils.errors import UserError
+from ..utils.refusals import reading
 from .allow_list import allow_not_needed
 from .contents import non_finite_weights
 from .published import PREFIX, load_from_pervit_mm
@@ -39,23 +38,9 @@ def read_checkpoint(path: str | Path) -> Any:
     if not os.path.isfile(path):
         raise UserError(f"path: '{path}' is not a file; give the path of a checkpoint")
     check_archive(path)
-    try:
-        with allow_not_needed(), warnings.catch_warnings():
-            warnings.simplefilter('ignore')  # remarks on odd files, which are refused below in our words
-            content = torch.load(path, map_location='cpu', weights_only=True)
-    except Exception as error:  # a damaged or crafted file fails in whatever way it likes
-        refused = isinstance(error, pickle.UnpicklingError)
-        # PyTorch wraps the reason of a refusal in advice, which begins with turning the protection off.
-        reason = str(error.__context__ or error) if refused else str(error)
-        asked = re.search(r'GLOBAL (\S+) |checkpoint asks for (.+?)\. pervit_mm', reason)
-        if refused and asked:
-            raise UserError(
-                f"'{path}' was refused and nothing of it was executed: it asks for {asked[1] or asked[2]}, and only "
-                'tensors, numbers, text, their containers, argparse.Namespace and paths are allowed. If you trust the '
-                'file, open it where it was made and save its state dict alone with torch.save') from error
-        raise UserError(f"'{path}' cannot be read as a PyTorch checkpoint ({type(error).__name__}: "
-                        f'{reason.splitlines()[0].split(". ")[0] if reason else "it ends too early"}), and nothing of '
-                        'it was executed; check that it is one and complete') from error
+    with reading(path), allow_not_needed(), warnings.catch_warnings():
+        warnings.simplefilter('ignore')  # remarks on odd files, which are refused in our words
+        content = torch.load(path, map_location='cpu', weights_only=True)
     if (expanded := find_expanded(content)) is not None:
         raise UserError(f"'{path}' was refused: {expanded} declares more values than the file holds (stride 0), and a "
                         'copy of it would fill the memory')

@@ -7,6 +7,7 @@ from .hooks import (
     PerViTNonFiniteHook,
     PerViTNonlocalityHook,
     PerViTPositionMapHook,
+    PerViTPreemptionHook,
     PerViTRandomStateHook,
     PerViTSyncBuffersHook,
 )
@@ -15,6 +16,7 @@ from .runner import PerViTRunner
 
 __all__ = [
     'PerViTBFloat16OptimWrapper', 'PerViTCheckpointHook', 'PerViTLayerDecayConstructor', 'PerViTNonFiniteHook',
-    'PerViTNonlocalityHook', 'PerViTPositionMapHook', 'PerViTRandomStateHook', 'PerViTRunner', 'PerViTSyncBuffersHook',
-    'PeripheralInit', 'PeripheralInitHook', 'allow_checkpoint_types', 'find_backbones', 'init_schedule'
+    'PerViTNonlocalityHook', 'PerViTPositionMapHook', 'PerViTPreemptionHook', 'PerViTRandomStateHook', 'PerViTRunner',
+    'PerViTSyncBuffersHook', 'PeripheralInit', 'PeripheralInitHook', 'allow_checkpoint_types', 'find_backbones',
+    'init_schedule'
 ]

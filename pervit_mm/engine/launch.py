@@ -148,7 +148,8 @@ def build_runner(cfg: Config) -> Runner:
         UserError: If the launcher can't start here, or its variables are missing.
     """
     if cfg.launcher != 'none' and not machine.has_accelerator() and not is_distributed():
-        machine.init_gloo(cfg.launcher)
+        dist_cfg = (cfg.get('env_cfg') or {}).get('dist_cfg') or {}
+        machine.init_gloo(cfg.launcher, dist_cfg.get('timeout'))
     cfg.setdefault('runner_type', 'pervit_mm.PerViTRunner')
     return RUNNERS.build(cfg)
 

@@ -3,6 +3,7 @@
 MMEngine's Runner takes CUDA for granted in three places: AmpOptimWrapper, the process group and the device ids of DDP.
 """
 import os
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -62,7 +63,17 @@ def _without_sync_bn(node: Any) -> bool:
     return here or any(below)
 
 
-def init_gloo(launcher: str) -> None:
+def init_gloo(launcher: str, timeout: float | None = None) -> None:
+    """Open a process group that needs no GPU.
+
+    Args:
+        launcher (str): Who started the processes; only 'pytorch' works without a GPU.
+        timeout (float, optional): Seconds that a process waits for the others before it gives up. Defaults to None,
+            PyTorch's half an hour.
+
+    Raises:
+        UserError: If the launcher can't start here, or its variables are missing.
+    """
     if launcher != 'pytorch':
         raise UserError(f"--launcher {launcher} needs a GPU here; without one use torchrun and "
                         '--launcher pytorch')
@@ -71,4 +82,5 @@ def init_gloo(launcher: str) -> None:
     if missing:
         raise UserError(f'--launcher pytorch: {", ".join(missing)} not set in the environment; '
                         'start through torchrun, or bash tools/dist_train.sh')
-    torch.distributed.init_process_group(backend='gloo')
+    limit = {} if timeout is None else dict(timeout=timedelta(seconds=timeout))
+    torch.distributed.init_process_group(backend='gloo', **limit)

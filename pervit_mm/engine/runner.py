@@ -1,17 +1,28 @@
 """MMEngine's runner, which resumes from whole files and takes no weights of another model."""
+import os
 import re
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
+from mmengine.dist import is_main_process
 from mmengine.model import BaseTTAModel, is_model_wrapper
-from mmengine.registry import RUNNERS
-from mmengine.runner import Runner
+from mmengine.registry import OPTIMIZERS, RUNNERS
+from mmengine.runner import BaseLoop, Runner
 from mmengine.runner.checkpoint import _load_checkpoint
 from torch import Tensor, nn
 
 from ..checkpoints import check_checkpoint, find_resumable
 from ..checkpoints.contents import drop_config
+from ..models.arch import check_type
 from ..utils.errors import UserError
+from ..utils.refusals import reading
+from .preflight import building, check_run, told_builder
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 
 @RUNNERS.register_module()
@@ -22,12 +33,42 @@ class PerViTRunner(Runner):
     - ``load_from`` writes to the log, in one line, what was loaded and what was not. Nothing loaded is an error.
     - Resuming without a path takes the newest whole checkpoint of the work directory, see :func:`find_resumable`.
     - ``meta['config']`` of a checkpoint, which MMEngine would run as Python code, is dropped.
+    - A second training in the same work directory is refused.
+    - What cannot be built from a config, or would fail in the first iteration or at the first validation, is said in
+      one sentence.
 
     ``tools/train.py`` and ``tools/test.py`` use it. The toolboxes' own tools do where the config says
     ``runner_type = 'PerViTRunner'``, as the configs here do.
     """
 
     _strict = False
+
+    # What the toolboxes say of an option that can't be, in one sentence.
+    build_model = told_builder(Runner.build_model, 'model')
+    build_param_scheduler = told_builder(Runner.build_param_scheduler, 'param_scheduler')
+    build_evaluator = told_builder(Runner.build_evaluator, 'val_evaluator or test_evaluator')
+    build_train_loop = told_builder(Runner.build_train_loop, 'train_cfg or train_dataloader')
+    build_val_loop = told_builder(Runner.build_val_loop, 'val_cfg or val_dataloader')
+    build_test_loop = told_builder(Runner.build_test_loop, 'test_cfg or test_dataloader')
+    build_visualizer = told_builder(Runner.build_visualizer, 'visualizer')
+    register_hooks = told_builder(Runner.register_hooks, 'default_hooks or custom_hooks')
+
+    def build_optim_wrapper(self, optim_wrapper):
+        """Build the optimizer wrapper; an unknown optimizer is named, where MMEngine speaks of None."""
+        optimizer = optim_wrapper.get('optimizer') if isinstance(optim_wrapper, dict) else None
+        if isinstance(optimizer, dict):
+            check_type(OPTIMIZERS, optimizer, 'optim_wrapper.optimizer')
+        with building('optim_wrapper'):
+            return super().build_optim_wrapper(optim_wrapper)
+
+    def train(self) -> nn.Module:
+        """Train, unless another training runs in the same work directory.
+
+        Raises:
+            UserError: If there is one, or as the hooks of the run do.
+        """
+        with alone_in(self.work_dir):
+            return super().train()
 
     def test(self) -> dict[str, float]:
         """Test, with the weights of this model and no others."""
@@ -41,6 +82,8 @@ class PerViTRunner(Runner):
 
     def load_or_resume(self) -> None:
         """Load or resume; without a path from the newest whole checkpoint of the work directory."""
+        if isinstance(self._train_loop, BaseLoop):
+            check_run(self)
         if self._resume and self._load_from is None and not self._has_loaded:
             path, note = find_resumable(self.work_dir)
             if note:
@@ -90,7 +133,8 @@ class PerViTRunner(Runner):
         Raises:
             UserError: If it holds no weights, or not those of this model.
         """
-        checkpoint = _load_checkpoint(filename, map_location=map_location)
+        with reading(filename):
+            checkpoint = _load_checkpoint(filename, map_location=map_location)
         if not isinstance(checkpoint, dict):
             raise UserError(f"'{filename}' holds a {type(checkpoint).__name__}, and a checkpoint is a dict")
         if drop_config(checkpoint):
@@ -111,6 +155,36 @@ class PerViTRunner(Runner):
         self._has_loaded = True
         self.logger.info(f'Load checkpoint from {filename}')
         return checkpoint
+
+
+@contextmanager
+def alone_in(work_dir: str) -> Iterator[None]:
+    """Hold a work directory for one training: two would overwrite each other's checkpoints.
+
+    The main process locks the folder itself, so no file is left, and the system lets go when the process ends in
+    whatever way. Without locks of files (Windows, some network disks) nothing is held.
+
+    Args:
+        work_dir (str): The folder.
+
+    Raises:
+        UserError: If another training holds it.
+    """
+    if fcntl is None or not is_main_process():
+        yield
+        return
+    folder = os.open(work_dir, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(f'another training runs in {work_dir!r}: wait for it, or give this one a --work-dir of its '
+                            'own') from error
+        except OSError:
+            pass  # a disk without locks
+        yield
+    finally:
+        os.close(folder)
 
 
 def take_weights(model: nn.Module, state: Mapping[str, Tensor], source: str, strict: bool, logger) -> None:

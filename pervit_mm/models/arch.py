@@ -2,6 +2,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+from mmengine.registry import MODELS, Registry
+
 from ..utils.errors import UserError, UserTypeError
 
 #: Sizes of the paper, and ``nano`` for small machines and small images (stride 4).
@@ -126,17 +128,40 @@ def to_pair(name: str, value: int | Sequence[int]) -> tuple[int, int]:
 OUT_TYPES = ('avg_featmap', 'featmap', 'raw')
 
 
-def check_options(depths: Sequence[int], *, out_type: str, drop_rate: float, drop_path_rate: float, frozen_stages: int,
-                  position_cache_bytes: int) -> None:
+def check_type(registry: Registry, cfg: dict, name: str) -> None:
+    """Check that a config dict names a type of a registry; MMEngine and MMCV speak of None where it doesn't.
+
+    Args:
+        registry (Registry): One of MMEngine's root registries; the scope of the moment counts as well.
+        cfg (dict): With ``type``, a name or a class.
+        name (str): Where it stands, for the message.
+
+    Raises:
+        UserTypeError: If ``cfg`` is no dict.
+        UserError: If it has no type, or none of the registry.
+    """
+    if not isinstance(cfg, dict):
+        raise UserTypeError(f"{name} must be a dict with a type, got {cfg!r}")
+    kind = cfg.get('type')
+    with registry.switch_scope_and_registry(None) as here:
+        if kind is None or (isinstance(kind, str) and here.get(kind) is None):
+            raise UserError(f"{name}['type'] must be a registered {registry.name}, got {kind!r}")
+
+
+def check_options(depths: Sequence[int], *, norm_cfg: dict, act_cfg: dict, out_type: str, drop_rate: float,
+                  drop_path_rate: float, frozen_stages: int, position_cache_bytes: int) -> None:
     """Check those options of a backbone that are a number in a range or one of several words.
 
     Args:
         depths (Sequence[int]): Blocks in each stage.
-        out_type, drop_rate, drop_path_rate, frozen_stages, position_cache_bytes: See :class:`PerViT`.
+        norm_cfg, act_cfg, out_type, drop_rate, drop_path_rate, frozen_stages, position_cache_bytes: See
+            :class:`PerViT`.
 
     Raises:
         UserError: With the argument's name, the value, and what is allowed.
     """
+    check_type(MODELS, norm_cfg, 'norm_cfg')
+    check_type(MODELS, act_cfg, 'act_cfg')
     if out_type not in OUT_TYPES:
         raise UserError(f'out_type must be one of {OUT_TYPES}, got {out_type!r}')
     for name, rate in (('drop_rate', drop_rate), ('drop_path_rate', drop_path_rate)):

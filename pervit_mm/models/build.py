@@ -5,6 +5,7 @@ from mmengine.registry import MODELS
 from torch import nn
 
 from ..utils.errors import UserError, UserTypeError
+from .arch import check_type
 from .layers import ConvStem, PatchifyStem
 from .position import DISTANCE_SCALES, BasePosition, check_position
 
@@ -37,6 +38,9 @@ def build_stem(stem_cfg: dict | None, in_channels: int, arch: dict) -> nn.Module
         raise UserError(f"stem_cfg['type'] must be one of {sorted(_STEM_KEYS)}, got {kind!r}")
     if set(cfg) - _STEM_KEYS[kind]:
         raise UserError(f'stem_cfg of type {kind!r} may have {sorted(_STEM_KEYS[kind])}, got {sorted(cfg)}')
+    for key in cfg:
+        if cfg[key] is not None:
+            check_type(MODELS, cfg[key], f'stem_cfg[{key!r}]')
     channels = (*arch['stem_channels'], arch['embed_dims'][0])
     if kind == 'patchify':
         return PatchifyStem(in_channels, channels[-1], 2**len(channels))

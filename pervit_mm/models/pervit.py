@@ -115,8 +115,8 @@ class PerViT(BaseModule):
         super().__init__(init_cfg=with_peripheral_init(init_cfg))
         arch = resolve_arch(arch)
         check_options(
-            arch['depths'], out_type=out_type, drop_rate=drop_rate, drop_path_rate=drop_path_rate,
-            frozen_stages=frozen_stages, position_cache_bytes=position_cache_bytes)
+            arch['depths'], norm_cfg=norm_cfg, act_cfg=act_cfg, out_type=out_type, drop_rate=drop_rate,
+            drop_path_rate=drop_path_rate, frozen_stages=frozen_stages, position_cache_bytes=position_cache_bytes)
         self.arch_settings = arch
         self.depths, self.num_heads = arch['depths'], arch['num_heads']
         self.num_layers = sum(self.depths)

@@ -6,6 +6,7 @@ from mmengine.runner.checkpoint import CheckpointLoader
 from torch import Tensor, nn
 
 from ..utils.errors import UserError
+from ..utils.refusals import reading
 from .deployment import is_deployed_state
 from .position import frozen_log_positions
 
@@ -41,7 +42,8 @@ def load_pretrained(module: nn.Module, checkpoint: str, prefix: str | None = Non
     Raises:
         UserError: If nothing at all can be loaded, a tensor has another shape, or the checkpoint is a deployed one.
     """
-    content = CheckpointLoader.load_checkpoint(checkpoint, map_location=map_location, logger='current')
+    with reading(checkpoint):
+        content = CheckpointLoader.load_checkpoint(checkpoint, map_location=map_location, logger='current')
     state = content.get('state_dict', content)
     state = {key.removeprefix('module.'): value for key, value in state.items() if isinstance(value, Tensor)}
     if prefix:

@@ -2,7 +2,9 @@
 import copy
 import json
 import shutil
+import struct
 import sys
+import zlib
 from pathlib import Path
 
 import cv2
@@ -12,6 +14,7 @@ import torch
 from conftest import official_state
 from dense_configs import read
 from mmengine.registry import MODELS, TRANSFORMS, DefaultScope
+from PIL import Image
 
 pytest.importorskip('mmpretrain')
 pytest.importorskip('mmseg')
@@ -20,7 +23,14 @@ run_lengths = pytest.importorskip('pycocotools.mask')
 from mmdet.structures import DetDataSample  # noqa: E402
 
 from pervit_mm.apis.building import build_model  # noqa: E402
-from pervit_mm.apis.inference import ImagePredictor, find_images, models_by_name, predict_images  # noqa: E402
+from pervit_mm.apis.inference import (  # noqa: E402
+    ImagePredictor,
+    check_image_size,
+    enlarge,
+    find_images,
+    models_by_name,
+    predict_images,
+)
 from pervit_mm.checkpoints import load_from_pervit_mm  # noqa: E402
 from pervit_mm.checkpoints.official import convert_official  # noqa: E402
 from pervit_mm.utils.errors import UserError  # noqa: E402
@@ -267,3 +277,25 @@ def test_thresholds_are_from_0_to_1(score_thr, images, checkpoints, tmp_path):
 def test_pictures_are_not_overwritten(images, checkpoints, tmp_path):
     with pytest.raises(ValueError, match="'one'"):
         predict_images(predictor('mmpretrain', checkpoints), [images / 'one.png', Path('other/one.png')], tmp_path)
+
+
+@pytest.mark.parametrize('size, message', [
+    ((20000, 10), 'has 20000 x 10 pixels, and its longer side may be at most 32 times the shorter one'),
+    ((1, 400), 'has 1 x 400 pixels'), ((12000, 12000), 'has 12000 x 12000 pixels, and at most 100,000,000 are read'),
+    ((33000, 33000), r'is too large \(.*1089000000 pixels.*at most 100,000,000 pixels are read')])
+def test_images_that_would_fill_the_memory_are_named(tmp_path, size, message):
+    """By the header alone: the last file has no pixels in it."""
+    path = tmp_path / 'image.png'
+    if size[0] == size[1]:
+        chunks = (b'IHDR' + struct.pack('>IIBBBBB', *size, 8, 2, 0, 0, 0), b'IDAT' + zlib.compress(b''), b'IEND')
+        path.write_bytes(b'\x89PNG\r\n\x1a\n' + b''.join(
+            struct.pack('>I', len(chunk) - 4) + chunk + struct.pack('>I', zlib.crc32(chunk)) for chunk in chunks))
+    else:
+        Image.new('RGB', size).save(path)
+    with pytest.raises(UserError, match=message):
+        check_image_size(path)
+
+
+def test_small_images_are_enlarged_within_limits():
+    for (height, width), scale in (((40, 56), 10), ((384, 20), 5), ((400, 400), 1), ((30, 900), 2)):
+        assert enlarge(np.zeros((height, width, 3), np.uint8))[0].shape == (height * scale, width * scale, 3)

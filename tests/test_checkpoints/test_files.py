@@ -1,11 +1,13 @@
 """Checkpoint files of any kind: what is read by which name, and what is written."""
 import argparse
+import zipfile
 
 import pytest
 import torch
 
 from pervit_mm.checkpoints import published
 from pervit_mm.checkpoints.files import own_tensor, read_checkpoint, read_classifier, to_bytes, write_checkpoint
+from pervit_mm.utils.errors import UserError
 
 STATE = {'backbone.weight': torch.arange(3.)}
 
@@ -80,3 +82,23 @@ def test_writing_is_all_or_nothing(tmp_path):
     for wrong in (tmp_path, tmp_path / 'missing' / 'out.pth'):
         with pytest.raises(ValueError, match='cannot be written; give the path of a file in a folder that exists'):
             write_checkpoint(dict(model=1), wrong, force=True)
+
+
+def test_a_compressed_archive_is_not_unpacked(tmp_path):
+    """64 MB of zeros in 64 kB: PyTorch compresses nothing."""
+    torch.save(dict(state_dict=dict(w=torch.zeros(16 * 2**20))), tmp_path / 'plain.pth')
+    path = tmp_path / 'bomb.pth'
+    with zipfile.ZipFile(tmp_path / 'plain.pth') as plain, zipfile.ZipFile(path, 'w', zipfile.ZIP_DEFLATED) as packed:
+        for entry in plain.infolist():
+            packed.writestr(entry.filename, plain.read(entry))
+    assert path.stat().st_size < 2**20
+    with pytest.raises(UserError, match=r'bomb.pth. has [\d,]+ bytes and declares 67,1\d\d,\d{3}: PyTorch compresses '
+                       'nothing'):
+        read_checkpoint(path)
+    assert len(read_checkpoint(tmp_path / 'plain.pth')['state_dict']['w']) == 16 * 2**20
+
+
+def test_a_tensor_larger_than_its_memory_is_refused(tmp_path):
+    torch.save(dict(state_dict=dict(a=torch.ones(3), b=[torch.ones(1).expand(10**9)])), tmp_path / 'a.pth')
+    with pytest.raises(UserError, match=r"refused: content\['state_dict'\]\['b'\]\[0\] declares more values"):
+        read_checkpoint(tmp_path / 'a.pth')

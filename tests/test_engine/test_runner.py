@@ -1,10 +1,10 @@
 """What the runner loads, and what it refuses."""
-import pickle
-
 import pytest
 import torch
 from toy_run import ToyModel, toy_runner, weights
 
+from pervit_mm.checkpoints import read_checkpoint
+from pervit_mm.engine.runner import alone_in
 from pervit_mm.utils.errors import UserError
 
 
@@ -97,5 +97,25 @@ def test_a_hostile_file_is_refused_on_resume(trained):
             return print, ('executed', )
 
     torch.save(dict(meta=Evil()), trained / 'evil.pth')
-    with pytest.raises(pickle.UnpicklingError, match='print'):
+    message = 'evil.pth. was refused and nothing of it was executed: it asks for print'
+    with pytest.raises(UserError, match=message) as stop:
         toy_runner(trained, resume=True, load_from=str(trained / 'evil.pth')).train()
+    assert 'weights_only' not in str(stop.value), "PyTorch's advice"
+
+
+def test_a_second_training_in_the_same_folder_is_refused(tmp_path):
+    with alone_in(str(tmp_path)):
+        with pytest.raises(UserError, match='another training runs in .*--work-dir of its own'):
+            toy_runner(tmp_path).train()
+    toy_runner(tmp_path, epochs=1).train()
+
+
+def test_control_characters_of_a_file_do_not_reach_the_terminal(tmp_path):
+    import zipfile
+    path = tmp_path / 'file.pth'
+    with zipfile.ZipFile(path, 'w') as archive:
+        archive.writestr('archive/data.pkl', b'\x80\x02cos\x1b[31m\nsystem\n.')
+        archive.writestr('archive/version', '3')
+    with pytest.raises(UserError) as stop:
+        read_checkpoint(path)
+    assert '\x1b' not in str(stop.value)

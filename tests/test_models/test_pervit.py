@@ -246,6 +246,10 @@ def test_layer_depth_of_every_parameter():
     (dict(out_indices=(1, 0)), ValueError, 'ascending without repetition'),
     (dict(out_indices=()), ValueError, 'at least one block'),
     (dict(out_indices='all'), TypeError, "got 'all'"),
+    (dict(window_size=99), ValueError, r'window_size=99 is in tokens, and log Φp of 99 x 99 of them takes 0.4 GB for '
+     'each head; at most 4096'),
+    (dict(window_size=(64, 65)), ValueError, '64 x 65'),
+    (dict(norm_cfg=dict(type='None')), ValueError, r"norm_cfg\['type'\] must be a registered model, got 'None'"),
     (dict(out_type='cls_token'), ValueError, "out_type must be one of .* got 'cls_token'"),
     (dict(drop_path_rate=1.), ValueError, r'drop_path_rate must be in \[0, 1\), got 1.0'),
     (dict(drop_rate=-0.1), ValueError, 'drop_rate'),

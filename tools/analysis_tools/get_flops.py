@@ -3,9 +3,9 @@
 
     python tools/analysis_tools/get_flops.py configs/pervit_tiny.py --shape 224 224
 
-The products of attention count. Position-based attention is kept and not counted, as at inference. Classifiers and
-segmentors are counted to their logits, detectors without their heads. The metafiles have these numbers, at the default
-size: what the config tests with, or 224 where images are of several sizes.
+The matrix products of attention are counted. The computation of Φp is not, because inference keeps Φp between calls.
+Classifiers and segmentors are counted to their logits, detectors without their heads. The metafiles have these numbers
+at the default size: the size that the config tests with, or 224 if the config tests with images of several sizes.
 """
 import argparse
 import sys

@@ -1,8 +1,8 @@
 #!/usr/bin/env python
 """Convert a checkpoint of this repository's classifiers for the authors' PerViT code.
 
-Takes what a training of configs/pervit_{tiny,small,medium}.py or pervit_to_mm.py wrote, head included, and writes a
-dict whose 'model' is the state dict in the authors' layout. Example:
+The input is a checkpoint with its head, from a training of configs/pervit_{tiny,small,medium}.py or from
+pervit_to_mm.py. The output is a dict whose 'model' is the state dict in the authors' layout. Example:
 
     python tools/model_converters/mm_to_pervit.py work_dirs/pervit_tiny/epoch_300.pth official.pth
 """

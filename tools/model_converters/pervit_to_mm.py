@@ -1,13 +1,14 @@
 #!/usr/bin/env python
 """Convert a checkpoint of the authors' PerViT code for the configs of this repository.
 
-The file is read without running any code in it. The size is recognized from the weights. Any number of classes will do.
+The file is read without running any code in it. The size is recognized from the weights. The head may have any number
+of classes.
 
     python tools/model_converters/pervit_to_mm.py official.pth pervit_tiny.pth
     python tools/model_converters/pervit_to_mm.py official.pth backbone.pth --backbone-only
 
 --backbone-only leaves the head out, for dense tasks and for fine-tuning on other classes. The keys begin with
-'backbone.' all the same. So every config takes the backbone from this file, from the full one and from a training by
+'backbone.' in both cases. So a config takes the backbone of this file, of a full file or of a training with
 
     init_cfg=dict(type='Pretrained', checkpoint='backbone.pth', prefix='backbone.')
 """

@@ -5,13 +5,15 @@
         work_dirs/pervit_nano_fashion-mnist/epoch_40.pth \\
         --log work_dirs/pervit_nano_fashion-mnist/*/vis_data/scalars.json
 
-The file becomes {model}_{date}-{first 8 digits of its sha256}.pth, named after the config; SHA256SUMS has all digits.
-The log goes beside it, and what the model computes into tests/data/published. Paste the lines that are printed into
-configs/metafile.yml, configs/detection/metafile.yml or configs/segmentation/metafile.yml, which model-index.yml has to
-import, and run tools/make_model_zoo.py. Where EMAHook averaged weights, the averages are published.
+The file is named {model}_{date}-{first 8 digits of its sha256}.pth, where {model} is the stem of the config.
+SHA256SUMS has all digits. The log is copied beside the file. The outputs of the model are recorded in
+tests/data/published. If EMAHook averaged the weights, the averages are published.
 
-MMPretrain's publish_model.py doesn't serve: without pervit_mm it can't read MMEngine's files under torch 2.6 and later,
-and it keeps the config, paths included, and every entry that it doesn't know.
+Then paste the printed lines into configs/metafile.yml, configs/detection/metafile.yml or
+configs/segmentation/metafile.yml, and run tools/make_model_zoo.py. model-index.yml must import the metafile.
+
+Do not use MMPretrain's publish_model.py instead. Without pervit_mm it cannot read MMEngine's files under torch 2.6 and
+later. It also keeps the config with its paths, and every entry that it does not know.
 """
 import argparse
 import sys

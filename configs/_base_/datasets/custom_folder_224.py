@@ -1,5 +1,5 @@
-# An image folder of one's own: data/custom/train/<class>/ and data/custom/val/<class>/, with the
-# same class folders in both. The labels are the sorted folder names.
+# An image folder of your own: data/custom/train/<class>/ and data/custom/val/<class>/, with the same class folders in
+# both. The labels are the sorted folder names.
 data_preprocessor = dict(
     type='ClsDataPreprocessor',
     mean=[123.675, 116.28, 103.53],
@@ -29,7 +29,7 @@ train_dataloader = dict(
     batch_size=64,
     num_workers=4,
     persistent_workers=True,
-    # Small folders may hold less than one batch, so the last, short one counts.
+    # A small folder may hold less than one batch, so the last, short batch is used too.
     drop_last=False,
     collate_fn=dict(type='default_collate'),
     sampler=dict(type='DefaultSampler', shuffle=True),

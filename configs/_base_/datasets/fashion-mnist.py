@@ -2,13 +2,14 @@
 data_preprocessor = dict(
     type='ClsDataPreprocessor', num_classes=10, mean=[72.94], std=[90.02], to_rgb=False)
 
-# Flips alone: the loading shares two CPU cores with the network, and three epochs need no more.
+# Only flips: loading shares two CPU cores with the network, and three epochs need no more.
 train_pipeline = [
     dict(type='RandomFlip', prob=0.5, direction='horizontal'),
     dict(type='PackInputs', meta_keys=()),
 ]
-# The first two are for images from elsewhere, which MMPretrain's inferencers bring in color and of any size; the test
-# images pass unchanged. Sixteenths, near the weights of BT.601, are exact in floating point: gray keeps its value.
+# The first two steps are for other images: MMPretrain's inferencers bring them in color and in any size. The test
+# images pass unchanged. The channel weights are sixteenths, near those of BT.601. Sixteenths are exact in floating
+# point, so a gray image in three channels keeps its values.
 test_pipeline = [
     dict(type='RandomGrayscale', prob=1.0, channel_weights=(2, 9, 5), color_format='bgr'),
     dict(type='Resize', scale=28, interpolation='area'),
@@ -28,7 +29,7 @@ train_dataloader = dict(
         split='train',
         pipeline=train_pipeline))
 
-# The test split is for evaluation alone: it is reported, and no checkpoint is chosen by it.
+# The test split is only reported. No checkpoint is chosen by it.
 val_dataloader = dict(
     batch_size=500,
     num_workers=1,
@@ -39,8 +40,7 @@ val_dataloader = dict(
         type='FashionMNIST',
         data_root='data/fashion_mnist',
         split='test',
-        # MMPretrain 1.2.0 chooses the files by `test_mode`; `split='test'` alone reads the
-        # training images.
+        # MMPretrain 1.2.0 chooses the files by `test_mode`. `split='test'` alone would read the training images.
         test_mode=True,
         pipeline=test_pipeline))
 val_evaluator = dict(type='Accuracy', topk=(1, ))

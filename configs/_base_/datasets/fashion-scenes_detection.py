@@ -1,4 +1,4 @@
-# Scenes of Fashion-MNIST items, 128 to 224 px a side, 10 classes, with boxes and masks: for MMDetection.
+# For MMDetection: scenes of Fashion-MNIST items, 128 to 224 px a side, 10 classes, with boxes and masks.
 # tools/prepare_fashion_scenes.py draws them.
 data_root = 'data/fashion_scenes/'
 metainfo = dict(
@@ -6,8 +6,8 @@ metainfo = dict(
     palette=[(230, 25, 75), (60, 180, 75), (255, 225, 25), (0, 130, 200), (245, 130, 48), (145, 30, 180),
              (70, 240, 240), (240, 50, 230), (210, 245, 60), (250, 190, 212)])
 
-# Nothing is resized: the scenes are small and vary in scale themselves. MMDetection puts boxes back to an image's own
-# size by its scale factor, so there has to be one; here it is 1.
+# Nothing is resized: the scenes are small and vary in scale themselves. `Resize` is here because MMDetection needs a
+# scale factor to bring boxes back to an image's own size. The factor is 1.
 train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
@@ -26,9 +26,9 @@ train_dataloader = dict(
     batch_size=2,
     num_workers=1,
     persistent_workers=True,
-    # Without an end, for a schedule by iterations.
+    # It never ends, as a schedule by iterations needs it.
     sampler=dict(type='InfiniteSampler', shuffle=True),
-    # Wide scenes and high ones are not mixed, so that less of a batch is padding.
+    # A batch has wide scenes or high scenes, never both, so that less of it is padding.
     batch_sampler=dict(type='AspectRatioBatchSampler'),
     dataset=dict(
         type='CocoDataset',
@@ -38,8 +38,8 @@ train_dataloader = dict(
         metainfo=metainfo,
         pipeline=train_pipeline))
 
-# One by one: a batch is padded to its largest image, which a backbone sees, so that what is found in an image would
-# depend on its neighbors in the batch.
+# One image at a time. A batch is padded to its largest image, and the backbone sees the padding. So the detections in
+# an image would depend on the other images of its batch.
 val_dataloader = dict(
     batch_size=1,
     num_workers=1,
@@ -55,7 +55,8 @@ val_dataloader = dict(
         pipeline=test_pipeline))
 val_evaluator = dict(type='CocoMetric', ann_file=data_root + 'annotations/test.json', metric=['bbox', 'segm'])
 
-# No checkpoint is chosen by the test split. Rates and batches were compared on it: see docs/dense_tasks.md.
+# No checkpoint is chosen by the test split. Learning rates and batch sizes were compared on it, see
+# docs/dense_tasks.md.
 test_dataloader = val_dataloader
 test_evaluator = val_evaluator
 

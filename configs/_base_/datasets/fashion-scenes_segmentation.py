@@ -1,4 +1,4 @@
-# Scenes of Fashion-MNIST items, 128 to 224 px a side, the ground and 10 classes: for MMSegmentation.
+# For MMSegmentation: scenes of Fashion-MNIST items, 128 to 224 px a side, the ground and 10 classes.
 # tools/prepare_fashion_scenes.py draws them.
 data_root = 'data/fashion_scenes/'
 metainfo = dict(
@@ -11,8 +11,8 @@ crop_size = (128, 128)
 train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations'),
-    # To multiples of 32 px in the mean's gray, as scenes are padded in testing: crops without any leave a wrong strip
-    # along the right and lower border there. Ground, not 255: see the loss.
+    # Pad to multiples of 32 px with the gray of the mean, as in testing. A network trained without padding gives a
+    # wrong strip along the right and lower border. The padding is labeled ground and not 255: see the loss.
     dict(type='Pad', size_divisor=32, pad_val=dict(img=73, seg=0)),
     dict(type='RandomCrop', crop_size=crop_size),
     dict(type='RandomFlip', prob=0.5),
@@ -29,7 +29,7 @@ train_dataloader = dict(
     batch_size=8,
     num_workers=1,
     persistent_workers=True,
-    # Without an end, for a schedule by iterations.
+    # It never ends, as a schedule by iterations needs it.
     sampler=dict(type='InfiniteSampler', shuffle=True),
     dataset=dict(
         type='BaseSegDataset',
@@ -41,7 +41,7 @@ train_dataloader = dict(
         reduce_zero_label=False,
         pipeline=train_pipeline))
 
-# One by one, as the scenes differ in size.
+# One image at a time, because the scenes differ in size.
 val_dataloader = dict(
     batch_size=1,
     num_workers=1,
@@ -59,7 +59,8 @@ val_dataloader = dict(
         pipeline=test_pipeline))
 val_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])
 
-# No checkpoint is chosen by the test split. Rates and batches were compared on it: see docs/dense_tasks.md.
+# No checkpoint is chosen by the test split. Learning rates and batch sizes were compared on it, see
+# docs/dense_tasks.md.
 test_dataloader = val_dataloader
 test_evaluator = val_evaluator
 

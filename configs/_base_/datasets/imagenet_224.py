@@ -6,7 +6,7 @@ data_preprocessor = dict(
     std=[58.395, 57.12, 57.375],
     to_rgb=True)
 
-# Images are BGR until the preprocessor turns them, so what is filled in here is BGR too.
+# Images are BGR until the preprocessor swaps the channels, so the fill colors of the pipeline are BGR too.
 bgr_mean = data_preprocessor['mean'][::-1]
 bgr_std = data_preprocessor['std'][::-1]
 
@@ -20,7 +20,7 @@ train_pipeline = [
         backend='pillow',
         interpolation='bicubic'),
     dict(type='RandomFlip', prob=0.5, direction='horizontal'),
-    # timm's rand-m9-mstd0.5-inc1. There is no color jitter: timm leaves it out with RandAugment.
+    # timm's rand-m9-mstd0.5-inc1. There is no color jitter, because timm has none beside RandAugment.
     dict(
         type='RandAugment',
         policies='timm_increasing',
@@ -29,8 +29,8 @@ train_pipeline = [
         magnitude_level=9,
         magnitude_std=0.5,
         hparams=dict(pad_val=[round(x) for x in bgr_mean], interpolation='bicubic')),
-    # timm erases after normalization with N(0, 1) noise; this is the same ahead of it, but clipped
-    # to 0..255.
+    # timm erases after normalization, with N(0, 1) noise. This is the same noise before normalization, but clipped to
+    # 0..255.
     dict(
         type='RandomErasing',
         erase_prob=0.25,
@@ -50,10 +50,9 @@ test_pipeline = [
     dict(type='PackInputs'),
 ]
 
-# Repeated augmentation: each image three times over the processes, a third of the images per epoch.
-# The authors' sampler is shuffled by the epoch alone, this one by seed + epoch. It gives
-# ceil(1281167 / 8) images per process, theirs floor(1281167 // 256 * 256 / 8): with `drop_last`,
-# 1251 iterations either way.
+# Repeated augmentation: an epoch has a third of the images, each three times over the processes. The authors' sampler
+# shuffles by the epoch alone, this one by seed + epoch. This one gives ceil(1281167 / 8) images per process, theirs
+# floor(1281167 // 256 * 256 / 8). With `drop_last` both make 1251 iterations.
 train_dataloader = dict(
     batch_size=128,
     num_workers=8,

@@ -1,4 +1,4 @@
-# ImageNet-1k at 384 px, for fine-tuning: crops and flips alone, no RandAugment and no erasing.
+# ImageNet-1k at 384 px, for fine-tuning: only crops and flips, no RandAugment and no erasing.
 _base_ = 'imagenet_224.py'
 
 train_pipeline = [
@@ -13,7 +13,7 @@ train_pipeline = [
     dict(type='RandomFlip', prob=0.5, direction='horizontal'),
     dict(type='PackInputs'),
 ]
-# 438 = 384 * 256 / 224: the share of the image that the center crop keeps stays what it was.
+# 438 = 384 * 256 / 224, so the center crop has the same share of the image as at 224 px.
 test_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(

@@ -2,6 +2,6 @@
 _base_ = ['mmdet::_base_/models/cascade-mask-rcnn_r50_fpn.py', 'pervit_dense.py']
 
 model = dict(
-    # Two images per GPU are too few for BatchNorm in the stem: it keeps ImageNet's statistics.
+    # Two images per GPU are too few for the stem's BatchNorm, so it keeps ImageNet's statistics.
     backbone=dict(_delete_=True, norm_eval=True, **_base_.pervit),
     neck=dict(_delete_=True, **_base_.pyramid))

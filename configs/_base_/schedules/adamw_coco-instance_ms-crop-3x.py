@@ -1,5 +1,5 @@
-# 36 epochs with DETR's multi-scale crops, by which MMDetection's Swin and ConvNeXt train `3x`. The crops
-# belong to the schedule, so the data set comes with it, as in MMDetection's common/ms_3x_*.py.
+# 36 epochs with DETR's multi-scale crops, the `3x` schedule of MMDetection's Swin and ConvNeXt. The crops belong to the
+# schedule, so the data set is in this file too, as in MMDetection's common/ms_3x_*.py.
 _base_ = ['mmdet::_base_/datasets/coco_instance.py', 'adamw_coco_1x.py']
 
 scales = [(side, 1333) for side in range(480, 801, 32)]

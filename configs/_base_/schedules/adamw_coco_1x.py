@@ -1,4 +1,4 @@
-# MMDetection's 12 epochs of 8 x 2 images, with AdamW and warm-up as for its Swin and ConvNeXt.
+# MMDetection's 12 epochs of 8 x 2 images, with the AdamW and the warm-up of its Swin and ConvNeXt.
 _base_ = ['mmdet::_base_/schedules/schedule_1x.py', 'adamw_layer_decay.py']
 
 optim_wrapper = dict(_delete_=True, **_base_.layer_decay)

@@ -1,11 +1,11 @@
-# A short schedule that two CPU cores finish in minutes; the same for every network compared.
+# A short schedule that two CPU cores finish in minutes. All networks that are compared use it.
 optim_wrapper = dict(
     type='OptimWrapper',
     optimizer=dict(type='AdamW', lr=2e-3, eps=1e-8, betas=(0.9, 0.999), weight_decay=0.05),
     clip_grad=None,
     paramwise_cfg=dict(norm_decay_mult=0., bias_decay_mult=0., flat_decay_mult=0.))
 
-# By iteration. The warm-up takes a quarter of an epoch.
+# The rate changes by iteration. The warm-up takes a quarter of an epoch.
 param_scheduler = [
     dict(
         type='LinearLR',

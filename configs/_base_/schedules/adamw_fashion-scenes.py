@@ -1,10 +1,10 @@
-# By iteration, so that the length of a run is one number: what two processes, one on each of two CPU cores, do in less
-# than 20 minutes.
+# The schedule counts iterations, so that one number sets the length of a run. Two processes, one on each of two CPU
+# cores, do this many in less than 20 minutes.
 max_iters = 2300
 
 optim_wrapper = dict(
     type='PerViTBFloat16OptimWrapper',
-    modules=('backbone', 'neck'),  # on the CPU, RoIAlign and NMS know float32 alone
+    modules=('backbone', 'neck'),  # on the CPU, RoIAlign and NMS take only float32
     optimizer=dict(type='AdamW', lr=7e-4, eps=1e-8, betas=(0.9, 0.999), weight_decay=0.05),
     clip_grad=dict(max_norm=5.),
     paramwise_cfg=dict(norm_decay_mult=0., bias_decay_mult=0., flat_decay_mult=0.))

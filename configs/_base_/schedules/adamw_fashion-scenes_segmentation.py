@@ -1,4 +1,4 @@
-# A segmentor learns faster by a higher rate, and its iterations take longer.
+# A segmentor learns faster with a higher rate. Its iterations take longer, so there are fewer.
 _base_ = 'adamw_fashion-scenes.py'
 
 max_iters = 2000

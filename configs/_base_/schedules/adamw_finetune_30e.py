@@ -1,5 +1,5 @@
-# Fine-tuning for 30 epochs of 512 images. The PerViT paper reports no such run: rate, decay, epochs
-# and warm-up are those by which Swin goes from 224 to 384 px.
+# Fine-tuning for 30 epochs, in batches of 512 images. The PerViT paper reports no such run. Rate, decay, epochs and
+# warm-up are those that Swin uses to go from 224 to 384 px.
 optim_wrapper = dict(
     type='AmpOptimWrapper',
     dtype='float16',
@@ -19,5 +19,5 @@ train_cfg = dict(by_epoch=True, max_epochs=30, val_interval=1)
 val_cfg = dict()
 test_cfg = dict()
 
-# Used with --auto-scale-lr, on other than 8 x 64 images.
+# Only --auto-scale-lr uses this, for other batches than 8 x 64 images.
 auto_scale_lr = dict(base_batch_size=512)

@@ -1,4 +1,4 @@
-# The same for 160,000 iterations.
+# The schedule of adamw_seg_80k.py for 160,000 iterations.
 _base_ = 'adamw_seg_80k.py'
 
 train_cfg = dict(max_iters=160000, val_interval=16000)

@@ -1,4 +1,4 @@
-# MMSegmentation's 80,000 iterations, with AdamW, warm-up and linear decay as for its Swin and ConvNeXt.
+# MMSegmentation's 80,000 iterations, with the AdamW, warm-up and linear decay of its Swin and ConvNeXt.
 _base_ = ['mmseg::_base_/schedules/schedule_80k.py', 'adamw_layer_decay.py']
 
 optim_wrapper = dict(_delete_=True, **_base_.layer_decay)

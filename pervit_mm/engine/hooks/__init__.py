@@ -3,10 +3,11 @@ from .checkpoint_hook import PerViTCheckpointHook
 from .initialization_hook import PeripheralInitHook
 from .non_finite_hook import PerViTNonFiniteHook
 from .position_hooks import PerViTNonlocalityHook, PerViTPositionMapHook
+from .preemption_hook import PerViTPreemptionHook
 from .random_state_hook import PerViTRandomStateHook
 from .sync_buffers_hook import PerViTSyncBuffersHook
 
 __all__ = [
     'PerViTCheckpointHook', 'PerViTNonFiniteHook', 'PerViTNonlocalityHook', 'PerViTPositionMapHook',
-    'PerViTRandomStateHook', 'PerViTSyncBuffersHook', 'PeripheralInitHook'
+    'PerViTPreemptionHook', 'PerViTRandomStateHook', 'PerViTSyncBuffersHook', 'PeripheralInitHook'
 ]

@@ -197,5 +197,5 @@ def last_good(runner: Runner) -> str:
     """Sentence on where a stopped run can go on from."""
     last = runner.message_hub.runtime_info.get('last_ckpt')
     if last and os.path.isfile(last):
-        return f'The last good checkpoint is {last}: lower the learning rate and go on from there with --resume'
-    return 'There is no checkpoint yet: lower the learning rate, or clip gradients by optim_wrapper.clip_grad'
+        return f'The last good checkpoint is {last}, from which --resume goes on'
+    return 'There is no checkpoint yet'

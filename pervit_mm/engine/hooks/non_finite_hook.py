@@ -87,7 +87,8 @@ class PerViTNonFiniteHook(Hook):
         where = f'{what} in iteration {runner.iter + 1}, at the learning rate {learning_rate(runner)}'
         if self._in_a_row > self.max_skips:
             skipped = f' ({self.max_skips} iterations before it were skipped)' if self.max_skips else ''
-            raise UserError(f'{where}{skipped}: training stops. {last_good(runner)}')
+            raise UserError(f'{where}{skipped}: training stops. {last_good(runner)}. Lower the learning rate, or '
+                            'clip gradients by optim_wrapper.clip_grad')
         runner.logger.warning(f'PerViTNonFiniteHook: {where}: no step is taken '
                               f'({self._in_a_row} in a row, at most {self.max_skips})')
 

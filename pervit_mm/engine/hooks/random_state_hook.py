@@ -117,18 +117,18 @@ class PerViTRandomStateHook(Hook):
             if (isinstance(hook, CheckpointHook) and not hook.by_epoch and
                 (hook.every_n_train_iters(runner, hook.interval, hook.save_begin) or
                  (hook.save_last and hook.is_last_train_iter(runner)))):
-                self._capture()
+                self.capture()
                 return
 
     def after_train_epoch(self, runner) -> None:
         """Take the state at the end of the epoch's training part."""
         if not _by_iteration(runner):
-            self._capture()
+            self.capture()
 
     def before_val(self, runner) -> None:
         """Take the state before a validation interrupts training by iteration."""
         if self._training and _by_iteration(runner) and self._own is None:
-            self._capture()
+            self.capture()
 
     def after_val(self, runner) -> None:
         """Go on as if there had been no validation."""
@@ -154,7 +154,8 @@ class PerViTRandomStateHook(Hook):
         meta = checkpoint.get('meta', {})
         self._loaded = ((meta.get('epoch'), meta.get('iter')), checkpoint.get(CHECKPOINT_KEY))
 
-    def _capture(self) -> None:
+    def capture(self) -> None:
+        """Take the state of all ranks for a checkpoint that is saved next; all ranks have to call it."""
         self._own = get_generators()
         self._ranks = ([self._own] if get_world_size() == 1 else all_gather_object(self._own))
 

@@ -1,0 +1,60 @@
+"""SIGTERM ends a run in good order."""
+import os
+import signal
+
+import pytest
+import torch
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+from toy_run import toy_runner, weights
+
+from pervit_mm.utils.errors import UserError
+
+
+class Sender(Hook):
+    """Sends a signal to this process in an iteration."""
+
+    def __init__(self, at, number):
+        self.at, self.number = at, number
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        if runner.iter == self.at:
+            os.kill(os.getpid(), self.number)
+
+
+PREEMPTION = dict(type='PerViTPreemptionHook')
+
+
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGUSR1])
+def test_a_run_by_iteration_goes_on_as_if_nothing_had_been(tmp_path, number):
+    options = dict(by_iteration=9, checkpoint=dict(by_epoch=False, interval=5), hooks=[PREEMPTION])
+    whole = toy_runner(tmp_path / 'whole', **options)
+    whole.train()
+    run = toy_runner(tmp_path / 'cut', **{**options, 'hooks': [PREEMPTION, Sender(2, number)]})
+    before = signal.getsignal(number)
+    with pytest.raises(SystemExit) as stop:
+        run.train()
+    assert stop.value.code == 128 + number and signal.getsignal(number) is before
+    assert (tmp_path / 'cut' / 'last_checkpoint').read_text().endswith('iter_3.pth')
+    resumed = toy_runner(tmp_path / 'cut', resume=True, **options)
+    resumed.train()
+    assert all(torch.equal(value, weights(whole)[key]) for key, value in weights(resumed).items())
+
+
+def test_a_run_by_epoch_ends_with_its_last_checkpoint(tmp_path):
+    whole = toy_runner(tmp_path / 'whole')
+    whole.train()
+    run = toy_runner(tmp_path / 'cut', hooks=[PREEMPTION, Sender(4, signal.SIGTERM)])
+    with pytest.raises(SystemExit) as stop:
+        run.train()
+    assert stop.value.code == 143 and run.iter == 4, 'the iteration is finished and no other begun'
+    assert (tmp_path / 'cut' / 'last_checkpoint').read_text().endswith('epoch_1.pth')
+    resumed = toy_runner(tmp_path / 'cut', resume=True)
+    resumed.train()
+    assert all(torch.equal(value, weights(whole)[key]) for key, value in weights(resumed).items())
+
+
+def test_mistakes_are_named():
+    for signals in ('SIGTERM', ['SIGNONE']):
+        with pytest.raises(UserError, match='signals of PerViTPreemptionHook must be names such as SIGTERM'):
+            HOOKS.build(dict(PREEMPTION, signals=signals))
