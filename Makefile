@@ -19,7 +19,7 @@ SETTINGS := constraints.txt setup.cfg pyproject.toml
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup setup-test data scenes train train-detection train-segmentation test lint clean clean-all
+.PHONY: help setup setup-test data scenes train train-detection train-segmentation test faults lint clean clean-all
 
 help:
 	@echo 'make train       set up, fetch Fashion-MNIST, train $(CONFIG)'
@@ -27,6 +27,7 @@ help:
 	@echo '                 set up with mmcv ops, draw FashionScenes, train the published PerViT-nano'
 	@echo '                 on with Mask R-CNN or Semantic FPN, in PROCESSES=N processes'
 	@echo 'make test        set up with mmcv ops, fetch Fashion-MNIST, draw FashionScenes, lint, run every test'
+	@echo 'make faults      set up, run the tests of what goes wrong alone'
 	@echo 'make setup       what training takes (no compiler needed)'
 	@echo 'make setup-test  what testing takes (a C++ compiler and the headers of Python)'
 	@echo 'make data        put Fashion-MNIST into data/fashion_mnist'
@@ -84,7 +85,7 @@ endef
 # mmcv use all cores.
 $(VENV)/.stamp-setup-test: $(VENV)/.stamp-setup tools/build_mmcv.py tools/build_mmcv_recipe.py
 	@echo 'Installing MMDetection, MMSegmentation and the tools for testing.'
-	@$(PIP) mmdet mmsegmentation ftfy regex pytest ruff tensorboard ninja onnx onnxscript onnxruntime
+	@$(PIP) mmdet mmsegmentation ftfy regex pytest hypothesis ruff tensorboard ninja onnx onnxscript onnxruntime
 	@$(PY) tools/build_mmcv.py
 	@touch $@
 
@@ -117,6 +118,11 @@ lint: setup-test
 
 test: scenes lint
 	$(PY) -m pytest $(TEST_ARGS)
+
+# What goes wrong: kills while saving, hostile files, mistakes in configs, random configurations. Part of make test.
+faults: setup-test
+	$(PY) -m pytest tests/test_faults tests/test_engine/test_preflight.py \
+	  tests/test_engine/test_hooks/test_checkpoint_hook.py $(TEST_ARGS)
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache

@@ -9,10 +9,10 @@ from .utils.environment import check_environment
 
 check_environment()
 
-from . import checkpoints, engine, models
+from . import checkpoints, datasets, engine, models
 from .version import __version__
 
 checkpoints.allow_checkpoint_types()
 checkpoints.register_scheme()
 
-__all__ = ['__version__', 'checkpoints', 'engine', 'models']
+__all__ = ['__version__', 'checkpoints', 'datasets', 'engine', 'models']

@@ -12,6 +12,7 @@ from mmengine.registry import MODELS as ROOT_MODELS
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS as ROOT_OPTIM_WRAPPER_CONSTRUCTORS
 from mmengine.registry import OPTIM_WRAPPERS as ROOT_OPTIM_WRAPPERS
 from mmengine.registry import RUNNERS as ROOT_RUNNERS
+from mmengine.registry import TRANSFORMS as ROOT_TRANSFORMS
 from mmengine.registry import WEIGHT_INITIALIZERS as ROOT_WEIGHT_INITIALIZERS
 from mmengine.registry import Registry
 
@@ -28,3 +29,4 @@ OPTIM_WRAPPER_CONSTRUCTORS = Registry(
 OPTIM_WRAPPERS = Registry(
     'optimizer wrapper', parent=ROOT_OPTIM_WRAPPERS, scope=_SCOPE, locations=['pervit_mm.engine'])
 RUNNERS = Registry('runner', parent=ROOT_RUNNERS, scope=_SCOPE, locations=['pervit_mm.engine'])
+TRANSFORMS = Registry('transform', parent=ROOT_TRANSFORMS, scope=_SCOPE, locations=['pervit_mm.datasets'])

@@ -1,4 +1,4 @@
-"""Shared fixtures. Threads are pinned: two cores, and the same sums everywhere."""
+"""Shared fixtures. The number of threads is fixed, because machines have few cores and sums depend on it."""
 import json
 import logging
 import os
@@ -14,7 +14,7 @@ from mmengine.registry import DefaultScope
 import pervit_mm  # noqa: F401  (registers everything)
 
 DATA = Path(__file__).parent / 'data'
-#: A PerViT of every kind of part, small enough for seconds: two stages, a width change, stride 4.
+#: A PerViT that runs in seconds and has every kind of part: two stages, a change of width, stride 4.
 TINY_ARCH = dict(embed_dims=(16, 24), depths=(2, 1), num_heads=2, stem_channels=(8, ))
 
 
@@ -35,7 +35,7 @@ def _seeded():
 
 @pytest.fixture
 def scope(request):
-    """Scope of the dense config that the test is parametrized with, for the time of the test."""
+    """Default scope during a test: that of the dense config that the test's parameter ``name`` names."""
     with DefaultScope.overwrite_default_scope(read(request.getfixturevalue('name')).default_scope):
         yield
 
@@ -64,7 +64,7 @@ def official_keys(size):
 
 
 def official_state(size):
-    """State dict of an official checkpoint's layout, with the reference run's stand-in weights."""
+    """State dict in the layout of an official checkpoint, with the stand-in weights of the reference run."""
     return {key: golden_value(key, tuple(shape)) for key, shape in official_keys(size).items()}
 
 
@@ -75,12 +75,12 @@ def golden():
 
 
 def naming(name):
-    """``msg`` for ``torch.testing.assert_close``: says which tensor it was."""
+    """``msg`` for ``torch.testing.assert_close`` that begins with the name of the tensor."""
     return lambda message: f'{name}: {message}'
 
 
 def randomize(model, scale=0.3):
-    """Give every parameter a value of its own, so that nothing is compared at zeros and ones."""
+    """Give every parameter random values, so that no comparison is made with weights of zeros and ones."""
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for name, param in model.named_parameters():

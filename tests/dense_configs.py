@@ -22,7 +22,7 @@ CLASSES = dict(coco=80, ade20k=150, cityscapes=19)
 
 @cache
 def read(name):
-    """The resolved config; never changed."""
+    """The resolved config. It is shared, so no test may change it."""
     return Config.fromfile(str(CONFIGS / f'{name}.py'))
 
 

@@ -14,7 +14,7 @@ def write_idx(path, array):
 
 
 def make_items(seed, count=30):
-    """Patterned rectangles, some with a hole, in a haze that is no part of them; the classes go round."""
+    """Patterned rectangles, some with a hole, in a haze that does not belong to them. The ten classes take turns."""
     rng = np.random.default_rng(seed)
     images = rng.integers(0, 9, (count, 28, 28), dtype=np.uint8)
     for i, image in enumerate(images):
@@ -27,7 +27,7 @@ def make_items(seed, count=30):
 
 
 def make_fashion_mnist(folder, train_seed=0, test_seed=1):
-    """Put small files in Fashion-MNIST's format into a folder; returns their md5 sums."""
+    """Make a folder of small files in Fashion-MNIST's format, and return their md5 sums."""
     folder.mkdir()
     for split, seed in (('train', train_seed), ('test', test_seed)):
         for name, array in zip(SPLITS[split], make_items(seed)):

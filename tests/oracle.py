@@ -1,7 +1,7 @@
 """PerViT's mathematics by definition: full distance grid, exp, product, row normalization. Slow on purpose.
 
-Written from the formulas alone and sharing no code with the package, it is what the package is held against on grids
-that the reference outputs in tests/data don't cover. Works in any dtype.
+It is written from the formulas alone and shares no code with the package. The tests compare the package with it on
+grids that the reference outputs in tests/data don't cover. It works in any dtype.
 """
 import torch
 import torch.nn.functional as F
@@ -19,7 +19,7 @@ def distances(hw, step, margin=0, dtype=torch.float64):
 
 
 def instance_norm(x, weight, bias, window=None, hw=None, margin=0, eps=1e-5):
-    """Norm over the keys of each query ``(N, C, h, w)``, or over a ``window`` of keys clamped to the grid."""
+    """Norm of ``(N, C, h, w)`` over all keys of each query, or over a ``window`` of keys around it, inside the grid."""
     if window is None:
         mean = x.mean((2, 3), keepdim=True)
         var = x.var((2, 3), correction=0, keepdim=True)
@@ -38,7 +38,7 @@ def instance_norm(x, weight, bias, window=None, hw=None, margin=0, eps=1e-5):
 
 
 def position_attention(state, block, hw, dtype=torch.float64, fixed=None, prefix='', step=None):
-    """Φp ``(nH, N, N)`` of one block of a PerViT state dict; ``fixed`` is the pretraining grid for that rule."""
+    """Φp ``(nH, N, N)`` of one block of a PerViT state dict. ``fixed`` is the grid of distance_scale='fixed'."""
     p = f'{prefix}blocks.{block}.attn.position.'
     t = {k: v.to(dtype) for k, v in state.items() if k.startswith(p) or 'position_proj' in k}
     kernel = t[p + 'conv1.weight'].shape[-1]
@@ -72,10 +72,10 @@ def windowed_mask(hw, window):
 
 def backbone(state, images, num_heads, dtype=torch.float64, out_indices=None, window=None, global_blocks=(),
              pretrain_hw=None, training_bn=False, positions=None):
-    """Tokens after each of ``out_indices`` (default the last block), normed: list of ``(B, N, C)``.
+    """Normed tokens after each of ``out_indices`` (default the last block), as a list of ``(B, N, C)``.
 
-    With ``window``, attention is computed among *all* tokens, with weight zero between windows and each key's Φp read
-    off at its place in its window. ``positions`` are Φp of every block, where they are known already.
+    With ``window``, attention is computed among *all* tokens. The weight between two windows is zero, and within a
+    window Φp is read at the places of query and key in it. ``positions`` gives Φp of every block if it is known.
     """
     s = {k: v.to(dtype) if v.is_floating_point() else v for k, v in state.items()}
     x = images.to(dtype)

@@ -1,12 +1,12 @@
-"""A small ImageNet recipe on a folder of real JPEG files, for tests that train by tools/train.py or prepare to."""
+"""A small ImageNet recipe on a folder of real JPEG files, for tests of tools/train.py and of its preparations."""
 from pathlib import Path
 
 from pervit_mm.datasets.image_folder import make_image_folder
 
 ROOT = Path(__file__).parents[1]
 
-# What the runs record, as a hook of the config's own: the raw loss of each iteration (the log has
-# running means) and each rank's parameters. KILL_AT stops a run dead ahead of an iteration.
+# A hook that the config imports. It records the raw loss of each iteration (the log has running means) and each rank's
+# parameters. KILL_AT kills the run before that iteration.
 RECORDER = '''
 import json
 import os
@@ -35,7 +35,7 @@ class Recorder(Hook):
         torch.save(dict(model.named_parameters()), f'{runner.work_dir}/parameters_{get_rank()}.pth')
 '''
 
-# The recipe as it is, on a smaller network and a smaller folder.
+# The recipe of configs/pervit_tiny.py with a smaller network and a smaller folder of images.
 SMALL = '''
 _base_ = {base!r}
 custom_imports = dict(imports=['pervit_mm', 'recorder'], allow_failed_imports=False)

@@ -1,4 +1,4 @@
-"""The recipes, read from the resolved configs and compared with values written down here."""
+"""The recipes: values of the resolved configs against values written down here."""
 import math
 from pathlib import Path
 from unittest.mock import patch
@@ -16,13 +16,13 @@ mmpretrain = pytest.importorskip('mmpretrain')
 CONFIGS = Path(__file__).parents[1] / 'configs'
 TOP_LEVEL = sorted(path.stem for path in CONFIGS.glob('*.py'))
 
-# Size: parameters, final width, weight decay, warm-up epochs, drop path.
+# Config: parameters, final width, weight decay, warm-up epochs, drop path rate.
 SIZES = {
     'pervit_tiny': (7_591_000, 280, 0.03, 5, 0.0),
     'pervit_small': (21_317_672, 464, 0.05, 5, 0.1),
     'pervit_medium': (43_723_936, 684, 0.05, 20, 0.2),
 }
-#: Configs of one comparison, the main one first.
+#: The main config of a comparison: the other configs of that comparison.
 FASHION = {
     'pervit_nano_fashion-mnist': ('pervit_nano_no-position_fashion-mnist', ),
     'pervit_nano_3e_fashion-mnist': ('pervit_nano_no-position_3e_fashion-mnist',
@@ -42,7 +42,7 @@ def only(pipeline, kind):
 
 
 def learning_rates(cfg, epochs, epoch_length=1):
-    """The rate at the start of each epoch (or iteration), from MMEngine's own schedulers."""
+    """Learning rate at the start of each epoch (or iteration), by MMEngine's own schedulers."""
     optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))],
                                   lr=cfg.optim_wrapper.optimizer.lr)
     schedulers = []
@@ -64,7 +64,7 @@ def learning_rates(cfg, epochs, epoch_length=1):
 
 
 @pytest.mark.parametrize('name', SIZES)
-def test_recipe(name):
+def test_imagenet_recipes_have_the_authors_values(name):
     params, width, decay, warm_up, drop_path = SIZES[name]
     cfg = read(name)
 
@@ -108,7 +108,7 @@ def test_recipe(name):
         ('ImageNet', 'data/imagenet', 'train')
     train = loader.dataset.pipeline
     assert [step['type'] for step in train] == [
-        'LoadImageFromFile', 'RandomResizedCrop', 'RandomFlip', 'RandAugment', 'RandomErasing',
+        'PerViTLoadImageFromFile', 'RandomResizedCrop', 'RandomFlip', 'RandAugment', 'RandomErasing',
         'PackInputs'], 'no color jitter'
     assert only(train, 'RandomResizedCrop') == dict(
         type='RandomResizedCrop', scale=224, crop_ratio_range=(0.08, 1.0),
@@ -139,7 +139,7 @@ def test_recipe(name):
         assert not loader.get('drop_last', False)
         assert evaluator == dict(type='Accuracy', topk=(1, 5))
 
-    # Through all of `cfg.model`, so that a rule put there later shows.
+    # Build all of `cfg.model`, so that a rule added to it later is tested too.
     network = MODELS.build(model)
     assert sum(p.numel() for p in network.parameters()) == params
 
@@ -166,7 +166,7 @@ def test_recipe(name):
 
 
 def test_repeated_augmentation_has_the_authors_length():
-    """8 x 128 images of 1,281,167: the sampler differs by a few images, the epoch doesn't."""
+    """1,281,167 images in batches of 8 x 128. The sampler's length differs from the authors', the epoch's does not."""
     init_default_scope('mmpretrain')
     with patch('mmpretrain.datasets.samplers.repeat_aug.get_dist_info', return_value=(3, 8)):
         sampler = DATA_SAMPLERS.build(
@@ -177,7 +177,7 @@ def test_repeated_augmentation_has_the_authors_length():
 
 
 @pytest.mark.parametrize('name', ['pervit_small_384px', 'pervit_medium_384px'])
-def test_384px(name):
+def test_384px_recipes_have_their_values(name):
     cfg = read(name)
     params, width, *_, drop_path = SIZES[name[:-len('_384px')]]
     assert cfg.load_from == f'work_dirs/{name[:-len("_384px")]}/epoch_300.pth'
@@ -202,7 +202,7 @@ def test_384px(name):
     assert rates[-1] < 1e-6
 
 
-def test_custom_folder():
+def test_the_custom_folder_config_is_consistent():
     cfg = read('pervit_tiny_finetune_custom')
     assert cfg.num_classes == cfg.model.head.num_classes == cfg.data_preprocessor.num_classes
     assert cfg.model.backbone.init_cfg == dict(
@@ -214,8 +214,8 @@ def test_custom_folder():
 
 
 @pytest.mark.parametrize('name, main', [(name, main) for main, others in FASHION.items() for name in (main, *others)])
-def test_fashion_mnist(name, main):
-    """A comparison's configs share everything but the backbone, and test images serve evaluation alone."""
+def test_fashion_mnist_configs_differ_in_the_backbone_alone(name, main):
+    """The configs of a comparison share everything but the backbone. Test images are used only for evaluation."""
     cfg, main = read(name), read(main)
     for key in set(main.keys()) | set(cfg.keys()):
         if key != 'model':
@@ -224,7 +224,7 @@ def test_fashion_mnist(name, main):
     assert cfg.train_dataloader.dataset.split == 'train'
     assert not cfg.train_dataloader.dataset.get('test_mode', False)
     for loader in (cfg.val_dataloader, cfg.test_dataloader):
-        # MMPretrain 1.2.0 goes by test_mode, not by split.
+        # MMPretrain 1.2.0 chooses the files by test_mode, not by split.
         assert loader.dataset.split == 'test' and loader.dataset.test_mode is True
         assert not loader.get('drop_last', False)
     assert 'save_best' not in cfg.default_hooks.checkpoint
@@ -250,13 +250,13 @@ def test_symmetry_noise_reaches_the_weights():
 
 
 @pytest.mark.parametrize('name', TOP_LEVEL)
-def test_every_config_builds_and_lends_its_name(name):
+def test_every_config_builds_and_names_its_work_dir(name):
     cfg = read(name)
     assert MODELS.build(cfg.model).__class__.__name__ == cfg.model.type
     assert launch.default_work_dir(str(CONFIGS / f'{name}.py')) == f'./work_dirs/{name}'
     assert cfg.get('work_dir') is None, 'it would hide the name'
 
 
-def test_names_are_unique():
+def test_config_names_are_unique():
     stems = [path.stem for path in CONFIGS.rglob('*.py') if '_base_' not in path.parts]
     assert sorted(stems) == sorted(set(stems))

@@ -22,7 +22,7 @@ _FACTS = {}
 
 
 def heads_of(model):
-    """Every part of a model's config that knows a number of classes."""
+    """Every part of a model's config that has a number of classes."""
     found = []
     for part in (model.get(key) for key in ('bbox_head', 'roi_head', 'decode_head', 'auxiliary_head')):
         for head in (part, part and part.get('bbox_head'), part and part.get('mask_head')):
@@ -31,7 +31,7 @@ def heads_of(model):
 
 
 def facts(backbone, neck):
-    """What a reader would ask the real backbone and pyramid, and the levels they give for 64 x 96 pixels."""
+    """Values of the real backbone and pyramid, and the shapes of the levels that they give for 64 x 96 pixels."""
     key = repr((backbone, neck))
     if key not in _FACTS:
         parts = [dict(cfg) for cfg in (backbone, neck)]
@@ -57,8 +57,8 @@ def test_recipes_and_sizes_are_complete():
 
 
 @pytest.mark.parametrize('name', NAMES)
-def test_backbone_and_pyramid(name):
-    """Widths, strides and checkpoint are what the real backbone of that size has."""
+def test_backbone_and_pyramid_have_the_values_of_their_size(name):
+    """Widths, strides and checkpoint are those of the real backbone of that size."""
     cfg, size = read(name), size_of(name)
     backbone, neck = cfg.model.backbone, cfg.model.neck
     assert cfg.custom_imports == dict(imports=['pervit_mm'], allow_failed_imports=False)
@@ -87,13 +87,13 @@ def test_backbone_and_pyramid(name):
         [8, 16, 32, 64, 128] if 'retinanet' in name else [4, 8, 16, 32, 64]
     assert real['levels'] == [(1, 256, -(-64 // stride), -(-96 // stride)) for stride in strides]
 
-    # BatchNorm: kept in detection, trained over all GPUs in segmentation.
+    # BatchNorm keeps its statistics in detection, and is trained over all GPUs in segmentation.
     assert real['norms'] == ['BatchNorm2d' if cfg.default_scope == 'mmdet' else 'SyncBatchNorm'] * 4
     assert real['norm_eval'] is (cfg.default_scope == 'mmdet')
 
 
 @pytest.mark.parametrize('name', NAMES)
-def test_heads_fit_pyramid(name):
+def test_heads_fit_the_pyramid_and_the_classes(name):
     cfg = read(name)
     model, neck, classes = cfg.model, cfg.model.neck, CLASSES[data_of(name)]
     heads = heads_of(model)
@@ -127,7 +127,7 @@ def test_heads_fit_pyramid(name):
 
 
 @pytest.mark.parametrize('name', NAMES)
-def test_schedule(name):
+def test_schedules_have_the_values_of_their_recipe(name):
     cfg = read(name)
     wrapper = cfg.optim_wrapper
     assert (wrapper.type, wrapper.dtype, wrapper.loss_scale) == ('AmpOptimWrapper', 'float16', 'dynamic')
@@ -159,7 +159,7 @@ def test_schedule(name):
 
 
 @pytest.mark.parametrize('name', NAMES)
-def test_data(name):
+def test_data_sets_and_crops_are_those_of_the_name(name):
     cfg = read(name)
     loader = cfg.train_dataloader.dataset
     kinds = dict(coco='CocoDataset', ade20k='ADE20KDataset', cityscapes='CityscapesDataset')
@@ -178,8 +178,8 @@ def test_data(name):
 
 
 @pytest.mark.parametrize('name', [name for name in NAMES if name not in TINY])
-def test_variants_change_nothing_else(name):
-    """The other sizes and the global variant, on top of their tiny sibling."""
+def test_variants_change_only_what_their_name_says(name):
+    """The other sizes, and the config with global blocks, against the config for tiny."""
     sibling = re.sub('pervit-(tiny-global4|small|medium)_', 'pervit-tiny_', name)
     changed = differences(read(sibling).to_dict(), read(name).to_dict())
     if name == GLOBAL:
@@ -193,7 +193,7 @@ def test_variants_change_nothing_else(name):
 
 @pytest.mark.parametrize('name', TINY)
 def test_train_pipeline_feeds_the_model(name, scope, tmp_path):
-    """A picture of 480 x 640 goes through the whole training pipeline, twice for its random branches."""
+    """An image of 480 x 640 goes through the whole training pipeline, twice because of its random branches."""
     cfg = read(name)
     compose = import_module('mmcv.transforms').Compose(copy.deepcopy(cfg.train_dataloader.dataset.pipeline))
     cv2.imwrite(str(tmp_path / 'image.png'), np.random.randint(0, 255, (480, 640, 3), np.uint8))

@@ -1,6 +1,6 @@
-"""A step of each of configs/detection and configs/segmentation, with a tiny backbone.
+"""A training step of each config of configs/detection and configs/segmentation, with a tiny backbone.
 
-Nothing in a config is changed but what ``shrink`` says, and a recursive comparison holds it to that.
+``shrink`` says what it changes in a config. A recursive comparison makes sure that nothing else is changed.
 """
 import copy
 import re
@@ -29,7 +29,7 @@ DEPTH = 4
 
 @pytest.fixture(scope='module')
 def checkpoint(tmp_path_factory):
-    """What the tiny backbone's ImageNet training would write: {'state_dict': {'backbone.…', 'head.…'}}."""
+    """The file that an ImageNet training of the tiny backbone would write: {'state_dict': {'backbone.…', 'head.…'}}."""
     torch.manual_seed(7)
     backbone = PerViT(ARCH)
     backbone.init_weights()
@@ -44,8 +44,8 @@ def checkpoint(tmp_path_factory):
 def shrink(name, checkpoint):
     """A config with a small backbone.
 
-    Changed are ``arch``, the path of its checkpoint, and what follows from its widths and its four blocks; the rest
-    is the config's own.
+    It changes ``arch``, the path of the checkpoint, and the settings that follow from the widths and the four blocks.
+    The rest is the config's own.
     """
     original = read(name)
     cfg = copy.deepcopy(original)
@@ -53,13 +53,13 @@ def shrink(name, checkpoint):
     backbone.arch = ARCH
     backbone.init_cfg.checkpoint = str(checkpoint)
     expected = {'model.backbone.arch', 'model.backbone.init_cfg.checkpoint'}
-    if 'out_indices' in backbone:  # last block of each stage: blocks 9 and 11 are not there
+    if 'out_indices' in backbone:  # the last block of each stage; the small backbone has no blocks 9 and 11
         backbone.out_indices, neck.in_channels = tuple(range(DEPTH)), WIDTHS
         expected |= {f'model.{key}.{i}' for key in ('backbone.out_indices', 'neck.in_channels') for i in range(4)}
     else:
         neck.in_channels = WIDTHS[-1]
         expected |= {'model.neck.in_channels'}
-    if 'global_attn_indexes' in backbone:  # (2, 5, 8, 11): one windowed, one global in turn
+    if 'global_attn_indexes' in backbone:  # instead of (2, 5, 8, 11): windowed and global blocks take turns
         backbone.global_attn_indexes = (1, 3)
         expected |= {'model.backbone.global_attn_indexes'}
     assert differences(original.to_dict(), cfg.to_dict()) == expected
@@ -88,7 +88,7 @@ def segmentation_sample(height, width):
 
 
 def training_data(model, cfg):
-    """A batch as the model's own preprocessor makes it."""
+    """A batch made by the model's own preprocessor."""
     if cfg.default_scope == 'mmdet':
         shape = (352, 256)
         image = torch.randint(0, 255, (3, *shape), dtype=torch.uint8)
@@ -101,7 +101,7 @@ def training_data(model, cfg):
              data_samples=[segmentation_sample(*shape) for _ in range(2)]),
         training=True)
     assert data['inputs'].shape[2:] == crop
-    # Whole crops would take minutes: what was padded is cut off again.
+    # Whole crops would take minutes, so the padding is cut off again.
     data['inputs'] = data['inputs'][..., :shape[0], :shape[1]].contiguous()
     for sample in data['data_samples']:
         labels = sample.gt_sem_seg.data
@@ -111,9 +111,9 @@ def training_data(model, cfg):
 
 
 def check_optimizer(model, cfg, monkeypatch):
-    """The wrapper is built from the config as tools/train.py does without a GPU; rates rise with depth."""
+    """The optimizer wrapper is built from the config as in tools/train.py without a GPU. Rates rise with depth."""
     monkeypatch.setattr(machine, 'has_accelerator', lambda: False)
-    monkeypatch.setattr(launch, 'check_data', lambda *args: None)  # COCO and the others aren't here
+    monkeypatch.setattr(launch, 'check_data', lambda *args: None)  # the data sets are not on this machine
     fitted = copy.deepcopy(cfg)
     notes = launch.prepare_config(fitted, cfg.filename)
     assert any('AmpOptimWrapper' in note for note in notes)
@@ -153,7 +153,7 @@ def check_prediction(model, cfg):
         assert 0 <= int(out.pred_sem_seg.data.min()) and int(out.pred_sem_seg.data.max()) < classes
         return
     shape = (90, 58)
-    with torch.no_grad():  # an untrained head says background; let it name a class
+    with torch.no_grad():  # an untrained head finds only background, so make it find a class
         if hasattr(model, 'roi_head'):
             for head in (model.roi_head.bbox_head if 'Cascade' in cfg.model.type else [model.roi_head.bbox_head]):
                 head.fc_cls.bias[5] = 8.
@@ -173,15 +173,15 @@ def check_prediction(model, cfg):
 
 @pytest.mark.parametrize('name', NAMES)
 def test_small_backbone_changes_nothing_else(name, checkpoint):
-    """And then a size variant differs from its tiny sibling in drop path alone: so sizes share one recipe."""
+    """With the small backbone, a config of another size differs from that of tiny only in its drop path rate."""
     cfg, sibling = shrink(name, checkpoint), re.sub('pervit-(small|medium)_', 'pervit-tiny_', name)
     expected = set() if name in (sibling, GLOBAL) else {'model.backbone.drop_path_rate'}
     assert differences(shrink(sibling, checkpoint).to_dict(), cfg.to_dict()) == expected
 
 
 @pytest.mark.parametrize('name', NAMES)
-def test_one_step(name, scope, checkpoint, monkeypatch):
-    """Loss, backward and prediction of every config, as more drop path could break one where less doesn't."""
+def test_a_step_trains_every_parameter_and_a_prediction_is_valid(name, scope, checkpoint, monkeypatch):
+    """Loss, backward and prediction of every config. All sizes are tested, because they differ in drop path rate."""
     cfg = shrink(name, checkpoint)
     model = import_module(f'{cfg.default_scope}.registry').MODELS.build(cfg.model)
     model.init_weights()

@@ -7,7 +7,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', ROOT / 'CHANGELOG.md', *sorted((ROOT / 'docs').glob('*.md'))]
 LINK = re.compile(r'\[[^\]]*\]\(([^)\s]+)\)|(?:src|href)="([^"]+)"')
-# Words whose British form this project does not use.
+# British spellings, which this project does not use.
 BRITISH = re.compile(
     r'\b(colour\w*|grey\w*|neighbour\w*|behaviour\w*|centre[sd]?|licence\w*|favour\w*|'
     r'(?:recogn|normal|initial|optim|regular|quant|summar|visual|organ|general)is(?:e[srd]?|ing|ation)\b)', re.I)
@@ -28,7 +28,7 @@ def prose_of(page):
 
 @pytest.mark.parametrize('page', PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page):
-    """To a file of the repository, and to a heading that is there. Addresses outside are not asked."""
+    """Each leads to a file of the repository and to an existing heading. Web addresses are not checked."""
     for groups in LINK.findall(page.read_text()):
         link = ''.join(groups)
         if '://' in link or link.startswith('mailto:'):

@@ -1,4 +1,4 @@
-"""configs/*/*_fashion-scenes.py: what controls change, and a step of the two that are trained by make."""
+"""configs/*/*_fashion-scenes.py: what the control configs change, and a few training steps of each."""
 import copy
 from importlib import import_module
 
@@ -34,7 +34,7 @@ def test_controls_change_what_they_say(folder, name):
 
 
 @pytest.mark.parametrize('folder', MAIN)
-def test_data_and_budget(folder):
+def test_data_schedule_and_checkpoint_agree(folder):
     cfg = read(f'{folder}/{MAIN[folder]}')
     ground = () if folder == 'detection' else ('background', )
     assert cfg.train_dataloader.dataset.metainfo['classes'][len(ground):] == FASHION_CLASSES
@@ -45,8 +45,10 @@ def test_data_and_budget(folder):
 
 
 def batch(folder):
-    """Two images, each with a Bag and a Coat: as large as a crop for a segmentor, whose weights of classes know none
-    for padding."""
+    """Two images, each with a Bag and a Coat.
+
+    For a segmentor they are as large as a crop. With class weights it has no label for padding.
+    """
     shape, samples = (128, 128) if folder == 'segmentation' else (96, 64), []
     for _ in range(2):
         labels = torch.zeros(1, *shape, dtype=torch.long)
@@ -69,7 +71,7 @@ def batch(folder):
 
 @pytest.mark.parametrize('folder, name', [*MAIN.items(), *CONTROLS])
 def test_loss_falls(folder, name, tmp_path):
-    """From a classifier's gray weights; a few steps on one batch."""
+    """Within a few steps on one batch, from the weights of a classifier of gray images."""
     cfg = copy.deepcopy(read(f'{folder}/{name}'))
     if cfg.model.backbone.get('init_cfg'):
         source = PerViT('nano', img_size=28, in_channels=1)

@@ -1,4 +1,4 @@
-"""Arrows go down only: what each file of the package imports, floor by floor."""
+"""Imports go down only: a file of the package imports from its own floor and from lower ones."""
 import ast
 import json
 import subprocess
@@ -10,7 +10,7 @@ import pytest
 import pervit_mm
 
 PACKAGE = Path(pervit_mm.__file__).parent
-# From the ground up. Rooms of one floor may use each other.
+# From the ground up. A room is a folder or a loose file of the package. Rooms of one floor may import each other.
 FLOORS = [
     {'utils', 'ops', 'version', 'registry'},
     {'models', 'datasets'},
@@ -24,7 +24,7 @@ FILES = sorted(path for path in PACKAGE.rglob('*.py') if '.mim' not in path.part
 
 
 def imports_of(path):
-    """Absolute names that a file imports, inside functions too."""
+    """Absolute names of all that a file imports, also inside functions."""
     package = ['pervit_mm', *path.relative_to(PACKAGE).parts[:-1]]
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -32,7 +32,7 @@ def imports_of(path):
         elif isinstance(node, ast.ImportFrom):
             base = package[:len(package) - node.level + 1] if node.level else []
             module = '.'.join([*base, *([node.module] if node.module else [])])
-            # `from .. import name` may name a room.
+            # In `from .. import name` the name may be a room.
             yield from ([module] if node.module else (f'{module}.{alias.name}' for alias in node.names))
 
 
@@ -45,7 +45,7 @@ def room_of(path):
 def test_nothing_imports_upwards(path):
     room = room_of(path)
     if room == '__init__':
-        return  # the door of the house
+        return  # the package's own __init__ may import from every floor
     for name in imports_of(path):
         if name.startswith('pervit_mm.'):
             other = name.split('.')[1]
@@ -55,7 +55,7 @@ def test_nothing_imports_upwards(path):
 
 @pytest.mark.parametrize('room, allowed', [('ops', 'torch'), ('utils', None)])
 def test_the_ground_floor_needs_nothing_of_the_package(room, allowed):
-    """ops needs torch alone; utils nothing of the package."""
+    """``ops`` may import torch alone, and ``utils`` nothing else of the package."""
     for path in (PACKAGE / room).glob('*.py'):
         for name in imports_of(path):
             top = name.split('.')[0]
@@ -66,7 +66,7 @@ def test_the_ground_floor_needs_nothing_of_the_package(room, allowed):
 
 
 def test_importing_the_package_stays_light():
-    """Neither a toolbox, nor matplotlib, nor a wing that not everybody needs."""
+    """It loads no toolbox, no matplotlib and no room that only some users need."""
     out = subprocess.run(
         [sys.executable, '-c', 'import json, sys, pervit_mm; print(json.dumps(sorted(sys.modules)))'],
         capture_output=True, text=True, check=True).stdout
@@ -77,8 +77,8 @@ def test_importing_the_package_stays_light():
     assert {'pervit_mm.models', 'pervit_mm.engine', 'pervit_mm.checkpoints'} <= loaded
 
 
-def test_the_rooms_are_those_of_the_house():
-    """A new folder or loose file needs a place on a floor first."""
+def test_every_folder_and_loose_file_has_a_floor():
+    """A new folder or loose file must be given a floor here."""
     rooms = {path.name.removesuffix('.py') for path in PACKAGE.iterdir()
              if path.suffix == '.py' or (path.is_dir() and (path / '__init__.py').is_file())}
     assert rooms - {'__init__'} <= FLOOR.keys()

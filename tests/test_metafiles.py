@@ -1,4 +1,7 @@
-"""model-index.yml and its metafiles by OpenMMLab's rules; every number is counted or read again, or written here."""
+"""model-index.yml and its metafiles follow OpenMMLab's rules, and every number in them is checked.
+
+A number is counted again, read again from a log, or compared with one written here.
+"""
 import json
 import re
 import runpy
@@ -26,7 +29,7 @@ ENTRIES = {entry['Name']: entry for content in METAFILES.values() for entry in c
 COLLECTIONS = [entry for content in METAFILES.values() for entry in content.get('Collections', [])]
 FASHION_MNIST = ROOT / 'data' / 'fashion_mnist'
 FASHION_SCENES = ROOT / 'data' / 'fashion_scenes'
-#: Top-1 on ImageNet-1k at 224 px that the paper has (table of comparison with the state of the art).
+#: Top-1 accuracy on ImageNet-1k at 224 px from the paper's table of comparison with the state of the art.
 CITED = {'pervit-small_3rdparty_in1k': 82.1, 'pervit-medium_3rdparty_in1k': 82.9}
 TASKS = {'mmpretrain': {'Image Classification'}, 'mmdet': {'Object Detection', 'Instance Segmentation'},
          'mmseg': {'Semantic Segmentation'}}
@@ -44,7 +47,7 @@ def is_converted(name):
 
 
 def commands_of(command):
-    """Words of a command; of ``make TARGET``, those of the target's recipe."""
+    """Words of a command. For ``make TARGET`` these are the words of the target's recipe."""
     words = command.split()
     if words[0] != 'make':
         return words
@@ -64,12 +67,13 @@ def test_the_index_names_every_metafile():
 def test_openmmlab_s_reader_has_no_complaint():
     load = pytest.importorskip('modelindex.load_model_index').load
     index = load(str(ROOT / 'model-index.yml'))
-    # OpenMMLab writes paths from the top level, the reader looks beside the metafile; see the test of collections.
+    # In OpenMMLab's files the path of the README starts at the top level, but the reader looks beside the metafile. The
+    # test of the collection checks that path.
     assert [error for error in index.check(silent=True) if 'Path to README file' not in error] == []
     assert {model.name for model in index.models} == set(ENTRIES)
 
 
-def test_collections():
+def test_the_collection_has_its_paper_readme_and_version():
     assert [collection['Name'] for collection in COLLECTIONS] == ['PerViT']
     paper = COLLECTIONS[0]['Paper']
     assert paper == dict(Title='Peripheral Vision Transformer', URL='https://arxiv.org/abs/2206.06801')
@@ -81,7 +85,7 @@ def test_collections():
 
 
 @pytest.mark.parametrize('name', ENTRIES)
-def test_entry(name):
+def test_an_entry_has_the_fields_that_its_readers_need(name):
     entry = ENTRIES[name]
     known = {'Name', 'Metadata', 'In Collection', 'Results', 'Weights', 'Training log', 'Config', 'Converted From'}
     assert entry.keys() <= known and entry['In Collection'] == 'PerViT'
@@ -142,14 +146,14 @@ def test_results_are_the_last_of_the_log(name):
 
 
 def test_the_paper_s_results_are_cited():
-    """And no other: for PerViT-T no independent source of its number was at hand."""
+    """And no other results. For PerViT-T no independent source of its accuracy was at hand."""
     found = {name: entry['Results'] for name, entry in ENTRIES.items() if is_converted(name)}
     assert found.keys() > CITED.keys()
     assert found == {name: [dict(Dataset='ImageNet-1k', Task='Image Classification',
                                  Metrics={'Top 1 Accuracy': CITED[name]} if name in CITED else {})] for name in found}
 
 
-@pytest.mark.filterwarnings('ignore:.*copy keyword', 'ignore:.*not writable')  # of MMPretrain's data set, per image
+@pytest.mark.filterwarnings('ignore:.*copy keyword', 'ignore:.*not writable')  # MMPretrain's data set, for each image
 @pytest.mark.skipif(not (FASHION_MNIST / 't10k-images-idx3-ubyte').is_file(), reason='no Fashion-MNIST')
 @pytest.mark.parametrize('name', [name for name in ENTRIES if name.endswith('_fashion-mnist')])
 def test_accuracy_is_what_the_published_weights_have(name):
@@ -168,14 +172,14 @@ def test_accuracy_is_what_the_published_weights_have(name):
             logits = model(model.data_preprocessor(batch, False)['inputs'])
             right += int((logits.argmax(1) == labels).sum())
     assert len(images) == 10000
-    # Five images may fall differently on another machine.
+    # On another machine the prediction of up to five images may differ.
     assert right / 100 == pytest.approx(ENTRIES[name]['Results'][0]['Metrics']['Top 1 Accuracy'], abs=0.05)
 
 
 @pytest.mark.skipif(not (FASHION_SCENES / 'annotations' / 'test.json').is_file(), reason='no FashionScenes')
 @pytest.mark.parametrize('name', [name for name in ENTRIES if name.endswith('_fashion-scenes')])
 def test_dense_results_are_what_the_published_weights_have(name, tmp_path):
-    """All 400 test scenes, by the tool, in one process where training had two."""
+    """All 400 test scenes, by tools/test.py in one process. Training evaluated in two processes."""
     pytest.importorskip('mmcv._ext', reason="mmcv's compiled ops are not installed")
     config_of(name)
     entry = ENTRIES[name]

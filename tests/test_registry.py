@@ -1,4 +1,4 @@
-"""Where the package's names are found by a process that has not imported it."""
+"""A process that has not imported the package still finds its names in MMEngine's registries."""
 import json
 import os
 import subprocess
@@ -71,8 +71,8 @@ for name, case in CASES.items():
 
 
 @pytest.mark.skipif(not hasattr(os, 'fork'), reason='the script forks')
-def test_found_by_name(tmp_path):
-    """``pervit_mm.PerViT`` needs no import of its own; ``PerViT`` needs ``custom_imports``, and no more."""
+def test_names_are_found_without_importing_the_package(tmp_path):
+    """``pervit_mm.PerViT`` needs no import. ``PerViT`` needs only ``custom_imports``."""
     config = tmp_path / 'config.py'
     config.write_text("custom_imports = dict(imports=['pervit_mm'], allow_failed_imports=False)\n")
     out = subprocess.run([sys.executable, '-c', SCRIPT, str(config)], capture_output=True, text=True, cwd=tmp_path,

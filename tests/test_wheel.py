@@ -1,4 +1,4 @@
-"""The wheel: what it carries, and that all of the zoo works from it where no clone is."""
+"""The wheel: what it carries, and that the whole model zoo works from it without a clone."""
 import json
 import os
 import shutil
@@ -16,13 +16,13 @@ import yaml
 from conftest import official_state
 
 ROOT = Path(__file__).parents[1]
-# What a clone has besides isn't needed to build.
+# The build needs nothing else of a clone.
 SOURCES = ('pervit_mm', 'configs', 'tools', 'checkpoints', 'demo', 'setup.py', 'setup.cfg', 'pyproject.toml',
            'MANIFEST.in', 'README.md', 'LICENSE', 'CHANGELOG.md', 'CITATION.cff', 'model-index.yml')
 CARRIED = ('configs', 'tools', 'checkpoints', 'demo')
 NANO = 'pervit_nano_fashion-mnist'
 
-# Runs in the new environment, in an empty folder, without network.
+# This script runs in the new environment, in an empty folder and without network.
 SCRIPT = '''
 import json
 import socket
@@ -61,7 +61,7 @@ print(json.dumps(dict(
 
 
 def run(*command, **options):
-    """A command that must succeed; returns what it printed."""
+    """Run a command that must succeed, and return what it printed."""
     env = {key: value for key, value in os.environ.items() if key not in ('PYTHONPATH', 'PYTHONHOME')}
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=900,
                           env={**env, 'OMP_NUM_THREADS': '1', 'PIP_NO_INDEX': '1'}, **options)
@@ -81,7 +81,7 @@ def contents(wheel):
 
 @pytest.fixture(scope='module')
 def sources(tmp_path_factory):
-    """A copy, so that neither does the clone get a build folder, nor does one of it matter."""
+    """A copy of the clone. The clone gets no build folder from the tests, and its own build folder has no effect."""
     if find_spec('setuptools') is None or find_spec('pip') is None:
         pytest.skip('setuptools or pip is not installed')
     folder = tmp_path_factory.mktemp('sources')
@@ -95,7 +95,7 @@ def sources(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def wheel(sources, tmp_path_factory):
-    """Built with leftovers around: of an earlier build, of Python, of an editor, and a checkpoint that is too large."""
+    """Built from sources with leftovers of an earlier build, Python and an editor, and with a too large checkpoint."""
     stale = sources / 'build' / 'lib' / 'pervit_mm' / '.mim' / 'configs' / 'gone.py'
     stale.parent.mkdir(parents=True)
     for path in (stale, sources / 'tools' / '.train.py.swp', sources / 'configs' / 'x.pyc'):
@@ -111,7 +111,7 @@ def wheel(sources, tmp_path_factory):
     return wheel
 
 
-def test_what_the_wheel_carries(wheel):
+def test_the_wheel_carries_all_that_it_should_and_no_leftovers(wheel):
     found = contents(wheel)
     expected = {'README.md', 'model-index.yml'}
     for folder in CARRIED:
@@ -129,7 +129,7 @@ def test_what_the_wheel_carries(wheel):
 
 
 def test_a_source_distribution_builds_the_same(sources, wheel, tmp_path):
-    """And an editable installation has no copies: it uses the clone's."""
+    """An editable installation has no copies, because it uses the clone's files."""
     script = 'import sys; from setuptools import build_meta; _, sdist, editable = sys.argv; ' \
         'build_meta.build_sdist(sdist); build_meta.build_editable(editable)'
     for name in ('sdist', 'editable', 'wheel'):
@@ -145,7 +145,7 @@ def test_a_source_distribution_builds_the_same(sources, wheel, tmp_path):
 
 @pytest.fixture(scope='module')
 def python(wheel, tmp_path_factory):
-    """Interpreter of an environment with the wheel that sees the packages here, but not pervit_mm."""
+    """Interpreter of an environment that has the wheel and all packages of this environment except pervit_mm."""
     if find_spec('mmpretrain') is None:
         pytest.skip('mmpretrain is not installed')
     folder = tmp_path_factory.mktemp('environment')
@@ -180,7 +180,7 @@ def test_everything_works_from_the_wheel(python, tmp_path):
 
 
 def test_the_wheel_s_tools_work_from_an_empty_folder(python, tmp_path):
-    """The demo with every published model, the converters there and back, and an export by name."""
+    """The demo with every published model, the converters in both directions, and an export by name."""
     where = 'from pervit_mm.checkpoints import package_root; print(package_root())'
     root = Path(run(python, '-c', where, cwd=tmp_path).splitlines()[-1])
     shots = tmp_path / 'shots'

@@ -101,21 +101,21 @@ def inferencer():
 
 
 def item():
-    """A gray picture of 28 x 28, something like trousers, bright on black."""
+    """A gray image of 28 x 28: something like trousers, bright on black."""
     image = np.zeros((28, 28), np.uint8)
     image[2:26, 8:13] = image[2:26, 16:21] = 180
     image[2:8, 8:21] = 220
     return image
 
 
-def test_imports_in_any_order():
+def test_the_zoo_works_in_any_order_of_imports():
     done = subprocess.run([sys.executable, '-c', SCRIPT, *[name.lower() for name in NAMES]], cwd='/', text=True,
                           env={**os.environ, 'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1'}, capture_output=True,
                           timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
 
 
-def test_names_once():
+def test_names_are_registered_once():
     assert mmpretrain.list_models('pervit*') == sorted(NAMES)
     assert mmpretrain.ImageClassificationInferencer.list_models('pervit*') == sorted(NAMES)
     assert pervit_mm.zoo.register_models() == NAMES
@@ -125,7 +125,7 @@ def test_names_once():
     assert pervit_mm.zoo.to_official is official.to_official
 
 
-def test_a_name_of_another_package(monkeypatch):
+def test_a_name_of_another_package_is_refused(monkeypatch):
     monkeypatch.setattr(mmpretrain.ModelHub, '_models_dict', {NANO: None})
     with pytest.raises(ValueError, match=f"^{NANO} is in MMPretrain's hub already, from another package"):
         pervit_mm.zoo.register_models()
@@ -146,7 +146,7 @@ def test_get_model_loads_the_published_weights(classifier):
 
 
 def test_a_damaged_file_is_an_error(tmp_path, monkeypatch):
-    """MMEngine's own loader would take it, and the weights would be others."""
+    """MMEngine's own loader would take it, with wrong weights."""
     for name in ('configs', 'checkpoints'):
         (tmp_path / name).symlink_to(ROOT / name)
     (tmp_path / 'checkpoints').unlink()
@@ -180,8 +180,8 @@ def test_the_three_ways_agree(classifier, inferencer, tmp_path):
         torch.testing.assert_close(classifier.head.fc(feature), logits[0], atol=1e-5, rtol=1e-5)
 
 
-def test_images_of_any_size_and_colour(inferencer, tmp_path):
-    """Color by the stated weights, and sizes by the mean over each pixel's area, counted here by hand."""
+def test_images_of_any_size_and_color_are_taken(inferencer, tmp_path):
+    """Color becomes gray by the config's weights, and a pixel is the mean over its area. Both are computed by hand."""
     gray = item().astype(int)
     same = [item(), np.dstack([item()] * 3), np.kron(item(), np.ones((5, 5), np.uint8)),
             np.kron(np.dstack([item()] * 3), np.ones((3, 2, 1), np.uint8))]
@@ -216,7 +216,7 @@ def test_the_data_set_s_own_images_pass_unchanged(name):
 
 
 def test_no_model_of_another_toolbox_is_registered():
-    """All metafiles are gone through, and the hub has what MMPretrain can build."""
+    """Of the models of all metafiles, only MMPretrain's are in its hub."""
     scopes = {model['Name']: Config.fromfile(ROOT / model['Config']).default_scope
               for model in published_module.index_entries()}
     assert {name for name, scope in scopes.items() if scope == 'mmpretrain'} == set(NAMES) < set(scopes)
@@ -225,13 +225,13 @@ def test_no_model_of_another_toolbox_is_registered():
 @pytest.mark.filterwarnings('ignore:Unable to find pre-defined checkpoint')
 @pytest.mark.parametrize('name', [name for name in NAMES if '3rdparty' in name][:1])
 def test_models_without_weights_infer_by_name(name):
-    """With random weights, of which MMPretrain warns; it takes the inferencer from the task among the results."""
+    """Their weights are random, and MMPretrain warns. It chooses the inferencer by the task in the entry's results."""
     result = mmpretrain.inference_model(name, np.zeros((40, 50, 3), np.uint8))
     assert len(result['pred_scores']) == 1000 and result['pred_scores'].sum() == pytest.approx(1, abs=1e-4)
 
 
 def test_without_weights_mmpretrain_warns():
-    """And gives random ones; README says so."""
+    """It gives random weights, as the README says."""
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter('always')
         model = mmpretrain.get_model('pervit-tiny_3rdparty_in1k', pretrained=True)

@@ -1,4 +1,4 @@
-"""A run of a fraction of a second, for tests of what surrounds training: saving, resuming, stopping."""
+"""A run of a fraction of a second, for the tests of saving, resuming and stopping."""
 from itertools import count
 
 import torch
@@ -8,9 +8,9 @@ from torch import nn
 
 from pervit_mm.engine import PerViTRunner
 
-#: MMEngine wants another name for each run of a process.
+#: MMEngine wants a different name for each run of a process.
 _RUNS = count()
-#: Images of the training set, and the batch.
+#: Number of training samples, and batch size.
 SAMPLES, BATCH = 12, 4
 
 
@@ -29,7 +29,7 @@ class ToyModel(BaseModel):
 
 
 class ToyMetric(BaseMetric):
-    """Scores that were given, one for each validation."""
+    """Returns the given scores in turn, one for each validation."""
 
     def __init__(self, scores):
         super().__init__()
@@ -44,7 +44,7 @@ class ToyMetric(BaseMetric):
 
 
 def samples(bad=()):
-    """The training set; samples named by ``bad`` are NaN."""
+    """The training set. The samples with the indices ``bad`` are NaN."""
     generator = torch.Generator().manual_seed(3)
     data = [dict(x=torch.randn(4, generator=generator), y=torch.tensor(float(i % 3))) for i in range(SAMPLES)]
     for index in bad:
@@ -53,7 +53,7 @@ def samples(bad=()):
 
 
 def toy_runner(work_dir, epochs=3, scores=None, checkpoint=None, hooks=(), bad=(), width=3, optimizer=None,
-               by_iteration=None, **kwargs):
+               by_iteration=None, train_dataloader=None, **kwargs):
     """A ``PerViTRunner`` in this process."""
     val = {} if scores is None else dict(
         val_dataloader=dict(batch_size=4, num_workers=0, dataset=samples(), collate_fn=dict(type='default_collate'),
@@ -62,12 +62,12 @@ def toy_runner(work_dir, epochs=3, scores=None, checkpoint=None, hooks=(), bad=(
     train_cfg = dict(by_epoch=True, max_epochs=epochs, val_interval=1)
     if by_iteration:
         train_cfg = dict(by_epoch=False, max_iters=by_iteration, val_interval=3)
-    torch.manual_seed(0)  # the model is made ahead of the runner, which seeds itself
+    torch.manual_seed(0)  # the model is made before the runner sets its own seed
     return PerViTRunner(
         model=ToyModel(width), work_dir=str(work_dir),
-        train_dataloader=dict(batch_size=BATCH, num_workers=0, dataset=samples(bad),
-                              collate_fn=dict(type='default_collate'),
-                              sampler=dict(type='InfiniteSampler' if by_iteration else 'DefaultSampler', shuffle=True)),
+        train_dataloader=train_dataloader or dict(
+            batch_size=BATCH, num_workers=0, dataset=samples(bad), collate_fn=dict(type='default_collate'),
+            sampler=dict(type='InfiniteSampler' if by_iteration else 'DefaultSampler', shuffle=True)),
         train_cfg=train_cfg,
         optim_wrapper=dict(optimizer=optimizer or dict(type='Adam', lr=0.01)),
         default_hooks=dict(checkpoint=dict(type='PerViTCheckpointHook', **(checkpoint or dict(interval=1)))),

@@ -7,7 +7,7 @@ if [ $# -lt 3 ]; then sed -n '2,4s/^# //p' "$0" >&2; exit 2; fi
 PARTITION=$1; JOB_NAME=$2; CONFIG=$3; shift 3
 GPUS=${GPUS:-8}
 GPUS_PER_NODE=${GPUS_PER_NODE:-$(( GPUS < 8 ? GPUS : 8 ))}
-# PERVIT_SLURM_TOOL is set by slurm_test.sh alone. SRUN_ARGS is meant to be split into words.
+# Only slurm_test.sh sets PERVIT_SLURM_TOOL. SRUN_ARGS is unquoted on purpose, so that it is split into words.
 # shellcheck disable=SC2086
 exec srun -p "$PARTITION" --job-name="$JOB_NAME" --gres="gpu:$GPUS_PER_NODE" \
     --ntasks="$GPUS" --ntasks-per-node="$GPUS_PER_NODE" \

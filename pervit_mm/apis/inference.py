@@ -100,8 +100,8 @@ def check_image_size(image: Path) -> None:
             with Image.open(image) as opened:
                 width, height = opened.size
     except Image.DecompressionBombError as error:  # Pillow's own limit, beyond ours
-        raise UnreadableImageError(f"image '{image}' is too large ({error}), and at most {MAX_PIXELS:,} pixels are read: "
-                                   'make it smaller') from error
+        raise UnreadableImageError(f"image '{image}' is too large ({error}), and at most {MAX_PIXELS:,} pixels are "
+                                   'read: make it smaller') from error
     except Exception:  # no image for Pillow; OpenCV may know it, and bounds what it decodes by itself
         return
     if width * height > MAX_PIXELS:

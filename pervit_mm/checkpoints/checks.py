@@ -4,7 +4,7 @@ from typing import Any
 
 from ..models.init_rules import rule_name
 from ..utils.errors import UserError
-from .files import check_archive
+from .contents import check_archive
 from .published import PREFIX, published_files
 
 

@@ -3,7 +3,6 @@ import hashlib
 import io
 import os
 import warnings
-import zipfile
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -16,7 +15,7 @@ from ..utils.atomic_write import replacing
 from ..utils.errors import UserError
 from ..utils.refusals import reading
 from .allow_list import allow_not_needed
-from .contents import non_finite_weights
+from .contents import check_archive, non_finite_weights
 from .published import PREFIX, load_from_pervit_mm
 
 
@@ -56,24 +55,6 @@ def find_expanded(content: Any, name: str = 'content') -> str | None:
     items = content.items() if isinstance(content, Mapping) else (
         enumerate(content) if isinstance(content, (list, tuple)) else ())
     return next((found for key, value in items if (found := find_expanded(value, f'{name}[{key!r}]'))), None)
-
-
-def check_archive(path: str | Path) -> None:
-    """Raise UserError for a zip file whose entries would grow when they are read.
-
-    PyTorch stores its entries as they are. Compressed ones declare any size: 13 MB may become gigabytes.
-
-    Args:
-        path (str | Path): A file, zip or not.
-    """
-    if not zipfile.is_zipfile(path):
-        return  # PyTorch's older format, which is read from the file's own bytes
-    with zipfile.ZipFile(path) as archive:
-        declared = sum(entry.file_size for entry in archive.infolist())
-    size = os.path.getsize(path)
-    if declared > size:
-        raise UserError(f"'{path}' has {size:,} bytes and declares {declared:,}: PyTorch compresses nothing, so it is "
-                        'no checkpoint of PyTorch, and it was not read')
 
 
 def check_weights(state_dict: Mapping[str, Tensor], source: str) -> None:

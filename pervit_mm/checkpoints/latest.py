@@ -8,6 +8,7 @@ import torch
 
 from ..utils.errors import UserError
 from .allow_list import allow_not_needed
+from .contents import check_archive
 
 #: Names of the checkpoints that a run can go on from; ``best_*.pth`` have no optimizer.
 _RESUMABLE = re.compile(r'(?:epoch|iter)_(\d+)\.pth')
@@ -16,6 +17,7 @@ _RESUMABLE = re.compile(r'(?:epoch|iter)_(\d+)\.pth')
 def is_whole(path: str | Path) -> bool:
     """Whether a file reads as a checkpoint of a runner, which has ``meta`` and ``state_dict``; nothing of it is run."""
     try:
+        check_archive(path)
         with allow_not_needed():
             # mmap: the structure is read, and the bytes of the weights are not.
             content = torch.load(path, map_location='cpu', weights_only=True, mmap=True)

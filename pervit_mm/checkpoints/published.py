@@ -13,7 +13,7 @@ import torch
 from mmengine.fileio import load
 from mmengine.runner import CheckpointLoader
 
-from ..utils.errors import UserError
+from ..utils.errors import UserError, told
 
 #: What names of published checkpoints begin with, in ``init_cfg``, ``load_from`` and the model index.
 PREFIX = 'pervit_mm://'
@@ -70,10 +70,12 @@ def read_sums(folder: str | Path) -> dict[str, str]:
         dict[str, str]: File name to sha256 in hexadecimal digits; empty where there is no such file.
 
     Raises:
-        UserError: If a line isn't one of ``sha256sum``, or names a file that isn't right there.
+        UserError: If the file is no text, or a line isn't one of ``sha256sum``, or names a file that isn't right there.
     """
     path, sums = Path(folder) / SUMS, {}
-    for number, line in enumerate(path.read_text().splitlines() if path.is_file() else (), 1):
+    with told(f"'{path}' is no text; restore the file, or write it again by sha256sum", UnicodeDecodeError):
+        lines = path.read_text(encoding='utf-8').splitlines() if path.is_file() else []
+    for number, line in enumerate(lines, 1):
         match = re.fullmatch(r'([0-9a-f]{64}) [ *]([^/\\]+)', line)
         if match is None:
             raise UserError(f"'{path}' line {number} must be 64 hexadecimal digits, two spaces and a file name, got "
@@ -87,8 +89,15 @@ def published_files() -> dict[str, str]:
 
     Returns:
         dict[str, str]: File name to sha256 in hexadecimal digits.
+
+    Raises:
+        UserError: As :func:`read_sums` does, or if there are checkpoints and no sums.
     """
-    return {name: digest for name, digest in read_sums(package_root() / FOLDER).items() if name.endswith('.pth')}
+    folder = package_root() / FOLDER
+    if not (folder / SUMS).is_file() and any(folder.glob('*.pth')):
+        raise UserError(f"'{folder / SUMS}' is missing, so no checkpoint beside it can be compared with what was "
+                        'published: install pervit_mm again, or check the file out again')
+    return {name: digest for name, digest in read_sums(folder).items() if name.endswith('.pth')}
 
 
 def load_from_pervit_mm(filename: str, map_location: Any = None) -> dict:
@@ -102,8 +111,7 @@ def load_from_pervit_mm(filename: str, map_location: Any = None) -> dict:
         dict: What the file holds, read with ``weights_only=True``.
 
     Raises:
-        UserError: If there is no such checkpoint, or its sha256 isn't the published one.
-        UserError: If the file is gone.
+        UserError: If there is no such checkpoint, if its sha256 isn't the published one, or if the file is gone.
     """
     name, sums = filename.removeprefix(PREFIX), published_files()
     if name not in sums:

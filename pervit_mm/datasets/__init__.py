@@ -2,8 +2,9 @@
 
 from .fashion_mnist import FASHION_MNIST_FILES, prepare_fashion_mnist
 from .fashion_scenes import FASHION_CLASSES, FashionScenes, Scene, prepare_fashion_scenes
+from .loading import PerViTLoadImageFromFile
 
 __all__ = [
-    'FASHION_CLASSES', 'FASHION_MNIST_FILES', 'FashionScenes', 'Scene', 'prepare_fashion_mnist',
-    'prepare_fashion_scenes'
+    'FASHION_CLASSES', 'FASHION_MNIST_FILES', 'FashionScenes', 'PerViTLoadImageFromFile', 'Scene',
+    'prepare_fashion_mnist', 'prepare_fashion_scenes'
 ]

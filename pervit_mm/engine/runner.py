@@ -5,6 +5,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
+import torch
 from mmengine.dist import is_main_process
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.registry import OPTIMIZERS, RUNNERS
@@ -201,6 +202,9 @@ def take_weights(model: nn.Module, state: Mapping[str, Tensor], source: str, str
         UserError: If nothing fits; if ``strict``, if anything doesn't.
     """
     own = model.state_dict()
+    for key, value in state.items():
+        if isinstance(value, Tensor) and (value.layout != torch.strided or value.is_meta or value.is_quantized):
+            raise UserError(f"'{source}': {key!r} is sparse, quantized or without values (meta), and weights are dense")
     shapes = [f'{key} is {tuple(state[key].shape)} there and {tuple(own[key].shape)} here'
               for key in own if isinstance(state.get(key), Tensor) and state[key].shape != own[key].shape]
     if strict and shapes:

@@ -8,7 +8,7 @@ from pervit_mm.analysis import nonlocality, position_nonlocality
 from pervit_mm.models import PerViT
 
 
-def test_nonlocality_closed_forms():
+def test_nonlocality_equals_its_closed_forms():
     identity, uniform = torch.eye(12), torch.full((12, 12), 1 / 12)
     assert nonlocality(identity, (3, 4), 0.5) == 0
     distance = ops.pairwise_distances((3, 4), 0.5)

@@ -10,7 +10,7 @@ from pervit_mm.models import PerViT
 CONFIG = Config(dict(model=dict(type='PerViT', arch=TINY_ARCH, img_size=16)))
 
 
-def test_built_in_eval_mode_with_the_weights():
+def test_models_are_built_in_eval_mode_with_the_weights():
     source = PerViT(TINY_ARCH, img_size=16)
     source.init_weights()
     model = build_model(CONFIG, source.state_dict())

@@ -1,4 +1,4 @@
-"""Reading configs, and what they say about their images."""
+"""Reading configs, and the image size that they test with."""
 from pathlib import Path
 
 import pytest
@@ -10,7 +10,7 @@ from pervit_mm.utils.errors import UserError
 NANO = Path(__file__).parents[2] / 'configs' / 'pervit_nano_fashion-mnist.py'
 
 
-def test_image_size():
+def test_image_size_is_that_of_the_test_pipeline():
     def size(*steps, **options):
         cfg = dict(default_scope='mmpretrain', model=dict(backbone=dict(img_size=(28, 30))),
                    test_dataloader=dict(dataset=dict(pipeline=list(steps))))

@@ -1,4 +1,4 @@
-"""FLOPs against a closed form, and against the parameter counts of the paper's sizes."""
+"""FLOPs against a closed form, and those of the paper's sizes."""
 import pytest
 import torch
 import torch.nn as nn
@@ -18,13 +18,13 @@ class Attention(nn.Module):
         return F.scaled_dot_product_attention(x[:, :, :5], x, x[..., :3])
 
 
-def test_attention_products_count():
+def test_attention_products_are_counted():
     # q (1, 2, 5, 7), k (1, 2, 11, 7), v (1, 2, 11, 3)
     assert count_flops(Attention(), (2, 11, 7)).flops == 2 * 5 * 11 * (7 + 3)
 
 
 @pytest.mark.parametrize('size', [(16, 16), (12, 21)])
-def test_closed_form(size):
+def test_flops_equal_a_closed_form(size):
     model = PerViT(ARCH, img_size=16)
     params = sum(p.numel() for p in model.parameters())
     h1, w1 = -(-size[0] // 2), -(-size[1] // 2)
@@ -56,18 +56,21 @@ def test_the_model_is_left_as_it_was():
 
 
 @pytest.mark.parametrize('arch, flops', [('tiny', 1.75e9), ('small', 4.76e9), ('medium', 9.45e9)])
-def test_sizes_of_the_paper(arch, flops):
+def test_flops_of_the_paper_s_sizes(arch, flops):
     assert count_flops(PerViT(arch), (3, 224, 224)).flops == pytest.approx(flops, rel=5e-3)
 
 
 @pytest.mark.parametrize('shape', [(3, 224), (3, 0, 224), 224.])
-def test_bad_shape(shape):
+def test_a_wrong_input_shape_is_named(shape):
     with pytest.raises(ValueError, match='input_shape must be three positive integers'):
         count_flops(PerViT(ARCH, img_size=16), shape)
 
 
 class Toolbox(nn.Module):
-    """One of a toolbox: a backbone of one product, and a head of another that may want more than images."""
+    """A model as the toolboxes have it. Backbone and head are one matrix product each.
+
+    The head named 'roi_head' wants more than images.
+    """
 
     def __init__(self, head):
         super().__init__()
@@ -85,15 +88,15 @@ class Toolbox(nn.Module):
 
 
 @pytest.mark.parametrize('head', ['head', 'decode_head', 'roi_head'])
-def test_classifiers_and_segmentors_to_their_logits(head):
-    """Whatever layers the head has; a detector to its features."""
+def test_classifiers_and_segmentors_are_counted_to_their_logits(head):
+    """A detector is counted to its features."""
     model = Toolbox(head)
     assert has_feature_stage_only(model) == (head == 'roi_head')
     expected = 3 * 4 * 5 * 7 + (0 if head == 'roi_head' else 3 * 4 * 7 * 2)
     assert count_flops(model, (3, 4, 5)).flops == expected
 
 
-def test_shape_that_a_config_is_counted_with():
+def test_a_config_is_counted_at_the_image_size_it_tests_with():
     pipeline = [dict(type='Resize', scale=(64, 48), keep_ratio=False), dict(type='PackInputs')]
     cfg = Config(dict(default_scope='mmseg', model=dict(backbone=dict(in_channels=1)),
                       test_dataloader=dict(dataset=dict(pipeline=pipeline))))
@@ -105,8 +108,8 @@ def test_shape_that_a_config_is_counted_with():
     assert input_shape(Config(classifier)) == (3, 28, 30)
 
 
-def test_model_whose_eval_returns_nothing():
-    """As some of MMPretrain's backbones have it."""
+def test_a_model_whose_eval_returns_nothing_is_counted():
+    """Some of MMPretrain's backbones have such a ``train``."""
 
     class Silent(nn.Linear):
 

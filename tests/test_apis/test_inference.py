@@ -1,4 +1,4 @@
-"""demo/image_demo.py and what it stands on, against the networks themselves."""
+"""demo/image_demo.py and the API behind it, against the networks themselves."""
 import copy
 import json
 import shutil
@@ -43,7 +43,7 @@ CONFIGS = dict(
 
 
 class GrayInThree:
-    """A transform for tests."""
+    """A transform that repeats a gray image in three channels."""
 
     def __call__(self, results):
         return dict(results, img=np.dstack([results['img']] * 3))
@@ -51,7 +51,7 @@ class GrayInThree:
 
 @pytest.fixture(scope='module')
 def images(tmp_path_factory):
-    """A folder with two images of noise, a text file and a subfolder with a third."""
+    """A folder with two images of noise, two files that are no images, and a subfolder with a third image."""
     folder = tmp_path_factory.mktemp('images')
     rng = np.random.default_rng(0)
     (folder / 'more').mkdir()
@@ -64,7 +64,7 @@ def images(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def checkpoints(tmp_path_factory):
-    """Untrained weights of a model of each toolbox."""
+    """Checkpoints of an untrained model of each toolbox."""
     folder, files = tmp_path_factory.mktemp('checkpoints'), {}
     for toolbox, name in CONFIGS.items():
         cfg = copy.deepcopy(read(name))  # MMDetection writes into what it builds
@@ -82,7 +82,7 @@ def predictor(toolbox, checkpoints):
     return ImagePredictor(str(ROOT / 'configs' / f'{CONFIGS[toolbox]}.py'), checkpoints[toolbox], 'cpu')
 
 
-def test_images_of_a_file_a_folder_and_a_pattern(images):
+def test_images_are_found_by_file_folder_and_pattern(images):
     assert find_images(images / 'notes.txt') == [images / 'notes.txt'], 'a file that was named is taken'
     assert find_images(str(images)) == [images / 'one.png', images / 'two.jpg']
     assert find_images(f'{images}/**') == sorted([images / 'more/three.png', images / 'one.png', images / 'two.jpg'])
@@ -91,15 +91,15 @@ def test_images_of_a_file_a_folder_and_a_pattern(images):
         find_images(images / 'nothing*')
 
 
-def test_classifier(images, tmp_path):
-    """The published one, so that its scores differ from one another."""
+def test_class_scores_are_those_of_the_network(images, tmp_path):
+    """The published classifier is used, because its scores differ from one another."""
     model = ImagePredictor('pervit_nano_fashion-mnist', device='cpu')
     shutil.copy(images / 'one.png', tmp_path / 'shot 1.2.png')
     result = model.predict(tmp_path / 'shot 1.2.png', tmp_path)
     assert len(result['pred_scores']) == 10 and sum(result['pred_scores']) == pytest.approx(1, abs=1e-5)
     bgr = cv2.imread(str(images / 'one.png')).astype(np.float64)
     gray = np.round(bgr @ np.array([2, 9, 5]) / 16).astype(np.uint8)
-    # One way to gray and to 28 x 28, and another library's network call.
+    # The steps of the test pipeline by hand, and a direct call of the network.
     x = torch.from_numpy(cv2.resize(gray, (28, 28), interpolation=cv2.INTER_AREA)).float().view(1, 1, 28, 28)
     scores = model.inferencer.model((x - 72.94) / 90.02).softmax(1).flatten().detach().numpy()
     assert scores.max() > 0.3, 'noise or not, a trained network has an opinion'
@@ -116,7 +116,7 @@ def test_large_pictures_stay_large(images, checkpoints, tmp_path):
     assert cv2.imread(result['picture']).shape == (300, 260, 3)
 
 
-def test_detector(images, checkpoints, tmp_path):
+def test_detections_are_those_of_the_network(images, checkpoints, tmp_path):
     model = predictor('mmdet', checkpoints)
     result = model.predict(images / 'one.png', tmp_path, score_thr=0.05)
     assert result['detections'], 'untrained scores are near 1 / 11'
@@ -135,7 +135,7 @@ def test_detector(images, checkpoints, tmp_path):
     assert model.predict(images / 'one.png', tmp_path, score_thr=1.)['detections'] == []
 
 
-def test_segmentor(images, checkpoints, tmp_path):
+def test_the_label_map_is_that_of_the_network(images, checkpoints, tmp_path):
     model = predictor('mmseg', checkpoints)
     result = model.predict(images / 'one.png', tmp_path)
     labels = cv2.imread(result['label_map'], cv2.IMREAD_UNCHANGED)
@@ -150,8 +150,8 @@ def test_segmentor(images, checkpoints, tmp_path):
         assert share == pytest.approx((labels == CLASSES.index(name)).mean())
 
 
-def test_a_published_segmentor_by_name(tmp_path):
-    """On a generated image, against the network and the published weights; drawn in the colors that come with them."""
+def test_a_published_segmentor_works_by_name(tmp_path):
+    """On a generated image, against the network with the published weights. The picture has the published colors."""
     name = 'pervit-nano_fpn_fashion-scenes'
     ground = np.random.default_rng(3).integers(0, 64, (6, 8, 3), dtype=np.uint8)
     image = cv2.resize(ground, (128, 96), interpolation=cv2.INTER_CUBIC)
@@ -179,7 +179,7 @@ def test_a_published_segmentor_by_name(tmp_path):
 
 
 def test_a_model_without_weights_takes_a_file(tmp_path):
-    """Of the authors' layout, converted; an image of 256 x 256 px is only cropped."""
+    """The file is a converted one of the authors' layout. An image of 256 x 256 px is only cropped, not resized."""
     name = 'pervit-tiny_3rdparty_in1k'
     assert models_by_name()[name] == (str(ROOT / 'configs' / 'pervit_tiny.py'), None)
     with pytest.raises(ValueError, match=f"^model='{name}' has no published weights: give weights .--weights FILE., a "
@@ -202,7 +202,7 @@ def test_a_model_without_weights_takes_a_file(tmp_path):
 
 @pytest.mark.parametrize('toolbox', ['mmdet', 'mmseg'])
 def test_a_config_s_own_way_to_decode_is_kept(toolbox, images, checkpoints, tmp_path):
-    """Which the inferencers forget where they get an array: here gray, in three channels."""
+    """The inferencers ignore it when they get an array. Here the config decodes in gray, into three channels."""
     cfg = copy.deepcopy(read(CONFIGS[toolbox]))
     cfg.test_dataloader.dataset.pipeline[0].color_type = 'grayscale'
     cfg.test_dataloader.dataset.pipeline.insert(1, dict(type='GrayInThree'))
@@ -266,7 +266,7 @@ def test_what_is_no_image_is_named_and_the_rest_is_done(images, checkpoints, tmp
 
 @pytest.mark.parametrize('score_thr', [-0.1, 1.01, float('nan'), '0.3', None])
 def test_thresholds_are_from_0_to_1(score_thr, images, checkpoints, tmp_path):
-    """And are looked at before anything is written."""
+    """They are checked before anything is written."""
     model = predictor('mmpretrain', checkpoints)
     for call in (model.predict, lambda image, *args: predict_images(model, [image], *args)):
         with pytest.raises(ValueError, match=f'must be a number from 0 to 1, as scores are, got {score_thr!r}$'):

@@ -1,4 +1,4 @@
-"""Runs of equal time, with a stand-in for tools/train.py that logs as MMEngine does."""
+"""Runs of equal time, with a stand-in for tools/train.py that writes logs like MMEngine's."""
 import json
 
 import pytest
@@ -42,7 +42,7 @@ def config(tmp_path):
 
 
 def calls(tmp_path):
-    """The trials' and the run's: each writes two folders up from where it works."""
+    """The calls of the trials, then those of the run. Each call is recorded two folders above its work dir."""
     return [json.loads(line) for path in (tmp_path / 'runs' / 'calls.jsonl', tmp_path / 'calls.jsonl')
             for line in path.read_text().splitlines()]
 
@@ -51,8 +51,8 @@ def test_a_run_is_planned_by_a_trial_and_never_repeated(tmp_path, tool, config):
     root = tmp_path / 'runs'
     for _ in range(2):
         result = equal_time.run_for(tool, str(config), root, 1, 2., ['x.y=z'], threads=1)
-        # The later half of the trial took 0.4 s for each iteration.
-        # The run's log has 18.8 s in four lines, evaluation left out: 4.7 s on average, 300 times.
+        # The later half of the trial took 0.4 s for each iteration, so 300 of them fit into 2 minutes.
+        # The log of the run has 18.8 s in its four training lines: 4.7 s on average, 300 times.
         assert result == {'config': 'a_b', 'seed': 1, 'minutes': 2., 'iterations': 300,
                           'measured': pytest.approx(23.5), 'coco/bbox_mAP': 0.25, 'mIoU': 50.}
     first, longer, run = calls(tmp_path)
@@ -60,7 +60,7 @@ def test_a_run_is_planned_by_a_trial_and_never_repeated(tmp_path, tool, config):
     for trial, iterations in ((first, '24'), (longer, '150')):  # a minute of 0.4 s each
         assert trial[5]['train_cfg.max_iters'] == trial[5]['default_hooks.checkpoint.interval'] == iterations
     assert run[:5] == [str(config), '1', False, True, '1']
-    # A tenth of the run, less than the schedule's own 100, is warm-up.
+    # The warm-up is a tenth of the run, because that is shorter than the schedule's own 100 iterations.
     assert run[5] == {'train_cfg.max_iters': '300', 'train_cfg.val_interval': '300', 'param_scheduler.0.end': '30',
                       'param_scheduler.1.begin': '30', 'param_scheduler.1.end': '300',
                       'default_hooks.checkpoint.interval': '60', 'default_hooks.logger.interval': '50', 'x.y': 'z'}
@@ -80,7 +80,7 @@ def test_a_failed_run_goes_on_by_its_old_plan(tmp_path, tool, config):
 
 
 def test_an_interrupted_trial_is_done_again(tmp_path, tool, config):
-    """The first lines of a log are slow ones: by them alone there would be 13 iterations."""
+    """The first iterations in a log are slow. By them alone, only 13 iterations would fit into the time."""
     log = tmp_path / 'runs' / 'a_b_seed0' / 'trial' / '20250101_000000' / 'vis_data' / 'scalars.json'
     log.parent.mkdir(parents=True)
     log.write_text(json.dumps(dict(loss=2., time=9., step=6)))
@@ -88,15 +88,15 @@ def test_an_interrupted_trial_is_done_again(tmp_path, tool, config):
     assert not log.exists()
 
 
-def test_a_run_too_slow_for_a_warm_up(tmp_path, tool, config):
-    """MMEngine wants each schedule to end behind its beginning."""
+def test_a_run_too_slow_for_a_warm_up_gets_a_valid_schedule(tmp_path, tool, config):
+    """MMEngine wants each schedule to end after its beginning."""
     equal_time.train(tool, str(config), tmp_path / 'runs' / 'a' / 'b', 0, 1)
     options = json.loads((tmp_path / 'runs' / 'calls.jsonl').read_text())[5]
     assert options['train_cfg.max_iters'] == '1' and options['default_hooks.checkpoint.interval'] == '1'
     assert int(options['param_scheduler.1.begin']) < int(options['param_scheduler.1.end'])
 
 
-def test_other_settings_are_another_run(tmp_path, tool, config):
+def test_a_folder_with_a_run_of_other_settings_is_refused(tmp_path, tool, config):
     def run(minutes=1., options=('x.y=z', ), threads=1):
         return equal_time.run_for(tool, str(config), tmp_path / 'runs', 0, minutes, options, threads)
 
@@ -110,6 +110,6 @@ def test_other_settings_are_another_run(tmp_path, tool, config):
         run()
 
 
-def test_a_trial_without_times(tmp_path):
+def test_a_trial_without_times_is_refused(tmp_path):
     with pytest.raises(ValueError, match='logged no time'):
         equal_time.iterations_for(60., tmp_path)

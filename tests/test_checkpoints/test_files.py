@@ -1,19 +1,19 @@
-"""Checkpoint files of any kind: what is read by which name, and what is written."""
+"""Checkpoint files of any kind: how they are read by path or name, and how they are written."""
 import argparse
 import zipfile
 
 import pytest
 import torch
 
-from pervit_mm.checkpoints import published
+from pervit_mm.checkpoints import is_whole, published
 from pervit_mm.checkpoints.files import own_tensor, read_checkpoint, read_classifier, to_bytes, write_checkpoint
 from pervit_mm.utils.errors import UserError
 
 STATE = {'backbone.weight': torch.arange(3.)}
 
 
-def test_published_files_by_name(tmp_path, monkeypatch):
-    """Only if their sha256 is right; a file of that name in the current folder is none."""
+def test_published_files_load_by_name_if_their_sum_is_right(tmp_path, monkeypatch):
+    """A file loads only if its sha256 is right. A file of that name in the current folder is never taken."""
     (tmp_path / 'checkpoints').mkdir()
     monkeypatch.setattr(published, 'package_root', lambda: tmp_path)
     monkeypatch.chdir(tmp_path)
@@ -32,16 +32,16 @@ def test_published_files_by_name(tmp_path, monkeypatch):
         read_checkpoint('pervit_mm://b.pth')
 
 
-def test_bytes_go_by_content_alone():
-    """Of a view torch.save writes all that it looks at."""
+def test_bytes_depend_on_the_content_alone():
+    """For a view, torch.save writes the whole storage behind it."""
     store = torch.zeros(100, 100)
     one, other = (to_bytes(dict(a=own_tensor(x))) for x in (store[:, :3], torch.zeros(100, 3)))
     assert one == other and len(one) < len(to_bytes(dict(a=store[:, :3]))) / 5
     assert own_tensor(torch.nn.Parameter(store)).requires_grad is False
 
 
-def test_a_namespace_is_not_made(tmp_path, monkeypatch):
-    """What stands for it takes any state, and keeps none."""
+def test_an_argparse_namespace_is_not_created(tmp_path, monkeypatch):
+    """The object that replaces it takes any state and keeps none of it."""
     seen = []
     load = torch.load
     monkeypatch.setattr(torch, 'load', lambda *args, **kwargs: seen.append(load(*args, **kwargs)) or seen[-1])
@@ -54,7 +54,7 @@ def test_a_namespace_is_not_made(tmp_path, monkeypatch):
     assert not hasattr(stand_in, '__dict__') and type(stand_in).__name__ == 'Namespace'
 
 
-def test_unreadable_files(tmp_path):
+def test_unreadable_files_are_named(tmp_path):
     with pytest.raises(ValueError, match="path: 'nowhere.pth' is not a file"):
         read_checkpoint('nowhere.pth')
     with pytest.raises(ValueError, match='is not a file'):
@@ -102,3 +102,15 @@ def test_a_tensor_larger_than_its_memory_is_refused(tmp_path):
     torch.save(dict(state_dict=dict(a=torch.ones(3), b=[torch.ones(1).expand(10**9)])), tmp_path / 'a.pth')
     with pytest.raises(UserError, match=r"refused: content\['state_dict'\]\['b'\]\[0\] declares more values"):
         read_checkpoint(tmp_path / 'a.pth')
+
+
+def test_a_flipped_bit_is_seen(tmp_path):
+    """torch.load does not look at the checksums that torch.save writes."""
+    torch.save(dict(state_dict=dict(w=torch.arange(10000.))), tmp_path / 'a.pth')
+    data = bytearray((tmp_path / 'a.pth').read_bytes())
+    data[data.find(torch.arange(500., 504.).numpy().tobytes()) + 2] ^= 0x40
+    (tmp_path / 'b.pth').write_bytes(data)
+    assert not torch.equal(torch.load(tmp_path / 'b.pth', weights_only=True)['state_dict']['w'], torch.arange(10000.))
+    with pytest.raises(UserError, match=r"b.pth' is damaged: the content of its entry '.*/data/0' is not what was"):
+        read_checkpoint(tmp_path / 'b.pth')
+    assert is_whole(tmp_path / 'b.pth') is False

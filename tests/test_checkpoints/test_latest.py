@@ -1,4 +1,4 @@
-"""Which checkpoint a run goes on from."""
+"""Which checkpoint of a folder a resumed run starts from."""
 import shutil
 
 import pytest
@@ -23,11 +23,11 @@ def folder(tmp_path):
     return work
 
 
-def test_the_named_one(folder):
+def test_the_checkpoint_that_last_checkpoint_names_is_taken(folder):
     assert find_resumable(folder) == (str(folder / 'epoch_10.pth'), None)
 
 
-def test_a_copied_folder_has_its_own(folder, tmp_path):
+def test_a_copied_folder_uses_its_own_checkpoint(folder, tmp_path):
     shutil.copytree(folder, tmp_path / 'copy')
     assert find_resumable(tmp_path / 'copy') == (str(tmp_path / 'copy' / 'epoch_10.pth'), None)
 
@@ -36,7 +36,7 @@ def test_a_copied_folder_has_its_own(folder, tmp_path):
     (b'', 'is empty or names no file'), (b'https://example.org/epoch_3.pth', 'is empty or names no file'),
     (b'/elsewhere/epoch_99.pth', "names 'epoch_99.pth', which is not there"), (b'\0\xff', 'is empty or names no file'),
     (b'../../etc/passwd', "names 'passwd', which is not there"), (None, 'has no last_checkpoint')])
-def test_the_newest_whole_one_counts_instead(folder, text, reason):
+def test_the_newest_whole_checkpoint_is_taken_if_none_is_named(folder, text, reason):
     if text is None:
         (folder / 'last_checkpoint').unlink()
     else:
@@ -46,7 +46,7 @@ def test_the_newest_whole_one_counts_instead(folder, text, reason):
 
 
 @pytest.mark.parametrize('damage', [lambda data: data[:len(data) // 2], lambda data: b'', lambda data: b'text'])
-def test_damaged_ones_are_passed_over(folder, damage):
+def test_damaged_checkpoints_are_passed_over(folder, damage):
     for number in (10, 2):
         path = folder / f'epoch_{number}.pth'
         path.write_bytes(damage(path.read_bytes()))
@@ -55,7 +55,7 @@ def test_damaged_ones_are_passed_over(folder, damage):
     assert path == str(folder / 'epoch_1.pth') and 'epoch_10.pth, which last_checkpoint names, is damaged' in note
 
 
-def test_no_whole_one_is_an_error_and_none_at_all_is_not(folder, tmp_path):
+def test_only_damaged_checkpoints_are_an_error_and_none_at_all_is_not(folder, tmp_path):
     for path in folder.glob('epoch_*.pth'):
         path.write_bytes(b'')
     with pytest.raises(UserError, match=r'^--resume: .*is damaged .* no whole checkpoint beside it \(3 looked at\)'):
@@ -63,13 +63,13 @@ def test_no_whole_one_is_an_error_and_none_at_all_is_not(folder, tmp_path):
     assert find_resumable(tmp_path / 'empty') == (None, None)
 
 
-def test_checkpoints_in_another_folder(folder, tmp_path):
+def test_checkpoints_are_found_in_another_folder(folder, tmp_path):
     (tmp_path / 'out').mkdir()
     save(tmp_path / 'out' / 'epoch_11.pth')
     (folder / 'last_checkpoint').write_text('/mnt/out/epoch_11.pth')
     assert find_resumable(folder, [tmp_path / 'out']) == (str(tmp_path / 'out' / 'epoch_11.pth'), None)
 
 
-def test_a_file_without_a_run_s_state_is_none(tmp_path):
+def test_a_file_without_the_state_of_a_run_is_not_resumable(tmp_path):
     torch.save(dict(state_dict={}), tmp_path / 'epoch_3.pth')
     assert not is_whole(tmp_path / 'epoch_3.pth')

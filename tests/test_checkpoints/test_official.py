@@ -1,4 +1,4 @@
-"""Files of the authors' code: what is read, what is refused, and what becomes of the weights."""
+"""Files of the authors' code: what is read, what is refused, and how the weights are converted."""
 import argparse
 import os
 import pickle
@@ -34,12 +34,12 @@ CONFIGS = Path(__file__).parents[2] / 'configs'
 
 @pytest.fixture(scope='module')
 def tiny():
-    """The golden weights; nobody writes into them."""
+    """The weights of the reference run. They are shared, so no test may change them."""
     return official_state('tiny')
 
 
 def blank_state(size):
-    """An official state dict of any size at no cost: each tensor is filled with its position."""
+    """An official state dict of any size, cheap to make: each tensor is filled with its index."""
     return {key: torch.full(shape, float(i)) for i, (key, shape) in enumerate(official_keys(size).items())}
 
 
@@ -55,8 +55,8 @@ def same(one, other):
 
 
 @pytest.mark.parametrize('size, parameters', [('tiny', 7591000), ('small', 21317672), ('medium', 43723936)])
-def test_every_size_by_its_key_list(size, parameters):
-    """Key-set equality, strict load into the model of the config, shapes, and the way back."""
+def test_every_size_converts_there_and_back(size, parameters):
+    """Equal key sets, equal shapes, a strict load into the model of the config, and the conversion back."""
     official = blank_state(size)
     assert recognize_size(official) == size
     state, meta = convert_official(official)
@@ -72,8 +72,8 @@ def test_every_size_by_its_key_list(size, parameters):
     assert recognize_size(state) == size, 'in our layout, too'
 
 
-def test_tensors_are_plain_and_their_own(tiny):
-    """Of parameters, of views and of half precision."""
+def test_converted_tensors_are_plain_and_own_their_memory(tiny):
+    """Also if the source has parameters, views or half precision."""
     store = torch.zeros(1000, 1000)
     state = {**tiny, 'norm.weight': nn.Parameter(tiny['norm.weight'].half()), 'head.weight': store[:, :280]}
     converted, _ = convert_official(state)
@@ -85,7 +85,7 @@ def test_tensors_are_plain_and_their_own(tiny):
 
 
 @pytest.mark.parametrize('classes', [1, 10, 1203])
-def test_other_class_counts(tiny, classes):
+def test_other_class_counts_convert_there_and_back(tiny, classes):
     official = with_classes(tiny, classes)
     state, meta = convert_official(official)
     assert meta['num_classes'] == classes and same(state, from_official(official))
@@ -115,7 +115,7 @@ def test_other_class_counts(tiny, classes):
      r'blocks.4.norm1.weight is \(384,\), .*; its 294 keys begin with blocks \(258\), conv_layers'),
 ])
 def test_mistakes_are_named(tiny, change, message):
-    """``change``: key to a shape, to None for a key that is gone, or to 1 for a key more."""
+    """``change`` maps a key to its new shape, to None if it is removed, or to 1 if it is added."""
     state = {key: value for key, value in tiny.items() if change.get(key, 1) is not None}
     state.update({key: torch.zeros(shape) for key, shape in change.items() if shape is not None})
     with pytest.raises(ValueError, match=message):
@@ -137,13 +137,16 @@ def test_mistakes_on_the_way_back_are_named_by_our_keys(tiny):
     {'norm.weight': [1., 2.]}, {'norm.weight': torch.eye(3).to_sparse()}, {'norm.weight': torch.ones(3, device='meta')},
     {0: torch.ones(3)}
 ], ids=['list', 'sparse', 'meta', 'number as name'])
-def test_only_dense_tensors_with_names(tiny, state):
+def test_anything_but_dense_tensors_with_names_is_refused(tiny, state):
     with pytest.raises(UserError, match='state_dict must map names to dense tensors, got .*: (list|Tensor)'):
         convert_official({**tiny, **state})
 
 
-def test_all_that_training_files_hold(tmp_path, tiny):
-    """The authors' own entries and what forks add, in both of PyTorch's file formats; the list stays as it was."""
+def test_everything_that_training_files_hold_is_read(tmp_path, tiny):
+    """The authors' own entries and those of forks, in both of PyTorch's file formats.
+
+    PyTorch's list of allowed types is not changed by reading.
+    """
     weight = nn.Parameter(torch.ones(3))
     optimizer = torch.optim.AdamW([weight])
     weight.sum().backward()

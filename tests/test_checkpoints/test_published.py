@@ -1,4 +1,4 @@
-"""``pervit_mm://``: what is loaded, what is refused, and that published models go on to compute what they did."""
+"""``pervit_mm://``: what is loaded, what is refused, and that published models still compute the recorded outputs."""
 import hashlib
 import importlib
 import os
@@ -26,7 +26,7 @@ ARCH = dict(embed_dims=(8, 16), depths=(1, 1), num_heads=2, stem_channels=(4, ))
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """The checkpoints of a package that has two and a log."""
+    """The checkpoint folder of a package that has two checkpoints and a log."""
     monkeypatch.setattr(published, 'package_root', lambda: tmp_path)
     folder = tmp_path / 'checkpoints'
     folder.mkdir()
@@ -44,11 +44,11 @@ def write_sums(folder):
 
 
 def load(name):
-    """As MMEngine does for init_cfg, load_from and the inferencers."""
+    """Load as MMEngine does for init_cfg, load_from and the inferencers."""
     return CheckpointLoader.load_checkpoint(f'pervit_mm://{name}', map_location='cpu')
 
 
-def test_loads_by_name(folder):
+def test_published_checkpoints_load_by_name(folder):
     content = load('a_20260101-00000000.pth')
     assert torch.equal(content['state_dict']['weight'], torch.tensor([0., 1., 2.]))
     assert list(published.published_files()) == ['a_20260101-00000000.pth', 'b_20260101-00000000.pth']
@@ -59,15 +59,15 @@ def test_loads_by_name(folder):
 
 @pytest.mark.parametrize('name', ['c.pth', 'a_20260101.log.json', 'SHA256SUMS', '', '/a_20260101-00000000.pth',
                                   '../checkpoints/a_20260101-00000000.pth', 'A_20260101-00000000.pth'])
-def test_unknown_names(folder, name):
+def test_unknown_names_are_refused(folder, name):
     with pytest.raises(ValueError, match='is none of the checkpoints that come with pervit_mm, which are '
                        'a_20260101-00000000.pth, b_20260101-00000000.pth; for a file of yours give its path'):
         load(name)
 
 
-def test_none_yet(folder):
+def test_a_package_without_sums_says_so(folder):
     (folder / 'SHA256SUMS').unlink()
-    with pytest.raises(ValueError, match='which are none yet'):
+    with pytest.raises(ValueError, match='SHA256SUMS. is missing, so no checkpoint beside it'):
         load('a_20260101-00000000.pth')
 
 
@@ -85,7 +85,7 @@ def test_a_changed_file_is_an_error(folder, change):
         load(path.name)
     message = str(error.value)
     assert str(path) in message and expected in message and found in message and 'install pervit_mm again' in message
-    shutil.copy(folder / 'b_20260101-00000000.pth', path)  # whole, and another one
+    shutil.copy(folder / 'b_20260101-00000000.pth', path)  # an undamaged file, but of another checkpoint
     with pytest.raises(ValueError, match='is not what was published and was not loaded'):
         load(path.name)
 
@@ -97,7 +97,7 @@ def test_a_missing_file_is_an_error(folder):
 
 
 def test_what_is_checked_is_what_is_loaded(folder, monkeypatch):
-    """Even where the file changes in between."""
+    """Even if the file changes between the check and the load."""
     real = hashlib.sha256
 
     def swap(content):
@@ -127,7 +127,7 @@ def test_no_code_is_run_whatever_the_sum(folder):
 
 
 @pytest.mark.parametrize('line', ['12  a.pth', f'{"0" * 64} a.pth', f'{"0" * 64}  ../a.pth', f'{"G" * 64}  a.pth', ' '])
-def test_sums_that_are_none(folder, line):
+def test_a_malformed_line_of_sums_is_named(folder, line):
     (folder / 'SHA256SUMS').write_text(f'{"1" * 64}  a.pth\n{line}\n')
     with pytest.raises(ValueError, match="SHA256SUMS' line 2 must be 64 hexadecimal digits, two spaces and a file"):
         load('a.pth')
@@ -156,7 +156,7 @@ def test_the_root_is_the_wheel_s_or_the_clone_s(tmp_path, monkeypatch):
     assert published.package_root() == package / '.mim'
 
 
-def test_as_pretrained_weights_and_in_load_checkpoint(folder):
+def test_published_names_work_in_init_cfg_and_load_checkpoint(folder):
     source = PerViT(ARCH, img_size=16)
     source.init_weights()
     state = {f'backbone.{key}': value + 1 for key, value in source.state_dict().items()}
@@ -188,8 +188,8 @@ def test_there_is_something_published():
 
 @pytest.mark.parametrize('file', FILES)
 def test_published_checkpoints_load_and_compute_the_same(file):
-    """Strictly, into the model that its name says. If this fails, a checkpoint somewhere no longer works as it did:
-    rename keys by ``_version`` and a hook, and keep numbers; the recorded ones are never to be made anew."""
+    """Strictly, into the model that its name says. If this fails, checkpoints of users no longer work as they did.
+    Rename keys by ``_version`` and a hook, and keep the computation. Never record the expected outputs anew."""
     name = file.rsplit('_', 1)[0]
     config = next(path for path in (ROOT / 'configs').rglob('*.py') if path.stem == name)
     cfg = Config.fromfile(config)

@@ -1,4 +1,4 @@
-"""Crafted checkpoint files that want more than MMEngine's own hold are refused."""
+"""Crafted checkpoint files are refused if they ask for more than MMEngine's own checkpoints hold."""
 import io
 import os
 import pickle
@@ -25,7 +25,7 @@ def rewrite(path, change):
 
 
 class Op:
-    """Pickles as a call of the global ``name`` (which need not exist), then sets ``state``."""
+    """Pickles as a call of the global ``name``, which need not exist. Then ``state`` is set on the result."""
 
     def __init__(self, name, *args, state=None):
         self.name, self.args, self.state = name, args, state
@@ -39,7 +39,7 @@ class Name:
 
 
 class Writer(pickle._Pickler):
-    """Writes files that no honest program writes."""
+    """Writes pickles that no honest program writes."""
 
     def save(self, obj, save_persistent_id=True):
         if isinstance(obj, Name):
@@ -93,7 +93,7 @@ def dtype_op(spec, order='<', subdtype=None, names=None, fields=None, flags=0):
 
 
 def test_writer_writes_what_numpy_reads(tmp_path):
-    """The crafted files below would do their work if nobody checked."""
+    """Without checks, the crafted files below would do harm."""
     stream = io.BytesIO()
     Writer(stream, 2).dump([array_op(dtype_op('f8'), ((2, ), bytes(16))),
                             Op('builtins.getattr', Name(f'{BUFFER}'), 'mean')])
@@ -128,10 +128,10 @@ def test_honest_file_from_the_writer_loads(tmp_path):
     (Op('builtins.eval', '1'), 'builtins.eval|eval'),
     (Op('numpy.load', 'file'), 'numpy.load'),
     (Op('numpy.dtypes.ObjectDType'), 'ObjectDType'),
-    # By the real methods that getattr gives: not callable from a file.
+    # `getattr` gives these real methods, but a file cannot call them.
     (Op('mmengine.logging.history_buffer.HistoryBuffer.mean', 1), 'HistoryBuffer'),
 ])
-def test_reaching_for_more_is_refused(tmp_path, value, asked):
+def test_objects_and_calls_outside_the_list_are_refused(tmp_path, value, asked):
     with pytest.raises(pickle.UnpicklingError, match=asked):
         load(write(value, tmp_path / 'a.pth'))
 
@@ -140,7 +140,7 @@ def test_reaching_for_more_is_refused(tmp_path, value, asked):
     dtype_op('O8', '|', flags=63), dtype_op('O', '|'), dtype_op('V8', '|'), dtype_op('M8'),
     dtype_op('U'), dtype_op('i4,O'), Op('numpy.dtype', [('a', 'O')]),
     Op('numpy.dtype', dict(names=['a'], formats=['O'])), Op('numpy.dtype', Name('numpy.ndarray')),
-    # States that crash the interpreter or reach outside an array, if numpy takes them.
+    # If numpy took these states, they would crash the interpreter or reach outside an array.
     dtype_op('f8', subdtype=(dtype_op('f8'), (1000, ))),
     dtype_op('f8', names=('a', ), fields={'a': (dtype_op('f8'), 0)}),
     Op('numpy.dtype', 'f8', state=[('<', )]),
@@ -170,7 +170,7 @@ def test_malformed_numpy_values_are_refused(tmp_path, value):
 
 
 def test_array_under_a_tensor_is_not_freed(tmp_path):
-    """Filled twice, an array would leave a tensor on memory that is no longer its own."""
+    """If an array could be filled twice, a tensor on its memory would use memory that was freed."""
     array = array_op(dtype_op('f8'), ((1000, ), bytes(8000)))
     again = Op('torch._utils._rebuild_device_tensor_from_numpy', array, torch.float64, 'cpu', False)
     loaded = load(write([array, again], tmp_path / 'a.pth'))['value']
@@ -195,7 +195,7 @@ def test_history_buffer_with_a_foreign_state_is_refused(tmp_path, state, asked):
     torch.save(dict(state_dict={}), path)
     stream = io.BytesIO()
     writer = Writer(stream, 2)
-    # An empty object (NEWOBJ) that gets the state (BUILD).
+    # The pickle makes an empty object (NEWOBJ) and then sets its state (BUILD).
     stream.write(b'\x80\x02cmmengine.logging.history_buffer\nHistoryBuffer\n)\x81')
     writer.save(state)
     stream.write(b'b.')
@@ -212,7 +212,7 @@ def test_command_is_not_run(tmp_path, how):
     value = dict(
         reduce=Command(marker),
         posix=Op('posix.system', f'touch {marker}'),
-        # Pickle inside pickle, by numpy's own doing.
+        # numpy itself would unpickle the pickle in here.
         scalar=Op('numpy.core.multiarray.scalar', dtype_op('O8', '|', flags=63), payload),
         array=array_op(dtype_op('O8', '|', flags=63), ((1, ), [Command(marker)])),
         record=array_op(dtype_op('V8', '|', names=('a', ), fields={'a': (dtype_op('O8'), 0)}),

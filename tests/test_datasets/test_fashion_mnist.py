@@ -1,4 +1,4 @@
-"""Fashion-MNIST is put in place whole and checked, from whatever source; no network here."""
+"""Fashion-MNIST is put in place whole and checked, from any source. The tests need no network."""
 
 import gzip
 import hashlib
@@ -35,17 +35,17 @@ def source(tmp_path):
 
 @pytest.fixture
 def root(tmp_path):
-    """Name the folder to fill, which is not there yet."""
+    """Path of the folder to fill. It does not exist yet."""
     return tmp_path / 'data' / 'fashion_mnist'
 
 
 def contents(root):
-    """Read all that lies in a folder, hidden files too."""
+    """Read all files of a folder, hidden ones too."""
     return {path.name: path.read_bytes() for path in root.iterdir()}
 
 
 def refuse(scratch, log):
-    """Be a source that has nothing."""
+    """A source that has nothing."""
     raise UserError('the shelf is empty')
 
 
@@ -55,7 +55,7 @@ def test_names_are_those_that_mmpretrain_reads():
     assert [f'{name}.gz' for name in FASHION_MNIST_FILES] == [name for name, _ in listed]
 
 
-def test_md5_of(tmp_path):
+def test_md5_of_equals_hashlib(tmp_path):
     (tmp_path / 'file').write_bytes(b'pervit')
     assert md5_of(tmp_path / 'file') == hashlib.md5(b'pervit').hexdigest()
 
@@ -173,7 +173,7 @@ def test_prepare_refuses_a_source_that_is_no_folder(root, tmp_path):
         prepare_fashion_mnist(root, tmp_path / 'absent', files=FILES)
 
 
-def test_folder_in_listing():
+def test_the_folder_is_found_in_the_listing_of_a_package():
     listing = '/.\n/usr\n/usr/share/fm\n/usr/share/fm/train-images-idx3-ubyte.gz\n'
     assert fashion_mnist_sources.folder_in_listing(listing) == Path('/usr/share/fm')
     with pytest.raises(UserError, match='lists no train-images'):
@@ -214,7 +214,7 @@ def test_nothing_is_installed_without_root(monkeypatch):
         fashion_mnist_sources.from_package_install(Path(), lambda sentence: None)
 
 
-def test_tool_fails_with_sentences(tmp_path):
+def test_the_tool_fails_with_a_sentence(tmp_path):
     result = subprocess.run(
         [sys.executable, str(ROOT / 'tools' / 'prepare_fashion_mnist.py'), '--root', 'data',
          '--source', 'absent'],

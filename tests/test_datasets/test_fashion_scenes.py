@@ -1,4 +1,4 @@
-"""How scenes of Fashion-MNIST items are drawn: each depends on its own number alone, and every item stays in view."""
+"""How scenes of Fashion-MNIST items are drawn: a scene depends only on its own number, and every item stays in view."""
 import sys
 from itertools import product
 from pathlib import Path
@@ -18,18 +18,18 @@ REAL = Path(__file__).resolve().parents[2] / 'data' / 'fashion_mnist'
 
 @pytest.fixture(scope='module')
 def source(tmp_path_factory):
-    """A folder that stands for Fashion-MNIST, and its sums."""
+    """A folder that stands in for Fashion-MNIST, and its md5 sums."""
     folder = tmp_path_factory.mktemp('source') / 'fashion_mnist'
     return folder, make_fashion_mnist(folder)
 
 
 @pytest.fixture
 def squares():
-    """Scenes of items that fill their squares, so that an area tells the side."""
+    """Scenes of items that fill their squares, so that the side follows from the area."""
     return FashionScenes(np.full((10, 28, 28), 255, np.uint8), np.arange(10), 'train')
 
 
-def test_read_idx(tmp_path):
+def test_idx_files_are_read_whole_or_refused(tmp_path):
     array = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
     write_idx(tmp_path / 'file', array)
     np.testing.assert_array_equal(read_idx(tmp_path / 'file'), array)
@@ -79,13 +79,13 @@ def test_a_scene_is_the_same_whenever_it_is_drawn(source):
     np.testing.assert_array_equal(again.image, drawn[2].image)
     np.testing.assert_array_equal(again.owners, drawn[2].owners)
     assert (again.classes, again.items, again.areas) == (drawn[2].classes, drawn[2].items, drawn[2].areas)
-    # With the same items, even: a test scene does not repeat the ground and layout of a training scene.
+    # Even with the same items, a test scene does not repeat the ground and layout of a training scene.
     others = [FashionScenes(*make_items(0), split, seed).scene(index)
               for split, seed, index in product(('train', 'test'), (3, 4), (2, 3))]
     assert len({scene.image.tobytes() for scene in others}) == 8
 
 
-def test_sizes_and_what_stays_in_view(squares):
+def test_sizes_are_in_range_and_every_item_stays_in_view(squares):
     covered, numbers, heights, widths, sides = 0, set(), set(), set(), set()
     for index in range(60):
         scene = squares.scene(index)
@@ -103,7 +103,7 @@ def test_sizes_and_what_stays_in_view(squares):
             seen = int((scene.owners == k).sum())
             assert 64 <= seen <= area and seen >= 0.4 * area
             covered += seen < area
-        # Nothing lies on the last one.
+        # The last item is on top, so nothing covers it.
         rows, columns = np.nonzero(scene.owners == len(scene.items))
         assert np.ptp(rows) + 1 == np.ptp(columns) + 1 == scene.areas[-1]**0.5 and len(rows) == scene.areas[-1]
     assert covered > 40, 'items overlap'
@@ -115,7 +115,7 @@ def test_sizes_and_what_stays_in_view(squares):
 
 def test_an_item_too_small_to_be_seen_is_left_out():
     images = np.zeros((2, 28, 28), np.uint8)
-    images[1, 14, 14] = 255  # at most four pixels of 56 x 56
+    images[1, 14, 14] = 255  # enlarged to 56 x 56, it has at most four pixels
     scene = FashionScenes(images, np.zeros(2, int), 'train').scene(0)
     assert scene.items == () and not scene.owners.any() and not scene.label_map().any()
     assert scene.annotations(0) == []
@@ -129,7 +129,7 @@ def test_masks_are_where_the_items_are_painted(monkeypatch):
     monkeypatch.setattr(fashion_scenes, 'dye', lambda gray, rng: 60 + 130 * np.stack([gray] * 3, -1))
     for index in range(5):
         scene = scenes.scene(index)
-        # The grain's deviation is at most 5.
+        # The standard deviation of the grain is at most 5.
         np.testing.assert_array_equal(scene.image.min(2) > 120, scene.owners > 0)
         assert scene.image[scene.owners > 0].mean() == pytest.approx(190, abs=0.5)
         assert 0.9 < scene.image[scene.owners == 0].astype(float).std() < 5.2
@@ -153,12 +153,12 @@ def test_missing_pycocotools_is_named(squares, monkeypatch):
     (dict(test=2.0), r'test must be an integer from 1 on, got 2.0'),
     (dict(seed=-1), r'seed must be an integer from 0 on, got -1'),
 ])
-def test_numbers_out_of_range(tmp_path, arguments, message):
+def test_numbers_out_of_range_are_named(tmp_path, arguments, message):
     with pytest.raises(ValueError, match=message):
         prepare_fashion_scenes(tmp_path / 'fashion_scenes', **arguments)
 
 
-def test_bad_items_and_splits(squares):
+def test_bad_items_and_splits_are_named(squares):
     images, labels = squares.images, squares.labels
     for arguments, message in (
         ((images[:, :27], labels, 'train'), r'images must be uint8 of shape \(N, 28, 28\), got .* of \(10, 27, 28\)'),

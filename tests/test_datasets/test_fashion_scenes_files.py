@@ -1,4 +1,4 @@
-"""The files of FashionScenes agree with each other, come whole or not at all, and the configs read them as written."""
+"""The files of FashionScenes agree with each other, are written all or none, and the configs read them as written."""
 import json
 import os
 import subprocess
@@ -33,7 +33,7 @@ def contents(root):
 
 @pytest.fixture(scope='module')
 def source(tmp_path_factory):
-    """A folder that stands for Fashion-MNIST, and its sums."""
+    """A folder that stands in for Fashion-MNIST, and its md5 sums."""
     folder = tmp_path_factory.mktemp('source') / 'fashion_mnist'
     return folder, make_fashion_mnist(folder)
 
@@ -95,7 +95,7 @@ def test_the_number_of_scenes_changes_none_of_them(scenes, source, tmp_path):
 
 
 def test_each_split_is_made_of_its_own_items_alone(scenes, tmp_path):
-    """Other test items change nothing in the training scenes, and the other way round."""
+    """Other test items change nothing in the training scenes, and the reverse."""
     for changed, kept in (('test', 'train'), ('train', 'test')):
         folder = tmp_path / f'other_{changed}'
         files = make_fashion_mnist(folder, **{f'{changed}_seed': 7})
@@ -103,7 +103,7 @@ def test_each_split_is_made_of_its_own_items_alone(scenes, tmp_path):
         for name, content in contents(scenes).items():
             if name.endswith('.png'):
                 same = contents(tmp_path / changed)[name] == content
-                # A label map may be the same by chance, but not pixels.
+                # Label maps may be the same by chance, but images may not.
                 assert same if kept in name else not same or name.startswith('labels'), name
         assert coco(tmp_path / changed, kept).anns == coco(scenes, kept).anns
 
@@ -167,7 +167,7 @@ def test_a_folder_that_cannot_be_moved_keeps_its_set(source, tmp_path, monkeypat
     before = contents(tmp_path)
 
     def busy(old, new):
-        raise OSError('Device or resource busy')  # as a mount point
+        raise OSError('Device or resource busy')  # the error for a mount point
 
     monkeypatch.setattr(os, 'rename', busy)
     with pytest.raises(UserError, match='busy'):
@@ -183,7 +183,7 @@ def test_a_link_to_the_set_stays_one(source, tmp_path):
     assert prepare(source, tmp_path / 'link', train=1, test=1) is False
 
 
-def test_what_is_no_set_of_scenes_is_left_alone(source, tmp_path):
+def test_a_folder_of_something_else_is_left_alone(source, tmp_path):
     (tmp_path / 'coco' / 'train').mkdir(parents=True)
     (tmp_path / 'file').touch()
     for name in ('coco', 'file'):
@@ -199,7 +199,7 @@ def test_a_full_disk_is_reported(source, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_tool_fails_with_sentences(tmp_path):
+def test_the_tool_fails_with_sentences(tmp_path):
     result = subprocess.run(
         [sys.executable, str(ROOT / 'tools' / 'prepare_fashion_scenes.py'), '--fashion-mnist', 'absent'],
         cwd=tmp_path, env={**os.environ, 'PYTHONPATH': str(ROOT)}, capture_output=True, text=True)
@@ -210,7 +210,7 @@ def test_tool_fails_with_sentences(tmp_path):
 
 
 def read_config(toolbox, task, scenes):
-    """The config, with the small set in place of the real one."""
+    """The config with the small set of scenes instead of the real one."""
     pytest.importorskip(toolbox)
     with DefaultScope.overwrite_default_scope(toolbox):
         METRICS.get('IoUMetric' if toolbox == 'mmseg' else 'CocoMetric')  # imports the toolbox
@@ -223,7 +223,7 @@ def read_config(toolbox, task, scenes):
 
 
 def pixels_and_labels(scenes, split, index):
-    """An image as the toolboxes give it, (3, H, W) and BGR, and its label map."""
+    """An image as the toolboxes load it, ``(3, H, W)`` in BGR, and its label map."""
     image, labels = (cv2.imread(str(scenes / folder / f'{index:06d}.png'), cv2.IMREAD_UNCHANGED)
                      for folder in (split, f'labels/{split}'))
     return image.transpose(2, 0, 1), labels
@@ -253,7 +253,7 @@ def test_mmdetection_reads_what_was_written(scenes):
                 np.testing.assert_array_equal(instances.masks.get_bboxes('hbox').tensor, instances.bboxes.tensor)
         assert set(flips) == {False, True} and len(flips) > COUNTS['train'], 'the sampler does not end'
 
-        # The truth as a prediction is right, so sizes and category numbers are.
+        # The ground truth as a prediction scores 1, so sizes and category numbers are right.
         metric.dataset_meta = test.metainfo
         for batch in map(test.__getitem__, range(COUNTS['test'])):
             sample = batch['data_samples']
@@ -283,7 +283,7 @@ def test_mmsegmentation_reads_what_was_written(scenes):
             if sample.flip:
                 image, truth = image[..., ::-1], truth[:, ::-1]
             assert image.shape == (3, 128, 128) and truth.shape == (128, 128)
-            # The crop is found again by its pixels, and the labels are those of the same place.
+            # Find the place of the crop by its pixels. The labels must come from the same place.
             rows, columns = (length - 127 for length in labels.shape)
             places = [(y, x) for y in range(rows) for x in range(columns) if (expected[:, y, x] == image[:, 0, 0]).all()
                       and (expected[:, y:y + 128, x:x + 128] == image).all()]

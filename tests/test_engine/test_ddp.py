@@ -1,4 +1,4 @@
-"""DDP meets no unused parameter, whatever is frozen or switched off; on CUDA as well where there is one."""
+"""DDP meets no unused parameter, whatever is frozen or switched off, on the CPU and on CUDA."""
 import pytest
 import torch
 import torch.distributed as dist
@@ -13,7 +13,7 @@ DEVICES = ['cpu', pytest.param('cuda', marks=cuda)]
 
 @pytest.fixture(params=DEVICES)
 def device(request, tmp_path):
-    """A process group of one, which is enough: DDP looks for unused parameters all the same."""
+    """The device, with a process group of one process. DDP looks for unused parameters there too."""
     device = request.param
     dist.init_process_group('nccl' if device == 'cuda' else 'gloo', init_method=f'file://{tmp_path}/store', rank=0,
                             world_size=1)
@@ -26,12 +26,12 @@ def device(request, tmp_path):
     dict(out_indices=(0, 1, 2), out_type='featmap', with_cp=True),
     dict(window_size=4, global_attn_indexes=(1, )), dict(position_cfg=dict(type='PerViTRelativePositionBias'))
 ])
-def test_steps_without_unused_parameters(device, kwargs):
+def test_ddp_meets_no_unused_parameter(device, kwargs):
     model = randomize(PerViT(TINY_ARCH, img_size=28, **kwargs)).to(device)
     wrapped = DistributedDataParallel(model, device_ids=[0] if device == 'cuda' else None)
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1e-2)
     before = [p.detach().clone() for p in model.parameters()]
-    for _ in range(3):  # DDP complains at the step after the one that left a parameter out
+    for _ in range(3):  # DDP complains one step after a step that left a parameter out
         optimizer.zero_grad()
         outs = wrapped(torch.randn(2, 3, 28, 28, device=device))
         sum(out.square().mean() for out in outs).backward()

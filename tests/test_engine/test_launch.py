@@ -20,7 +20,7 @@ def world(tmp_path_factory):
 
 @pytest.fixture
 def small(world, monkeypatch):
-    """The config of the folder, in this process."""
+    """The folder's config, loaded in this process."""
     monkeypatch.syspath_prepend(str(world))
     return load_config(str(world / 'small.py'))
 
@@ -29,7 +29,7 @@ def prepare(cfg, **options):
     return launch.prepare_config(cfg, 'configs/small.py', **options)
 
 
-def test_options(small, tmp_path, monkeypatch):
+def test_options_of_the_command_line_reach_the_config(small, tmp_path, monkeypatch):
     monkeypatch.setattr(machine, 'has_accelerator', lambda: True)
     checkpoint = tmp_path / 'a.pth'
     checkpoint.touch()
@@ -59,7 +59,7 @@ def test_resume_with_nothing_to_resume_starts_from_load_from(small, tmp_path, mo
     assert small.resume is True and small.load_from == str(tmp_path / 'run' / 'epoch_1.pth')
 
 
-def test_amp_on_a_gpu(small, monkeypatch):
+def test_amp_replaces_the_plain_optim_wrapper_alone(small, monkeypatch):
     monkeypatch.setattr(machine, 'has_accelerator', lambda: True)
     small.optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=1.))
     prepare(small, amp=True)
@@ -97,7 +97,7 @@ def test_wrong_paths_are_one_sentence(small, tmp_path):
 
 
 def test_names_of_published_checkpoints_are_looked_up(small, monkeypatch):
-    """Wherever a checkpoint is named; the message lists those that are there."""
+    """This holds for every setting that names a checkpoint. The message lists the published ones."""
     monkeypatch.setattr(machine, 'has_accelerator', lambda: True)
     names = [f'pervit_mm://{path.name}' for path in sorted((ROOT / 'checkpoints').glob('*.pth'))]
     wrong = 'pervit_mm://nope.pth'
@@ -128,7 +128,7 @@ def test_names_of_published_checkpoints_are_looked_up(small, monkeypatch):
     (dict(type='CocoDataset', ann_file='nowhere.json', data_prefix=dict(img='')), True),
     (dict(type='Made', size=3), False),
 ])
-def test_check_data(dataset, fails):
+def test_missing_data_is_named_unless_it_may_be_remote_or_downloaded(dataset, fails):
     cfg = dict(train_dataloader=dict(dataset=dataset))
     if fails:
         with pytest.raises(UserError, match='nowhere'):

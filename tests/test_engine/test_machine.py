@@ -17,7 +17,7 @@ def world(tmp_path_factory):
 
 @pytest.fixture
 def small(world, monkeypatch):
-    """The config of the folder, in this process."""
+    """The folder's config, loaded in this process."""
     monkeypatch.syspath_prepend(str(world))
     return load_config(str(world / 'small.py'))
 
@@ -26,7 +26,7 @@ def prepare(cfg, **options):
     return launch.prepare_config(cfg, 'configs/small.py', **options)
 
 
-def test_without_a_gpu(small, monkeypatch):
+def test_a_config_for_gpus_is_fitted_to_the_cpu(small, monkeypatch):
     monkeypatch.setattr(machine, 'has_accelerator', lambda: False)
     notes = prepare(small, launcher='pytorch')
     assert len(notes) == 2
@@ -44,8 +44,8 @@ def test_without_a_gpu(small, monkeypatch):
 
 
 @pytest.mark.parametrize('launcher, kinds', [('pytorch', ['BN', 'BN', 'LN']), ('none', ['SyncBN', 'SyncBN', 'LN'])])
-def test_sync_bn_without_a_gpu(small, monkeypatch, launcher, kinds):
-    """torch's takes no CPU tensors; in a single process MMEngine turns it into BN by itself."""
+def test_sync_bn_becomes_bn_in_several_cpu_processes(small, monkeypatch, launcher, kinds):
+    """torch's SyncBN takes no CPU tensors. In a single process MMEngine itself turns it into BN."""
     monkeypatch.setattr(machine, 'has_accelerator', lambda: False)
     parts = [dict(norm_cfg=dict(type='SyncBN', requires_grad=True)), dict(norm_cfg=dict(type='LN'))]
     small.model = dict(type='A', backbone=dict(norm_cfg=dict(type='SyncBN')), heads=parts)
@@ -55,7 +55,7 @@ def test_sync_bn_without_a_gpu(small, monkeypatch, launcher, kinds):
     assert small.model.heads[0].norm_cfg.requires_grad is True
 
 
-def test_sync_bn_without_a_gpu_in_testing(small, monkeypatch, tmp_path):
+def test_sync_bn_becomes_bn_in_testing_without_a_note(small, monkeypatch, tmp_path):
     monkeypatch.setattr(machine, 'has_accelerator', lambda: False)
     small.model = dict(type='A', backbone=dict(norm_cfg=dict(type='SyncBN')))
     (tmp_path / 'a.pth').touch()

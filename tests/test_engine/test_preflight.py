@@ -1,4 +1,4 @@
-"""Mistakes in a config: each is one sentence, ahead of the first iteration."""
+"""A mistake in a config is reported as one sentence before the first iteration."""
 import pytest
 from small_run import write_world
 
@@ -15,7 +15,7 @@ def world(tmp_path_factory):
     return write_world(tmp_path_factory.mktemp('world'))
 
 
-# What somebody gets wrong, by --cfg-options, and what the sentence has to say.
+# The mistake as --cfg-options, and what the sentence must say.
 MISTAKES = [
     ({'optim_wrapper.optimizer.type': 'AdamWW'},
      r"optim_wrapper.optimizer\['type'\] must be a registered optimizer, got 'AdamWW'"),
@@ -77,7 +77,7 @@ MISTAKES = [
 
 @pytest.mark.parametrize('options, message', MISTAKES, ids=[' '.join(options) + f'-{i}' for i, (options, _) in
                                                            enumerate(MISTAKES)])
-def test_a_mistake_is_one_sentence_ahead_of_the_first_iteration(world, tmp_path, monkeypatch, options, message):
+def test_a_mistake_is_one_sentence_before_the_first_iteration(world, tmp_path, monkeypatch, options, message):
     monkeypatch.syspath_prepend(str(world))
     iterations = []
     monkeypatch.setattr('mmengine.runner.EpochBasedTrainLoop.run_iter', lambda *args: iterations.append(1))

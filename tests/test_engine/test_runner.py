@@ -1,7 +1,7 @@
-"""What the runner loads, and what it refuses."""
+"""Which checkpoints the runner loads, and which it refuses."""
 import pytest
 import torch
-from toy_run import ToyModel, toy_runner, weights
+from toy_run import ToyModel, toy_runner
 
 from pervit_mm.checkpoints import read_checkpoint
 from pervit_mm.engine.runner import alone_in
@@ -44,11 +44,9 @@ def test_weights_of_another_model_are_refused(trained, change_state, message, ho
     else:
         run = toy_runner(trained, epochs=3, scores=[1.], load_from=str(trained / 'epoch_2.pth'))
         start = run.val
-    before = weights(run)
     with pytest.raises(UserError, match=message):
         start()
-    assert how == 'test' or all(torch.equal(value, before[key]) for key, value in weights(run).items()
-                                if 'bias' in key) or 'not of this model' in message
+    assert run.iter == 0
 
 
 def test_load_from_reports_and_takes_what_fits(trained, monkeypatch):

@@ -1,4 +1,4 @@
-"""The hooks around Φp through each toolbox's own visualizer, into TensorBoard's files and the local ones."""
+"""The hooks around Φp write through each toolbox's own visualizer into TensorBoard's files and local files."""
 import copy
 import json
 
@@ -20,7 +20,7 @@ BLOCKS = 3
 
 @MODELS.register_module(force=True)
 class ReachModel(BaseModel):
-    """A PerViT without a task, which no toolbox has to know."""
+    """A PerViT without a task, so that it works in the scope of every toolbox."""
 
     def __init__(self):
         super().__init__()
@@ -31,7 +31,7 @@ class ReachModel(BaseModel):
 
 
 class Snapshots(Hook):
-    """Keeps the backbone of the start and of each iteration."""
+    """Copies of the backbone at the start and after each iteration."""
 
     def __init__(self):
         self.kept = []
@@ -46,11 +46,11 @@ class Snapshots(Hook):
 @pytest.mark.parametrize('toolbox, kind, by_epoch', [
     ('mmpretrain', 'UniversalVisualizer', True), ('mmdet', 'DetLocalVisualizer', True),
     ('mmseg', 'SegLocalVisualizer', False)])
-def test_pictures_and_scalars_arrive(tmp_path, toolbox, kind, by_epoch):
-    """Six iterations, two for each epoch; scalars after every second, pictures before and after all."""
+def test_pictures_and_scalars_arrive_in_every_backend(tmp_path, toolbox, kind, by_epoch):
+    """Six iterations, two for each epoch. Scalars come after every second iteration, pictures before and after all."""
     pytest.importorskip(toolbox)
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-    unit = 1 if by_epoch else 2  # of a step, for two iterations
+    unit = 1 if by_epoch else 2  # steps for every two iterations
     run = Runner(
         model=dict(type='ReachModel'),
         work_dir=str(tmp_path),

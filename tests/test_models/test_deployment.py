@@ -1,4 +1,4 @@
-"""Deployed checkpoints load into a model built from the same config, and nowhere else by accident."""
+"""Deployed checkpoints load into a model built from the same config, and no other checkpoint is taken for deployed."""
 import copy
 
 import pytest
@@ -13,7 +13,7 @@ from pervit_mm.models.deployment import is_deployed_state
 
 
 class Classifier(nn.Module):
-    """Something around a backbone."""
+    """A module around a backbone."""
 
     def __init__(self, **kwargs):
         super().__init__()
@@ -41,7 +41,7 @@ def test_a_deployed_state_dict_loads_by_torch_and_by_mmengine(load, kwargs, grid
     torch.testing.assert_close(outputs(other), expected, atol=1e-5, rtol=1e-4)
     if grids:
         torch.testing.assert_close(outputs(other, 40), outputs(source, 40), atol=1e-5, rtol=1e-4)
-    if 'position_cfg' in kwargs:  # without Φp any grid will do
+    if 'position_cfg' in kwargs:  # without Φp every grid works
         torch.testing.assert_close(outputs(other, 48), outputs(source, 48), atol=1e-5, rtol=1e-4)
         return
     with pytest.raises(ValueError, match='was deployed for the token grids'):
@@ -50,7 +50,7 @@ def test_a_deployed_state_dict_loads_by_torch_and_by_mmengine(load, kwargs, grid
 
 @pytest.mark.parametrize('kwargs', [
     dict(), dict(position_cfg=None), dict(position_cfg=None, stem_cfg=dict(norm_cfg=dict(type='GN', num_groups=2)))])
-def test_a_trained_state_dict_leaves_the_form_alone(kwargs):
+def test_a_trained_state_dict_does_not_deploy_the_model(kwargs):
     model, source = Classifier(**kwargs), randomize(Classifier(**kwargs))
     layers = list(model.modules())
     model.load_state_dict(source.state_dict())
@@ -62,7 +62,7 @@ def test_a_trained_state_dict_leaves_the_form_alone(kwargs):
     ('stem.layers.0.conv.', dict(type='BN')), ('stem.layers.1.', dict(type='BN')), ('stem.', dict(type='BN')),
     ('', dict(type='GN', num_groups=2))])
 def test_a_part_of_a_state_dict_is_not_taken_for_a_deployed_one(prefix, norm_cfg):
-    """Some of the stem's convolutions, or all and nothing else; or all but norms that are never folded."""
+    """The part is some or all of the stem's convolutions, or everything except norms that are never folded."""
     model = PerViT({**TINY_ARCH, 'stem_channels': (4, 8)}, img_size=28, position_cfg=None,
                    stem_cfg=dict(norm_cfg=norm_cfg))
     part = {key: value for key, value in model.state_dict().items() if key.startswith(prefix) and 'norm' not in key}
@@ -70,7 +70,7 @@ def test_a_part_of_a_state_dict_is_not_taken_for_a_deployed_one(prefix, norm_cfg
     assert part and {f'stem.layers.{i}.norm.weight' for i in (0, 1)} <= set(missing)
 
 
-def test_a_deployed_state_dict_without_positions_is_none_of_a_model_with_them():
+def test_a_deployed_state_dict_without_positions_is_refused_by_a_model_with_them():
     deployed = Classifier(position_cfg=None)
     deployed.backbone.switch_to_deploy()
     model = Classifier()
@@ -81,7 +81,7 @@ def test_a_deployed_state_dict_without_positions_is_none_of_a_model_with_them():
 
 @pytest.mark.parametrize('kwargs, reason', [
     (dict(), 'its Φp is frozen'), (dict(position_cfg=None), 'BatchNorm is folded into the convolutions of its stem')])
-def test_no_training_from_a_deployed_checkpoint(tmp_path, kwargs, reason):
+def test_training_from_a_deployed_checkpoint_is_refused(tmp_path, kwargs, reason):
     model = randomize(Classifier(**kwargs))
     model.backbone.switch_to_deploy()
     path = str(tmp_path / 'deployed.pth')
@@ -94,8 +94,8 @@ def test_no_training_from_a_deployed_checkpoint(tmp_path, kwargs, reason):
 
 @pytest.mark.parametrize('kwargs', [
     dict(), dict(position_cfg=None), dict(stem_cfg=dict(type='patchify'), position_cfg=None)])
-def test_a_deployed_state_dict_says_so(kwargs):
-    """By a marker; even where neither Φp nor BatchNorm could tell."""
+def test_a_deployed_state_dict_has_the_marker(kwargs):
+    """The marker is needed where neither Φp nor BatchNorm shows that the model is deployed."""
     model, trained = Classifier(**kwargs), Classifier(**kwargs)
     assert 'backbone.deployed' not in model.state_dict()
     model.backbone.switch_to_deploy()

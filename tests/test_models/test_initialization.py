@@ -1,4 +1,4 @@
-"""Peripheral initialization, alone and among other rules."""
+"""Peripheral initialization, alone and together with other rules."""
 import copy
 
 import pytest
@@ -26,7 +26,7 @@ def classifier(backbone_init=None, model_init=None, arch=TINY_ARCH, **backbone):
 
 
 def check_values(backbone, size=(-5, 4), strength=(3, 0.01)):
-    """Every part as the design has it."""
+    """Check the initial values of every part."""
     torch.testing.assert_close(backbone.position_proj.weight, torch.full((8, 1), -0.02))
     assert backbone.position_proj.bias.abs().max() == 0
     depth = len(backbone.blocks)
@@ -43,7 +43,7 @@ def check_values(backbone, size=(-5, 4), strength=(3, 0.01)):
         for linear in (block.attn.qkv, block.attn.proj, block.ffn.fc1, block.ffn.fc2):
             assert 0.015 < linear.weight.std() < 0.025 and linear.weight.abs().max() < 0.15
             assert linear.bias is None or linear.bias.abs().max() == 0
-    # torch's default for a Linear or convolution: uniform within 1 / sqrt(fan_in), bias too.
+    # torch's default for a linear layer or convolution: weight and bias are uniform within 1 / sqrt(fan_in).
     stem, blocks = backbone.stem, backbone.blocks
     default = [blocks[1].shortcut, stem.layers[1].conv, blocks[0].cpe.conv, stem.proj]
     for layer in default:
@@ -60,7 +60,7 @@ def check_values(backbone, size=(-5, 4), strength=(3, 0.01)):
 @pytest.mark.parametrize('model_init', [
     None, TRUNC_NORMAL, [TRUNC_NORMAL, dict(type='Constant', layer=['LayerNorm'], val=2.)]
 ])
-def test_values_also_under_recipe_wide_rules(backbone_init, model_init):
+def test_initial_values_survive_rules_for_the_whole_model(backbone_init, model_init):
     model = classifier(backbone_init, model_init)
     check_values(model.backbone)
     assert 0.018 < model.head.fc.weight.std() < 0.022 and (model.head.fc.bias == 0).all()
@@ -76,10 +76,10 @@ def test_options_reach_the_blocks():
     check_values(classifier(dict(type='PeripheralInit', size=(-2, 6), strength=(1, 0.5))).backbone, (-2, 6), (1, 0.5))
 
 
-def test_given_on_the_model_it_reaches_the_backbone():
+def test_a_rule_on_the_model_reaches_the_backbone():
     model = classifier(None, dict(type='PeripheralInit', size=(-2, 6), strength=(1, 0.5)))
     check_values(model.backbone, (-2, 6), (1, 0.5))
-    # A rule on the backbone counts more than one on the model.
+    # A rule on the backbone overrides one on the model.
     model = classifier(dict(type='PeripheralInit', size=(-3, 3)), dict(type='PeripheralInit', size=(-2, 6)))
     check_values(model.backbone, size=(-3, 3))
     with pytest.raises(ValueError, match='Linear holds no PerViT'):
@@ -87,11 +87,11 @@ def test_given_on_the_model_it_reaches_the_backbone():
 
 
 @pytest.mark.parametrize('scheme, size, strength', [('local', (-5, -5), (3, 3)), ('global', (4, 4), (0.01, 0.01))])
-def test_all_local_and_all_global(scheme, size, strength):
+def test_local_and_global_schemes_set_all_blocks_alike(scheme, size, strength):
     check_values(classifier(dict(type='PeripheralInit', scheme=scheme)).backbone, size, strength)
 
 
-def test_truncated_normal():
+def test_trunc_normal_scheme_draws_the_position_weights():
     backbone = classifier(dict(type='PeripheralInit', scheme='trunc_normal'), arch=WIDE_ARCH).backbone
     for block in backbone.blocks:
         assert 0.018 < block.attn.position.conv1.weight.std() < 0.022
@@ -99,7 +99,7 @@ def test_truncated_normal():
     assert backbone.position_proj.weight.std() > 0.01
 
 
-def test_symmetry_noise():
+def test_symmetry_noise_spreads_weights_around_the_constant():
     backbone = classifier(dict(type='PeripheralInit', symmetry_noise=0.1), arch=WIDE_ARCH).backbone
     weight = backbone.blocks[0].attn.position.conv1.weight
     assert 0.0018 < weight.std() < 0.0022 and weight.mean().item() == pytest.approx(0.02, rel=0.02)
@@ -118,7 +118,8 @@ def test_constant_weights_keep_hidden_channels_equal_under_training_and_noise_br
             backbone(torch.randn(2, 3, 28, 28))[0].square().sum().backward()
             optimizer.step()
         position = backbone.blocks[0].attn.position
-        # Same over output channels of the first and input channels of the second convolution, up to summation order.
+        # Spread over the output channels of the first convolution and the input channels of the second. Without noise
+        # only the order of summation makes a difference.
         spread[noise] = max(position.conv1.weight.std(0).max().item(), position.conv2.weight.std(1).max().item())
     assert spread[0.] < 1e-3 * spread[0.1]
 
@@ -153,7 +154,7 @@ def test_nonlocality_rises_with_depth():
     assert phi[:, 7, 7, 0, 0].tolist() == pytest.approx([0.0004] * 4, abs=5e-5)
 
 
-def test_schedule():
+def test_init_schedule_is_linear_in_depth():
     assert init_schedule(4, (-5, 4), (3, 0)) == [(-5, 3), (-2, 2), (1, 1), (4, 0)]
     assert init_schedule(1, (-5, 4), (3, 0)) == [(-5, 3)]
 

@@ -8,7 +8,7 @@ from conftest import TINY_ARCH, randomize
 from pervit_mm.models import PerViT
 
 STEMS = [None, dict(norm_cfg=dict(type='GN', num_groups=2)), dict(norm_cfg=dict(type='SyncBN')), dict(type='patchify')]
-ARCH = {**TINY_ARCH, 'stem_channels': (4, 8)}  # stride 8: three convolutions whose fields overlap
+ARCH = {**TINY_ARCH, 'stem_channels': (4, 8)}  # stride 8: three convolutions with overlapping receptive fields
 
 
 def build(stem_cfg=None):
@@ -24,7 +24,7 @@ def spread(hidden, images):
 @pytest.mark.parametrize('training', [True, False])
 @pytest.mark.parametrize('stem_cfg', STEMS)
 def test_hidden_pixels_change_nothing(stem_cfg, training):
-    """Exactly, in tokens and in running statistics; NaN and infinity included."""
+    """Tokens and running statistics are exactly the same, even if the hidden pixels are NaN."""
     if training and stem_cfg and stem_cfg.get('norm_cfg', {}).get('type') == 'SyncBN':
         pytest.skip('SyncBN takes no CPU tensors in training')
     model, images, hidden = build(stem_cfg)
@@ -42,8 +42,8 @@ def test_hidden_pixels_change_nothing(stem_cfg, training):
     assert torch.equal(outputs[0][hidden.flatten(1)], model.stem.proj.bias.expand(int(hidden.sum()), -1))
 
 
-def test_without_the_mask_they_change_visible_tokens():
-    """The control: fields of the stem overlap, so zeroing tokens afterwards would leak."""
+def test_hidden_pixels_change_visible_tokens_without_the_mask():
+    """The control: receptive fields of the stem overlap, so zeroing tokens afterwards would leak hidden pixels."""
     model, images, hidden = build()
     model.eval()
     plain, _ = model.embed(images)
@@ -62,8 +62,8 @@ def test_nothing_hidden_is_the_plain_stem(stem_cfg, training):
         torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-5)
 
 
-def test_batch_norm_counts_visible_positions_alone():
-    """Running statistics against those of the visible positions, by hand."""
+def test_batch_norm_uses_visible_positions_alone():
+    """Running statistics against the mean and variance of the visible positions, computed by hand."""
     model, images, hidden = build()
     model.train().embed(images, hidden)
     layer = model.stem.layers[0]
@@ -71,7 +71,6 @@ def test_batch_norm_counts_visible_positions_alone():
                                       stride=2, padding=1)
     fine = hidden.repeat_interleave(4, 1).repeat_interleave(4, 2)[:, :conv.shape[2], :conv.shape[3]]
     visible = conv.permute(0, 2, 3, 1)[~fine]
-    _, fresh, _ = build()
     before = randomize(PerViT(ARCH, img_size=32)).stem.layers[0].norm
     torch.testing.assert_close(layer.norm.running_mean, 0.9 * before.running_mean + 0.1 * visible.mean(0))
     torch.testing.assert_close(layer.norm.running_var, 0.9 * before.running_var + 0.1 * visible.var(0))

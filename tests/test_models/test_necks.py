@@ -1,4 +1,4 @@
-"""The feature pyramid against plain torch, level by level."""
+"""The feature pyramid: each level against plain torch."""
 import pytest
 import torch
 import torch.nn.functional as F
@@ -36,10 +36,10 @@ def test_layer_norm_is_mmpretrains():
     torch.testing.assert_close(ours(x), theirs(x), atol=1e-6, rtol=1e-5)
 
 
-def test_every_level_by_hand():
+def test_every_level_equals_plain_torch():
     neck = randomize(PerViTFeaturePyramid(8, 6, num_outs=5)).double()
     x = torch.randn(2, 8, 6, 4, dtype=torch.float64)
-    outs = neck((torch.randn(2, 3, 6, 4), x))  # the last map alone counts
+    outs = neck((torch.randn(2, 3, 6, 4), x))  # only the last map is used
     four, eight, sixteen, thirty_two = neck.levels
     up = F.gelu(norm(upsample(x, four[0]), four[1]))
     expected = [
@@ -55,7 +55,7 @@ def test_every_level_by_hand():
         assert out.is_contiguous()
 
 
-def test_order_and_strides_are_honoured_as_given():
+def test_levels_have_the_given_order_and_strides():
     neck = PerViTFeaturePyramid(8, 4, in_stride=4, out_strides=(16, 2, 4, 32))
     outs = neck((torch.randn(1, 8, 16, 24), ))  # 64 x 96 pixels
     assert [tuple(out.shape[2:]) for out in outs] == [(4, 6), (32, 48), (16, 24), (2, 3)]
@@ -63,7 +63,7 @@ def test_order_and_strides_are_honoured_as_given():
 
 @pytest.mark.parametrize('out_strides, coarsest', [((16, 8, 4), 0), ((8, 16, 4), 1), ((4, 16, 16), 2)])
 def test_further_levels_go_on_from_the_coarsest(out_strides, coarsest):
-    """Wherever it stands; of two of one stride it is the later."""
+    """The coarsest level may be at any place. If two levels have the same stride, it is the later one."""
     neck = PerViTFeaturePyramid(8, 4, in_stride=4, out_strides=out_strides, num_outs=5)
     outs = neck((torch.randn(1, 8, 16, 32), ))  # 64 x 128 pixels
     assert [(64 // out.shape[2], 128 // out.shape[3]) for out in outs] == [(s, s) for s in (*out_strides, 32, 64)]
@@ -71,7 +71,7 @@ def test_further_levels_go_on_from_the_coarsest(out_strides, coarsest):
     assert torch.equal(outs[4], outs[coarsest][..., ::4, ::4])
 
 
-def test_odd_and_tiny_maps():
+def test_odd_and_tiny_maps_give_whole_levels():
     neck = PerViTFeaturePyramid(8, 4, num_outs=6)
     assert [tuple(out.shape[2:]) for out in neck((torch.randn(1, 8, 3, 1), ))] == [
         (12, 4), (6, 2), (3, 1), (2, 1), (1, 1), (1, 1)]
@@ -89,7 +89,7 @@ def test_multi_level_feeds_each_level_by_its_own_map():
         neck(tuple(maps[:2]))
 
 
-def test_fits_the_backbone():
+def test_the_pyramid_takes_the_maps_of_the_backbone():
     backbone = PerViT(TINY_ARCH, img_size=28, out_indices=(0, 1, 2), out_type='featmap', window_size='pretrain')
     neck = PerViTFeaturePyramid(backbone.out_channels, 8, in_stride=backbone.out_stride, out_strides=(4, 8, 16))
     outs = neck(backbone(torch.randn(2, 3, 48, 64)))
@@ -98,7 +98,7 @@ def test_fits_the_backbone():
     assert all(p.grad is not None for p in (*backbone.parameters(), *neck.parameters()))
 
 
-def test_other_norms():
+def test_norm_cfg_replaces_every_norm():
     neck = PerViTFeaturePyramid(8, 4, norm_cfg=dict(type='GN', num_groups=2))
     assert sum(isinstance(m, torch.nn.GroupNorm) for m in neck.modules()) == 9
 

@@ -1,4 +1,4 @@
-"""PerViT against the authors' code, on its recorded outputs (tests/data)."""
+"""PerViT against the recorded outputs of the authors' code (tests/data)."""
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +32,7 @@ def images():
     return torch.from_numpy(draw.astype(np.float32))
 
 
-def test_logits_and_tokens(model, images, golden):
+def test_logits_and_tokens_are_the_authors(model, images, golden):
     tokens = {}
     handles = [
         block.register_forward_hook(lambda m, a, out, i=i: tokens.__setitem__(i, out))
@@ -52,7 +52,7 @@ def test_logits_and_tokens(model, images, golden):
     np.testing.assert_allclose(normed.detach().mean(1), golden['image_embedding'], atol=1e-4, rtol=0)
 
 
-def test_position_attention(model, golden):
+def test_position_attention_is_the_authors(model, golden):
     queries = golden['position_queries'] @ [14, 1]
     with torch.no_grad():
         terms = model.backbone.position_terms((14, 14))
@@ -62,7 +62,7 @@ def test_position_attention(model, golden):
         np.testing.assert_allclose(phi.mean((1, 2)), golden['position_attention_mean'][i], atol=1e-5, rtol=0)
 
 
-def test_gradient_norms(model, images, golden):
+def test_gradient_norms_are_the_authors(model, images, golden):
     model.zero_grad()
     model(images, mode='tensor').square().mean().backward()
     grads = {name: param.grad.norm().item() for name, param in model.named_parameters()}
@@ -72,7 +72,7 @@ def test_gradient_norms(model, images, golden):
     for key, expected in zip(golden['grad_norm_keys'], golden['grad_norms']):
         key = str(key)
         if key == 'rpe_proj.bias' or key.endswith(('activation.conv1.bias', 'activation.conv2.bias')):
-            zeros += 1  # biases ahead of a norm
+            zeros += 1  # a bias before a norm has no effect
             assert grads[names[key]] < 1e-7 and expected < 1e-7
         else:
             assert grads[names[key]] == pytest.approx(expected, rel=1e-3), key
@@ -80,8 +80,8 @@ def test_gradient_norms(model, images, golden):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device')
-def test_on_cuda(images, golden):
-    """With PyTorch's default flags, under which convolutions run in TF32; Φp does not."""
+def test_outputs_on_cuda_are_the_authors(images, golden):
+    """With PyTorch's default flags convolutions run in TF32. Φp does not."""
     model = classifier('tiny').eval()
     model.load_state_dict(from_official(official_state('tiny')), strict=True)
     model.cuda()

@@ -19,7 +19,7 @@ def build(**kwargs):
 
 
 def check_gradients(model, state):
-    """Compare with those of the oracle's float64 state."""
+    """Compare the gradients with those of the oracle's float64 state."""
     for name, param in model.named_parameters():
         exact = state[name].grad
         tolerance = 2e-3 * exact.abs().max().item() + 1e-4
@@ -28,8 +28,8 @@ def check_gradients(model, state):
 
 @pytest.mark.parametrize('size', SIZES)
 @pytest.mark.parametrize('training_bn', [False, True])
-def test_outputs_and_gradients_by_definition(size, training_bn):
-    """Square, non-square, 1 x k and down to one token, against the oracle."""
+def test_outputs_and_gradients_equal_the_definition(size, training_bn):
+    """Grids that are square, oblong, 1 x k and of one token, against the oracle."""
     model = build(out_indices=(0, 2), out_type='raw').train(training_bn)
     images = torch.randn(3, 3, *size)
     state = {k: v.detach().double().requires_grad_(True) for k, v in model.named_parameters()}
@@ -51,7 +51,7 @@ def test_outputs_and_gradients_by_definition(size, training_bn):
 
 @pytest.mark.parametrize('size', [(28, 28), (44, 31), (13, 60), (9, 9)])
 @pytest.mark.parametrize('global_blocks', [(), (1, )])
-def test_windows_by_definition(size, global_blocks):
+def test_windowed_outputs_and_gradients_equal_the_definition(size, global_blocks):
     model = build(window_size=4, global_attn_indexes=global_blocks, out_type='raw').eval()
     images = torch.randn(2, 3, *size)
     state = dict(model.state_dict())
@@ -68,7 +68,7 @@ def test_windows_by_definition(size, global_blocks):
 
 
 def test_padding_of_a_batch_reaches_one_window_further_with_each_block():
-    """A toolbox pads images to the largest of the batch, and their features there are features like others."""
+    """A toolbox pads images to the largest of the batch. The blocks treat padding like any other part of an image."""
     images = torch.randn(1, 3, 16, 64, dtype=torch.float64)
     padded = torch.nn.functional.pad(images, (0, 32, 0, 0))
     model = build(window_size=4, out_indices=(0, 1, 2), out_type='featmap').eval().double()
@@ -85,7 +85,7 @@ def test_window_defaults_to_the_pretraining_grid():
     assert model.position_grids((20, 30)) == [(7, 7)] * 3
 
 
-def test_out_types_and_attributes():
+def test_out_types_agree_and_attributes_are_right():
     images = torch.randn(2, 3, 26, 40)
     maps = build(out_indices=(-3, 1, 2), out_type='featmap').eval()
     assert maps.out_channels == (16, 24, 24) and maps.out_stride == 4 and maps.patch_resolution == (7, 7)
@@ -109,7 +109,7 @@ def test_channels_last_images_give_the_same():
     torch.testing.assert_close(out, model(images)[0], atol=1e-5, rtol=1e-4)
 
 
-def test_found_from_every_scope():
+def test_pervit_is_found_from_every_scope():
     for scope in ('mmengine', 'mmpretrain', 'mmdet', 'mmseg'):
         init_default_scope(scope)
         for name in ('PerViT', 'pervit_mm.PerViT'):
@@ -135,7 +135,7 @@ def test_checkpointing_recomputes_and_changes_nothing(options):
             block.register_forward_pre_hook(lambda *_, key=model: passes.update({key: passes.get(key, 0) + 1}))
         torch.manual_seed(3)
         model.train()(images)[0].square().sum().backward()
-    # Backward does not come to frozen blocks.
+    # Frozen blocks have no backward, so they are not recomputed.
     trained = sum(any(p.requires_grad for p in block.parameters()) for block in plain.blocks)
     assert (passes[plain], passes[recomputed]) == (3, 3 + trained) and trained > 0
     for (name, a), b in zip(plain.named_parameters(), recomputed.parameters()):
@@ -151,7 +151,7 @@ def test_checkpointing_recomputes_and_changes_nothing(options):
     dict(out_indices=(0, )), dict(frozen_stages=0), dict(frozen_stages=1), dict(frozen_stages=2), dict(drop_rate=0.1)
 ])
 def test_every_switch_trains_every_parameter(kwargs):
-    """No parameter that requires a gradient goes without one (DDP), none is NaN, and what is frozen has none."""
+    """Every parameter that requires a gradient gets a finite one, as DDP needs it, and frozen parameters get none."""
     model = build(**kwargs).train()
     outs = model(torch.randn(2, kwargs.get('in_channels', 3), 21, 30))
     if any(p.requires_grad for p in model.parameters()):
@@ -177,7 +177,7 @@ def test_distance_scale_reaches_the_module_however_it_is_named(kind):
 @pytest.mark.parametrize('window', [None, (3, 4), (2, 3), (2, 2), (5, 5)])
 @pytest.mark.parametrize('kwargs', [dict(), dict(content=False), dict(position_cfg=None)])
 def test_maps_for_analysis_multiply_to_the_output(window, kwargs):
-    """In float64, with windows that the 3 x 4 map holds whole, cuts, or does not fill."""
+    """In float64. The 3 x 4 map consists of whole windows, cuts some windows, or is smaller than one."""
     attn = randomize(build(**kwargs)).double().eval().blocks[1].attn
     x, n = torch.randn(2, 12, 16, dtype=torch.float64), 12 if window is None else window[0] * window[1]
     log_position = None if attn.position is None else torch.rand(2, n, n, dtype=torch.float64).log()
@@ -201,7 +201,7 @@ def test_frozen_stages_stay_frozen_in_training():
     assert not model.stem.training and not model.blocks[1].training and model.blocks[2].training
     before = copy.deepcopy(model.state_dict())
     model(torch.randn(4, 3, 28, 28))
-    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())  # running statistics too
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())  # also the running statistics
     assert model.train() is model
 
 
@@ -212,13 +212,13 @@ def test_blocks_behind_the_last_output_are_neither_run_nor_trained():
     assert all(p.requires_grad == (i == 0) for i in range(3) for p in model.blocks[i].parameters())
 
 
-def test_norm_eval():
+def test_norm_eval_stops_batch_statistics_alone():
     model = build(norm_eval=True).train()
     assert not model.stem.layers[0].norm.training and model.blocks[0].training
     assert model.stem.layers[0].norm.weight.requires_grad
 
 
-def test_layer_depth_of_every_parameter():
+def test_every_parameter_has_its_layer_depth():
     model = build(out_indices=(0, 2))
     depths = {name: model.get_layer_depth('backbone.' + name, 'backbone.') for name, _ in model.named_parameters()}
     assert {n for _, n in depths.values()} == {5}
@@ -287,7 +287,7 @@ def test_arguments_are_not_changed():
 
 
 @pytest.mark.parametrize('shapes', [None, [(7, 7), (5, 9)]])
-def test_deployed_gives_the_same(shapes):
+def test_a_deployed_model_gives_the_same_outputs(shapes):
     model = build(out_indices=(1, 2), window_size=None).eval()
     deployed = copy.deepcopy(model)
     deployed.switch_to_deploy(shapes)
@@ -304,15 +304,15 @@ def test_deployed_gives_the_same(shapes):
         torch.testing.assert_close(model(other)[1], deployed(other)[1], atol=1e-5, rtol=1e-5)
 
 
-def test_nano_size():
+def test_nano_has_its_stated_size():
     model = PerViT('nano', img_size=28, in_channels=1)
     assert model.out_stride == 4 and model.patch_resolution == (7, 7) and model.out_channels == (96, )
     assert 480_000 < sum(p.numel() for p in model.parameters()) < 500_000
 
 
 @pytest.mark.parametrize('kwargs', [dict(), dict(position_cfg=dict(type='PerViTEuclideanPosition'))])
-def test_shapes_on_the_meta_device(kwargs):
-    """Where nothing is computed: how tools learn shapes of a model too large to build."""
+def test_the_meta_device_gives_the_shapes(kwargs):
+    """Nothing is computed there. Tools use it for the shapes of models that are too large to build."""
     with torch.device('meta'):
         model = PerViT(TINY_ARCH, img_size=28, out_type='featmap', **kwargs)
         with torch.no_grad():

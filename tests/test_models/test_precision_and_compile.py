@@ -34,7 +34,7 @@ def test_position_is_float32_under_autocast(device, dtype, position):
 
 @pytest.mark.parametrize('device', DEVICES)
 @pytest.mark.parametrize('dtype, tolerance', [(torch.bfloat16, 0.1), (torch.float16, 0.02)])
-def test_autocast_output_and_gradients(device, dtype, tolerance):
+def test_autocast_output_is_near_float32_and_gradients_are_finite(device, dtype, tolerance):
     model = build().to(device)
     images = torch.randn(2, 3, 28, 28, device=device)
     expected = model(images)[0]
@@ -45,7 +45,7 @@ def test_autocast_output_and_gradients(device, dtype, tolerance):
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
 
 
-def test_half_precision_weights():
+def test_bfloat16_weights_give_nearly_the_same():
     model, images = build(), torch.randn(2, 3, 28, 28)
     with torch.no_grad():
         expected = model(images)[0]
@@ -64,9 +64,10 @@ def test_cuda_gives_what_the_cpu_gives():
 
 
 def compiled(model, device):
-    """Without graph breaks: fullgraph raises at the first."""
+    """The compiled model. ``fullgraph`` raises an error at the first graph break."""
     torch._dynamo.reset()
-    # On the CPU the graph is captured and traced through autograd, not lowered: lowering takes minutes of C++.
+    # On the CPU the graph is captured and traced through autograd. It is not lowered, because compiling the C++ takes
+    # minutes.
     return torch.compile(model, fullgraph=True, backend='inductor' if device == 'cuda' else 'aot_eager')
 
 
@@ -104,11 +105,11 @@ def test_compiles_without_graph_breaks_in_inference(device, deploy):
         for batch in (2, 3, 5):
             images = torch.randn(batch, 3, 28, 28, device=device)
             torch.testing.assert_close(run(images)[0], model(images)[0], atol=1e-4, rtol=1e-3)
-    assert len(model.position_cache.kept) == (0 if deploy else 3)  # by the eager calls alone
+    assert len(model.position_cache.kept) == (0 if deploy else 3)  # only the eager calls keep it
 
 
 @cuda
-def test_an_amp_training_step_on_cuda():
+def test_an_amp_step_on_cuda_changes_and_keeps_weights_finite():
     """fp16 with a gradient scaler, as the recipe trains."""
     model = build().cuda().train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)

@@ -1,4 +1,4 @@
-"""Weights by init_cfg=dict(type='Pretrained', ...): what is loaded, what is said, and what is refused."""
+"""Weights by init_cfg=dict(type='Pretrained', ...): what is loaded, what is logged, and what is refused."""
 import logging
 
 import pytest
@@ -11,7 +11,7 @@ from pervit_mm.models import PerViT
 
 @pytest.fixture
 def log(caplog):
-    """What MMEngine's current logger says."""
+    """Records of MMEngine's current logger."""
     logger = MMLogger.get_current_instance()
     level = logger.level
     logger.setLevel(logging.INFO)
@@ -22,7 +22,7 @@ def log(caplog):
 
 
 def classifier(tmp_path, **kwargs):
-    """A classifier's checkpoint, and the backbone in it."""
+    """Path of a classifier's checkpoint, and the backbone saved in it."""
     backbone = randomize(PerViT(TINY_ARCH, img_size=28, **kwargs))
     state = {f'backbone.{key}': value for key, value in backbone.state_dict().items()}
     state['head.fc.weight'] = torch.zeros(2, 24)
@@ -74,7 +74,7 @@ def test_pretrained_weights_survive_the_whole_models_init(tmp_path):
 
 
 @pytest.mark.parametrize('prefix', ['backbone', 'backbone.'])
-def test_prefix_with_and_without_its_dot(tmp_path, prefix):
+def test_prefix_works_with_and_without_its_dot(tmp_path, prefix):
     path, source = classifier(tmp_path)
     torch.testing.assert_close(dense(path, prefix).blocks[1].ffn.fc1.weight, source.blocks[1].ffn.fc1.weight)
 

@@ -1,4 +1,4 @@
-"""What others build on PerViT with its three methods alone: embed, position_terms, run_blocks."""
+"""Other models built on PerViT with only its three public methods: embed, position_terms and run_blocks."""
 import copy
 
 import pytest
@@ -19,7 +19,7 @@ def build(**kwargs):
 
 
 class Recorder:
-    """Keeps the tokens behind each block and log Φp, without a hook and without a forward of its own."""
+    """Returns the tokens after each block and log Φp, without a hook and without a copy of PerViT's forward."""
 
     def __init__(self, model):
         self.model = model
@@ -49,7 +49,7 @@ class MaskedModel(nn.Module):
 
 @pytest.mark.parametrize('kwargs', FORMS)
 @pytest.mark.parametrize('deploy', [False, True])
-def test_forward_is_made_of_the_three(kwargs, deploy):
+def test_forward_is_made_of_the_three_public_methods(kwargs, deploy):
     model = build(**kwargs).eval()
     if deploy:
         model.switch_to_deploy([(7, 6)])
@@ -61,7 +61,7 @@ def test_forward_is_made_of_the_three(kwargs, deploy):
 
 @pytest.mark.parametrize('kwargs', FORMS)
 def test_position_terms_are_the_same_from_everywhere(kwargs):
-    """From the cache, made together, and made one by one under recomputation."""
+    """They are the same if computed for all blocks together, for one block alone, or taken from the cache."""
     model = build(**kwargs)
     together = list(copy.deepcopy(model).train().position_terms((7, 6)))
     with torch.no_grad():
@@ -89,7 +89,7 @@ def test_terms_beyond_the_last_output_are_made_when_asked_for():
 
 
 def test_a_masked_model_learns_and_sees_nothing_hidden():
-    """Left halves of images that are one color; the right halves are to be guessed."""
+    """Each image has a single color. The model sees the left half and predicts the right half."""
     model = MaskedModel(PerViT(TINY_ARCH, img_size=28, out_type='raw'))
     model.backbone.init_weights()
     images = torch.randn(16, 3, 1, 1, generator=torch.Generator().manual_seed(7)).expand(-1, -1, 28, 28).contiguous()

@@ -46,7 +46,7 @@ def test_padded_head_width_changes_nothing():
 
 
 @pytest.mark.parametrize('trainable', [True, False])
-def test_attention_gradients_by_definition(trainable):
+def test_attention_gradients_equal_the_definition(trainable):
     q, k, v = (torch.randn(3, 2, 7, 5, requires_grad=True) for _ in range(3))
     logits = torch.randn(2, 7, 7, requires_grad=trainable)
     doubles = [t.detach().double().requires_grad_(t.requires_grad) for t in (q, k, v, logits)]
@@ -61,7 +61,7 @@ def test_attention_gradients_by_definition(trainable):
 
 @pytest.mark.parametrize('position', ['trainable', 'frozen', None])
 def test_attention_in_training_takes_strided_heads_and_half_precision(position, monkeypatch):
-    """As the model calls it: q, k, v are slices of one projection, and under autocast they are bfloat16."""
+    """In the model q, k and v are slices of one projection. Under autocast they are bfloat16."""
     qkv = torch.randn(2, 9, 3, 2, 4, requires_grad=True)
     logits = None if position is None else torch.randn(2, 9, 9, requires_grad=position == 'trainable')
     leaves = [qkv] if position != 'trainable' else [qkv, logits]
@@ -78,6 +78,6 @@ def test_attention_in_training_takes_strided_heads_and_half_precision(position, 
 
 
 def test_trainable_mask_operator_keeps_torchs_rules():
-    """Schema, shapes without computing, autograd and tracing, by torch's own checker."""
+    """torch's own checker tests schema, shapes without computing, autograd and tracing."""
     qkv = [torch.randn(3, 2, 7, 5, requires_grad=True) for _ in range(3)]
     torch.library.opcheck(trainable_mask_attention, (*qkv, torch.randn(2, 7, 7, requires_grad=True)))

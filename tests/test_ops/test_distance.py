@@ -15,13 +15,13 @@ def test_offset_map_holds_every_distance(hw):
 
 
 @pytest.mark.parametrize('hw', GRIDS)
-def test_expand_offsets_with_margin(hw):
+def test_expanded_offsets_hold_every_distance_with_margin(hw):
     offsets = ops.offset_distances(hw, 0.5, margin=2)
     windows = ops.expand_offsets(offsets[None], hw, margin=2).flip(1, 2).reshape(hw[0] * hw[1], hw[0] + 4, hw[1] + 4)
     torch.testing.assert_close(windows, oracle.distances(hw, 0.5, 2).float())
 
 
-def test_grid_step():
+def test_grid_step_spans_the_longer_side():
     assert ops.grid_step((14, 14)) == 2 / 13
     assert ops.grid_step((7, 21)) == ops.grid_step((21, 7)) == 0.1
     assert ops.grid_step((1, 1), pretrain_hw=(14, 14)) == 2 / 13  # no spacing of its own

@@ -3,11 +3,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from pervit_mm.ops.position_per_query import _log_sigmoid, query_position
+from pervit_mm.ops.position_per_query import query_position
 
 
 def test_query_operator_keeps_torchs_rules():
-    """Schema, shapes without computing, autograd and tracing, by torch's own checker."""
+    """torch's own checker tests schema, shapes without computing, autograd and tracing."""
     blocks, d, heads, h, w = 2, 4, 2, 3, 4
     hidden = torch.randn(blocks, d, 2 * h + 1, 2 * w + 1, requires_grad=True)
     factor, summand = (torch.rand(blocks, d, h, w, requires_grad=True) for _ in range(2))
@@ -19,8 +19,8 @@ def test_query_operator_keeps_torchs_rules():
 
 
 @pytest.mark.parametrize('alike', [True, False])
-def test_gradients_of_the_query_operator_by_differences(alike):
-    """In float64 against finite differences, with keys that count alike in the last norm and with others."""
+def test_gradients_of_the_query_operator_equal_finite_differences(alike):
+    """In float64, with equal and with unequal shares of the keys in the last norm."""
     blocks, d, heads, h, w = 2, 3, 2, 2, 3
 
     def draw(*shape):
@@ -34,5 +34,8 @@ def test_gradients_of_the_query_operator_by_differences(alike):
 
 
 def test_log_sigmoid_is_torchs():
+    """With weights of zero and without norms, log Φp is the log-sigmoid of the bias of each head."""
     x = torch.cat([torch.linspace(-120, 120, 1001), torch.tensor([0., -1e-7, 1e-7])])
-    torch.testing.assert_close(_log_sigmoid(x), F.logsigmoid(x), atol=2e-7, rtol=1e-6)
+    hidden, weight = torch.zeros(1, 1, 1, 1), torch.zeros(1, len(x), 1, 1, 1)
+    args = (hidden, None, None, weight, x[None], None, None, None, None, (1, 1), 1e-5, 1, False)
+    torch.testing.assert_close(query_position(*args)[0].flatten(), F.logsigmoid(x), atol=2e-7, rtol=1e-6)

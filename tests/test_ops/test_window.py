@@ -28,7 +28,7 @@ def test_windows_equal_masked_attention_on_the_whole_map(hw, window):
     torch.testing.assert_close(out, expected, atol=1e-6, rtol=1e-5)
 
 
-def test_window_partition_round_trip():
+def test_unpartition_undoes_partition():
     x = torch.randn(2, 6, 8, 3)
     torch.testing.assert_close(ops.unpartition(ops.partition(x, (3, 2)), (3, 2), (6, 8)), x, atol=0, rtol=0)
     assert ops.split_axis(7, 3) == [(0, 6, 3), (6, 7, 1)]

@@ -1,4 +1,4 @@
-"""Entries of metafile.yml, from logs."""
+"""Entries of metafile.yml are made from logs."""
 import pytest
 import yaml
 
@@ -22,7 +22,7 @@ def test_logs_of_a_resumed_run_are_joined(tmp_path):
 
 
 @pytest.mark.parametrize('line', ['11/22 - INFO - loss: 1', '{"config": "/home/me"}', '[1]', '{"loss": 1.0'])
-def test_logs_of_another_kind(tmp_path, line):
+def test_logs_of_another_kind_are_refused(tmp_path, line):
     (tmp_path / 'a').write_text(f'{{"loss": 1.0}}\n{line}\n')
     with pytest.raises(ValueError, match='must be a vis_data/scalars.json, a dict of numbers in each line, got '):
         read_log([tmp_path / 'a'])

@@ -44,8 +44,8 @@ def test_page_that_is_out_of_date_is_told(tmp_path):
 
 
 @pytest.mark.parametrize('args', [[], ['--check']])
-def test_in_a_wheel_there_is_no_page(tmp_path, args):
-    """Which has tools/ and no docs/."""
+def test_a_wheel_without_docs_is_named(tmp_path, args):
+    """A wheel has tools/ and no docs/."""
     (tmp_path / 'tools').mkdir()
     copy = shutil.copy(ROOT / 'tools' / 'make_model_zoo.py', tmp_path / 'tools')
     with pytest.raises(SystemExit, match=f"^tools/make_model_zoo.py: there is no folder '{tmp_path}/docs' for the "

@@ -1,4 +1,4 @@
-"""From a training's checkpoint to a published one."""
+"""Publishing the checkpoint of a training."""
 import copy
 import hashlib
 import json
@@ -46,7 +46,7 @@ def build():
 
 
 def trained(model, path, **more):
-    """A file with the entries of MMEngine's runner, and the paths that its config may have."""
+    """Save the entries that MMEngine's runner saves, with paths as in a config, and return the file."""
     optimizer = torch.optim.AdamW(model.parameters())
     sum(p.sum() for p in model.parameters()).backward()
     optimizer.step()
@@ -62,7 +62,7 @@ def trained(model, path, **more):
 
 @pytest.fixture
 def clone(tmp_path):
-    """A clone with a config, the checkpoint of a training with it, its model and its log."""
+    """A clone with a config, and the checkpoint, model and log of a training with that config."""
     root = tmp_path / 'clone'
     (root / 'configs').mkdir(parents=True)
     (root / 'model-index.yml').touch()
@@ -80,7 +80,7 @@ def files_of(root):
     return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob('*') if path.is_file()}
 
 
-def test_what_is_written(clone):
+def test_publish_writes_weights_log_sums_record_and_entry(clone):
     done = publish(clone.config, clone.checkpoint, clone.root, [clone.log], date='20260102')
     content = done.path.read_bytes()
     digest = hashlib.sha256(content).hexdigest()
@@ -98,7 +98,7 @@ def test_what_is_written(clone):
     assert all(torch.equal(published['state_dict'][key], own[key]) for key in own)
     assert not any(text in content for text in (str(clone.root.parent).encode(), b'work_dir', b'cfg', b'epoch'))
     assert len(content) < 0.5 * clone.checkpoint.stat().st_size, 'two thirds are the optimizer'
-    # One entry, as the metafiles have them, with what this model has by its config.
+    # One entry as in the metafiles, with the values of this config's model.
     assert yaml.safe_load(done.entry) == [{
         'Name': NAME, 'In Collection': 'PerViT',
         'Metadata': {'Training Data': 'Fashion-MNIST', 'Training Command': f'python tools/train.py configs/{NAME}.py',
@@ -117,7 +117,7 @@ def test_what_is_written(clone):
 
 
 def test_equal_weights_give_equal_bytes(clone):
-    """Whatever the file was called, where its tensors lay, and which strings were one object."""
+    """The memory layout of the tensors, other entries, and shared string objects make no difference."""
     content = torch.load(clone.checkpoint, weights_only=True)
     other = copy.deepcopy(content)
     state = OrderedDict(reversed([(''.join(list(key)), value) for key, value in reversed(other['state_dict'].items())]))
@@ -133,7 +133,7 @@ def test_equal_weights_give_equal_bytes(clone):
 
 
 def test_a_later_version_learns_which_one_wrote_the_file(clone):
-    """So that it can rename by ``_version``, after any number of publications."""
+    """It needs ``_version`` to rename keys. Publishing keeps it."""
     content = torch.load(publish(clone.config, clone.checkpoint, clone.root).path, weights_only=True)
     seen = []
 
@@ -150,15 +150,15 @@ def test_a_later_version_learns_which_one_wrote_the_file(clone):
     assert seen == [('backbone.norm1.', 1)]
 
 
-def test_averages_are_what_is_published(clone):
-    """MMEngine's hook, which swaps when it saves."""
+def test_averaged_weights_are_published(clone):
+    """MMEngine's EMAHook swaps the averages in when it saves."""
     model = copy.deepcopy(clone.model)
     hook, runner = EMAHook(momentum=0.5), SimpleNamespace(model=model, epoch=0, iter=0)
     hook.before_run(runner)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(1.)
-    for runner.iter in range(2):  # the first copies, the second averages
+    for runner.iter in range(2):  # the first iteration copies, the second averages
         hook.after_train_iter(runner, 0)
         if runner.iter == 0:
             with torch.no_grad():
@@ -170,7 +170,7 @@ def test_averages_are_what_is_published(clone):
     done = publish(clone.config, clone.checkpoint, clone.root)
     assert done.had_ema and done.path.stat().st_size < 0.6 * clone.checkpoint.stat().st_size
     published = torch.load(done.path, weights_only=True)
-    # 1 above the start, and then the mean of that and 3 above.
+    # The average is first 1 above the start, and then the mean of 1 and 3 above the start.
     torch.testing.assert_close(published['state_dict']['head.fc.bias'], clone.model.head.fc.bias.detach() + 2.)
     assert published['meta'] == {}
 
@@ -184,7 +184,7 @@ def test_published_files_stay_unless_replaced(clone):
     with pytest.raises(ValueError, match=f"{first.path.stem}.log.json' is published already, with other content"):
         publish(clone.config, clone.checkpoint, clone.root, [clone.log], date='20260102')
     assert files_of(clone.root) == before
-    trained(clone.model, clone.checkpoint)  # one step further, on the same day
+    trained(clone.model, clone.checkpoint)  # the training went one step further, on the same day
     second = publish(clone.config, clone.checkpoint, clone.root, [clone.log], date='20260102')
     assert {path.name for path in clone.folder.iterdir()} == {'SHA256SUMS'} | {
         f'{path.stem}.{end}' for path in (first.path, second.path) for end in ('pth', 'log.json')}
@@ -203,8 +203,8 @@ def test_published_files_stay_unless_replaced(clone):
     assert np.load(record).files == [third.path.name]
 
 
-def test_what_is_recorded_once_stays(clone, monkeypatch):
-    """A version that computes something else can't hide it by publishing again."""
+def test_recorded_outputs_are_never_overwritten(clone, monkeypatch):
+    """If a later version computes other outputs, publishing again does not overwrite the recorded ones."""
     done = publish(clone.config, clone.checkpoint, clone.root, date='20260102')
     before = files_of(clone.root)
     monkeypatch.setattr(publishing, 'recorded_outputs', lambda *args: np.zeros((2, 3)))
@@ -227,7 +227,7 @@ def test_what_is_recorded_once_stays(clone, monkeypatch):
     (dict(state_dict=dict(a=torch.ones(1)), meta=dict(dataset_meta=dict(classes=dict(a=1)))),
      'meta.dataset_meta.classes must hold text and whole numbers, got dict'),
 ])
-def test_checkpoints_of_another_kind(content, message):
+def test_checkpoints_of_another_kind_are_refused(content, message):
     with pytest.raises(ValueError, match=message):
         strip_checkpoint(content)
 
@@ -264,12 +264,12 @@ def test_refusals_write_nothing(clone, tmp_path):
     assert publish(clone.config, clone.checkpoint, clone.root, max_bytes=None).path.is_file()
 
 
-def test_the_limit_is_setup_py_s():
+def test_the_size_limit_is_that_of_setup_py():
     text = (TOOL.parents[2] / 'setup.py').read_text()
     assert [int(number) for number in re.findall(r'^MAX_BYTES = ([\d_]+)$', text, re.M)] == [MAX_BYTES]
 
 
-def test_the_tool(clone, capsys):
+def test_the_tool_publishes_and_prints_the_entry(clone, capsys):
     main = runpy.run_path(str(TOOL))['main']
     main.__globals__['package_root'] = lambda: clone.root
     main([str(clone.config), str(clone.checkpoint), '--log', str(clone.log), '--date', '20260102'])
@@ -287,8 +287,8 @@ def test_the_tool(clone, capsys):
     assert json.loads(clone.log.read_text().splitlines()[0]) == dict(loss=1.5, step=1)
 
 
-def test_what_is_recorded_of_segmentors_and_detectors():
-    """Means, corners and center, of the map of logits and of the levels of features; moved or turned maps differ."""
+def test_records_of_segmentors_and_detectors_tell_moved_maps_apart():
+    """Mean, corners and center of the map of logits, or of each level of features. Moved or turned maps differ."""
     cfg = Config(dict(default_scope='mmdet', model=dict(backbone=dict())))
 
     class Detector(torch.nn.Module):
@@ -299,7 +299,7 @@ def test_what_is_recorded_of_segmentors_and_detectors():
         forward = None
 
     def values(maps):
-        """The six of each channel, ``(2, 6, C)``."""
+        """The six values of each channel, ``(2, 6 * C)``."""
         mean, (height, width) = maps.mean((2, 3)), maps.shape[2:]
         top, bottom, center = maps[:, :, 0], maps[:, :, height - 1], maps[:, :, height // 2, width // 2]
         return np.concatenate([mean, top[..., 0], top[..., -1], bottom[..., 0], bottom[..., -1], center], 1)

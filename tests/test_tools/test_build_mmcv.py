@@ -13,7 +13,7 @@ TOOLS = Path(__file__).resolve().parents[2] / 'tools'
 
 @pytest.fixture(scope='module')
 def recipe():
-    """Import the recipe as the script does, from its own folder."""
+    """The module build_mmcv_recipe, imported from its own folder as the script does."""
     sys.path.insert(0, str(TOOLS))
     try:
         yield importlib.import_module('build_mmcv_recipe')
@@ -23,7 +23,7 @@ def recipe():
 
 @pytest.fixture(scope='module')
 def build(recipe):
-    """Import the script."""
+    """The module build_mmcv."""
     return importlib.import_module('build_mmcv')
 
 
@@ -50,20 +50,20 @@ def test_cache_key_changes_with_the_recipe(recipe, monkeypatch):
     assert recipe.cache_key('abi', 'linux', '2') != before
 
 
-def test_cache_folder(build, tmp_path):
+def test_cache_folder_follows_xdg_cache_home(build, tmp_path):
     folder = build.cache_folder({'XDG_CACHE_HOME': str(tmp_path)}, 'key')
     assert folder == tmp_path / 'pervit_mm' / 'wheels' / 'key'
     assert build.cache_folder({'XDG_CACHE_HOME': ''}, 'key') == (
         Path.home() / '.cache' / 'pervit_mm' / 'wheels' / 'key')
 
 
-def test_group_sources(recipe):
+def test_sources_that_clash_are_compiled_alone(recipe):
     names = ['roi_align.cpp', 'nms.cpp', 'notes.txt', 'box.cpp', 'psamask.cpp']
     assert recipe.group_sources(names, ['roi_align.cpp', 'psamask.cpp']) == (
         ['box.cpp', 'nms.cpp'], ['psamask.cpp', 'roi_align.cpp'])
 
 
-def test_group_sources_refuses_other_sources(recipe):
+def test_other_sources_are_refused(recipe):
     with pytest.raises(recipe.BuildError, match='lack psamask.cpp'):
         recipe.group_sources(['nms.cpp'], ['psamask.cpp'])
     with pytest.raises(recipe.BuildError, match='lack any .cpp file'):
@@ -81,14 +81,14 @@ def test_gather_sources_leaves_few_units_and_loses_no_file(recipe, tmp_path):
     assert (tmp_path / 'helper.hpp').exists()
 
 
-def test_ask_for_cpp20(recipe):
+def test_only_cpp17_flags_become_cpp20(recipe):
     text = "['-std=c++17']\n['/std:c++17']\n['-std=c++14']\n"
     assert recipe.ask_for_cpp20(text) == "['-std=c++20']\n['/std:c++20']\n['-std=c++14']\n"
     with pytest.raises(recipe.BuildError, match='not the one that this script changes'):
         recipe.ask_for_cpp20('setup()')
 
 
-def test_other_content_is_refused(recipe, tmp_path):
+def test_an_archive_of_other_content_is_refused(recipe, tmp_path):
     archive = tmp_path / 'mmcv-2.1.0.tar.gz'
     archive.write_bytes(b'official')
     recipe.check_sha256(archive, hashlib.sha256(b'official').hexdigest())
@@ -112,7 +112,7 @@ def test_refused_archive_is_not_unpacked(build, tmp_path):
     ({'FORCE_NPU': '1'}, False, True),
     ({}, True, True),
 ])
-def test_stock_route_is_left_alone(recipe, environ, cuda, stock):
+def test_mmcv_s_own_build_is_taken_for_accelerators_alone(recipe, environ, cuda, stock):
     assert recipe.wants_stock_route(environ, cuda) is stock
 
 
@@ -137,7 +137,7 @@ def test_failed_build_shows_the_error_and_keeps_the_output(build, monkeypatch, t
     assert [path.read_text() for path in tmp_path.glob('build_mmcv-*.log')] == [output]
 
 
-def test_missing_compiler(recipe, monkeypatch, tmp_path):
+def test_a_missing_compiler_is_named(recipe, monkeypatch, tmp_path):
     monkeypatch.delenv('CXX', raising=False)
     monkeypatch.setenv('PATH', str(tmp_path))
     with pytest.raises(recipe.BuildError, match=r'no C\+\+ compiler .* "apt-get install g'):
@@ -145,21 +145,21 @@ def test_missing_compiler(recipe, monkeypatch, tmp_path):
 
 
 def fake_compiler(tmp_path, monkeypatch, status):
-    """Let CXX be a program that exits with ``status``."""
+    """Set CXX to a program that exits with ``status``."""
     program = tmp_path / 'fake-c++'
     program.write_text(f'#!/bin/sh\necho "unrecognized option"\nexit {status}\n')
     program.chmod(0o755)
     monkeypatch.setenv('CXX', str(program))
 
 
-def test_old_compiler(recipe, monkeypatch, tmp_path):
+def test_an_old_compiler_is_named(recipe, monkeypatch, tmp_path):
     fake_compiler(tmp_path, monkeypatch, status=1)
     with pytest.raises(recipe.BuildError, match=r'does not compile C\+\+20') as caught:
         recipe.find_compiler()
     assert 'unrecognized option' in str(caught.value)
 
 
-def test_missing_headers(recipe, monkeypatch, tmp_path):
+def test_missing_headers_are_named(recipe, monkeypatch, tmp_path):
     fake_compiler(tmp_path, monkeypatch, status=0)
     monkeypatch.setattr(recipe.sysconfig, 'get_path', lambda name: str(tmp_path))
     with pytest.raises(recipe.BuildError, match='headers of Python are missing'):

@@ -1,4 +1,4 @@
-"""tools/model_converters: from a file of the authors' code to equal outputs, and back."""
+"""tools/model_converters: a converted file of the authors' code gives equal outputs, and converts back."""
 import argparse
 import hashlib
 import os
@@ -54,7 +54,7 @@ def equal(one, other):
     return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
 
 
-def test_golden_logits_and_the_way_back(tmp_path, official, golden, capsys):
+def test_converted_weights_give_the_golden_logits_and_convert_back(tmp_path, official, golden, capsys):
     source, state = official
     target, back = tmp_path / 'pervit_tiny.pth', tmp_path / 'back.pth'
     run('pervit_to_mm.py', source, target)
@@ -71,7 +71,7 @@ def test_golden_logits_and_the_way_back(tmp_path, official, golden, capsys):
     images = torch.from_numpy(np.random.default_rng(0).standard_normal((2, 3, 224, 224)).astype(np.float32))
     with torch.no_grad():
         np.testing.assert_allclose(model(images, mode='tensor'), golden['logits'], atol=1e-4, rtol=0)
-    # What a training leaves: more entries than the weights.
+    # A training saves more entries than the weights.
     torch.save({**content, 'optimizer': {}, 'message_hub': {}}, target)
     run('mm_to_pervit.py', target, back)
     assert capsys.readouterr().out.startswith(
@@ -80,10 +80,10 @@ def test_golden_logits_and_the_way_back(tmp_path, official, golden, capsys):
     assert reverted.keys() == {'model'} and equal(reverted['model'], state)
 
 
-def test_other_classes_kept_and_dropped(tmp_path, official, capsys):
+def test_a_head_of_other_classes_is_kept_or_dropped(tmp_path, official, capsys):
     _, state = official
     state = {**state, 'head.weight': torch.randn(10, 280), 'head.bias': torch.randn(10)}
-    torch.save(state, tmp_path / 'ten.pth')  # and a bare state dict at that
+    torch.save(state, tmp_path / 'ten.pth')  # and without 'model' around it
     run('pervit_to_mm.py', tmp_path / 'ten.pth', tmp_path / 'out.pth')
     out = capsys.readouterr().out
     assert ', 7,312,810 parameters, 10 classes, ' in out
@@ -101,7 +101,7 @@ def test_other_classes_kept_and_dropped(tmp_path, official, capsys):
 
 
 def test_backbone_only_serves_dense_tasks(tmp_path, official, capsys):
-    """By the rule that the tool prints; it is the one that takes the backbone from a full file, too."""
+    """With the rule that the tool prints. The same rule takes the backbone from a full file."""
     source, state = official
     run('pervit_to_mm.py', source, tmp_path / 'backbone.pth', '--backbone-only')
     run('pervit_to_mm.py', source, tmp_path / 'full.pth')
@@ -156,8 +156,8 @@ def test_wrong_files_leave_one_clear_line(tmp_path, monkeypatch, capsys, tool, c
     assert os.listdir(tmp_path) == ['src.pth'] and capsys.readouterr().out == ''
 
 
-def test_published_files_by_name(tmp_path, official, monkeypatch, capsys):
-    """Found beside the package and compared with their sha256; those that come with it are too small to convert."""
+def test_published_files_convert_by_name(tmp_path, official, monkeypatch, capsys):
+    """They are found beside the package, and their sha256 is compared. The real ones have a size without converter."""
     source, state = official
     run('pervit_to_mm.py', source, tmp_path / 'a.pth')
     with monkeypatch.context() as patch:
@@ -173,8 +173,8 @@ def test_published_files_by_name(tmp_path, official, monkeypatch, capsys):
         run('mm_to_pervit.py', f'pervit_mm://{name}', tmp_path / 'other.pth')
 
 
-def test_existing_files_stay(tmp_path, official):
-    """Unless --force is given; once as a script, from another folder, with its exit code."""
+def test_existing_files_stay_unless_forced(tmp_path, official):
+    """Unless --force is given. One tool runs as a script from another folder, with its exit code."""
     source, state = official
     there = tmp_path / 'there.pth'
     there.write_text('precious')

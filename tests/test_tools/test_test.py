@@ -1,4 +1,4 @@
-"""tools/test.py and the small tools: as scripts, against what a direct computation or the shell says."""
+"""tools/test.py and the small tools as scripts, against a direct computation or the shell."""
 import json
 import os
 import pickle
@@ -56,7 +56,7 @@ def finish(process, code=0):
 
 
 def predict(model, files):
-    """Probabilities for image files, by OpenCV and the parts of the model."""
+    """Class probabilities of image files, computed with OpenCV and the parts of the model."""
     images = [cv2.resize(cv2.imread(str(file)), (32, 32), interpolation=cv2.INTER_LINEAR)[..., ::-1] for file in files]
     pixels = (np.stack(images).astype(np.float32) - np.float32(MEAN)) / np.float32(STD)
     with torch.no_grad():
@@ -65,7 +65,7 @@ def predict(model, files):
 
 
 def test_accuracy_is_that_of_the_model(tmp_path):
-    """A checkpoint on a folder, by the tool and by hand; and a checkpoint that isn't there."""
+    """A checkpoint is evaluated on an image folder by the tool and by hand. A missing checkpoint is an error."""
     from mmpretrain.registry import MODELS
     made = start('make_image_folder.py', tmp_path / 'data', '--classes', 3, '--train', 1, '--val', 6, '--size', 40, 50,
                  '--seed', 4, cwd=tmp_path)
@@ -85,7 +85,7 @@ def test_accuracy_is_that_of_the_model(tmp_path):
     model = randomize(MODELS.build(dict(
         type='ImageClassifier', backbone=dict(type='PerViT', arch=TINY_ARCH, img_size=32),
         head=dict(type='LinearClsHead', num_classes=3, in_channels=24)))).eval()
-    with torch.no_grad():  # center the logits, or all images would get one class
+    with torch.no_grad():  # center the logits, or all images would get the same class
         probabilities = predict(model, files)
         model.head.fc.bias -= probabilities.log().mean(0)
     probabilities = predict(model, files)
@@ -143,7 +143,7 @@ def elastic(nodes, rank, processes, address, port):
         '--kill-on-bad-exit=1', 'python', '-u', 'tools/test.py', 'c.py', '--launcher', 'slurm', 'a b.pth', *OPTIONS]),
 ])
 def test_shell_tools_forward_their_arguments(tmp_path, script, args, env, program, expected):
-    """A stand-in earlier in PATH writes down what it got, word by word; its exit code comes back."""
+    """A stand-in program, found first in PATH, records its arguments. The tool returns its exit code."""
     stub = tmp_path / program
     stub.write_text('#!/bin/sh\nprintf "%s\\0" "$@" > "$RECORD"\nexit 7\n')
     stub.chmod(0o755)
@@ -159,7 +159,7 @@ def test_shell_tools_forward_their_arguments(tmp_path, script, args, env, progra
 
 @pytest.mark.parametrize('name', SHELL_TOOLS)
 def test_shell_tools_show_their_usage(name):
-    """One argument is too few: they say what to give, without the comment signs, and run nothing."""
+    """With one argument, which is too few, they print their usage without comment signs, and run nothing."""
     done = subprocess.run(['bash', f'tools/{name}', 'c.py'], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2
     assert f'bash tools/{name} ' in done.stderr and '#' not in done.stderr

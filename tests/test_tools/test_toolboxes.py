@@ -22,7 +22,8 @@ TRAIN = ROOT / 'tools' / 'train.py'
 IMAGES, BATCH = 6, 2
 CLASSES = ('light', 'dark')
 
-# A hook of the configs' own: what the run starts from, and where the loop is at each raw loss.
+# A hook that the configs import. It records the weights that the run starts from, and each raw loss with its iteration
+# and epoch.
 RECORDER = '''
 import json
 
@@ -43,7 +44,7 @@ class ToolboxRecorder(Hook):
             file.write(json.dumps([runner.iter, runner.epoch, losses]) + '\\n')
 '''
 
-# Stochastic depth and random flips: a resumed run only repeats the losses if its random state is restored.
+# With stochastic depth and random flips, a resumed run repeats the losses only if its random state is restored.
 COMMON = '''
 custom_imports = dict(imports=['pervit_mm', 'toolbox_recorder'], allow_failed_imports=False)
 custom_hooks = [dict(type='PerViTRandomStateHook'), dict(type='ToolboxRecorder')]
@@ -121,7 +122,7 @@ default_hooks = dict(
 
 
 def make_data(root):
-    """64 x 64 and 64 x 48 images with a light and a dark rectangle; boxes as COCO json, masks as label maps."""
+    """Images of 64 x 64 and 64 x 48 with a light and a dark rectangle, boxes as COCO JSON, and masks as label maps."""
     for name in ('images', 'labels'):
         (root / name).mkdir(parents=True)
     rng = np.random.default_rng(0)
@@ -158,7 +159,7 @@ def finish(process):
 
 @pytest.fixture(scope='module')
 def runs(tmp_path_factory):
-    """Both toolboxes side by side: an undisturbed run, and one that goes on from its middle; folder and outputs."""
+    """Folder and outputs of two runs of each toolbox: an undisturbed run, and one that resumes from its middle."""
     world = tmp_path_factory.mktemp('toolboxes')
     make_data(world / 'data')
     (world / 'toolbox_recorder.py').write_text(RECORDER)
@@ -166,7 +167,7 @@ def runs(tmp_path_factory):
         (world / f'{name}.py').write_text(text.replace('{data!r}', repr(str(world / 'data'))))
     whole = [start(world, f'{name}.py', '--work-dir', f'{name}/whole') for name in ('detector', 'segmentor')]
     outputs = dict(zip(('detector/whole', 'segmentor/whole'), map(finish, whole)))
-    # The detector names its checkpoint; the segmentor finds the latest of its folder.
+    # The detector's command names the checkpoint. The segmentor's finds the latest one of its folder.
     folder = world / 'segmentor' / 'resumed'
     folder.mkdir()
     shutil.copy(world / 'segmentor' / 'whole' / 'iter_3.pth', folder)
@@ -183,12 +184,12 @@ def record(folder):
 
 
 def steps(checkpoint):
-    """Number of steps the optimizer took, for each parameter that got a gradient."""
+    """Number of optimizer steps, for each parameter that got a gradient."""
     return [int(state['step']) for state in checkpoint['optimizer']['state'].values()]
 
 
 def check_resume(folder, middle, last, keys):
-    """The resumed run starts at the saved weights and repeats what the undisturbed one did."""
+    """The resumed run starts with the saved weights and repeats the undisturbed run."""
     saved, whole, resumed = (torch.load(path) for path in (
         folder / 'whole' / middle, folder / 'whole' / last, folder / 'resumed' / last))
     fresh, begun = (torch.load(folder / name / 'start.pth') for name in ('whole', 'resumed'))
@@ -203,7 +204,7 @@ def check_resume(folder, middle, last, keys):
     for key, value in whole['state_dict'].items():
         torch.testing.assert_close(resumed['state_dict'][key], value, msg=naming(key))
 
-    # Every parameter was trained in every iteration, and its count went on.
+    # Every parameter was trained in every iteration, and the resumed run goes on counting its steps.
     half = IMAGES // BATCH
     count = sum(len(group['params']) for group in saved['optimizer']['param_groups'])
     assert steps(saved) == [half] * count
@@ -222,7 +223,7 @@ def check_resume(folder, middle, last, keys):
     return saved, resumed
 
 
-def test_detector(runs):
+def test_a_detector_trains_and_resumes(runs):
     """RetinaNet by epochs, as ``type='pervit_mm.PerViT'``."""
     world, outputs = runs
     saved, resumed = check_resume(world / 'detector', 'epoch_1.pth', 'epoch_2.pth', {'loss', 'loss_cls', 'loss_bbox'})
@@ -237,7 +238,7 @@ def test_detector(runs):
     assert 'detector/whole/epoch_1.pth' in outputs['detector/resumed']
 
 
-def test_segmentor(runs):
+def test_a_segmentor_trains_and_resumes(runs):
     """EncoderDecoder by iterations, as ``type='PerViT'``."""
     world, outputs = runs
     check_resume(world / 'segmentor', 'iter_3.pth', 'iter_6.pth', {'loss', 'decode.loss_ce'})

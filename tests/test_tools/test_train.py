@@ -1,4 +1,4 @@
-"""tools/train.py from end to end: real processes on a small folder of real JPEG files."""
+"""tools/train.py from end to end, in real processes on a small folder of real JPEG files."""
 import json
 import os
 import re
@@ -14,8 +14,8 @@ pytest.importorskip('mmpretrain')
 
 TRAIN = ROOT / 'tools' / 'train.py'
 
-# No random step and no BatchNorm: what two processes do with half the images each is then what one
-# does with all of them. (BatchNorm takes its statistics from each process's own images.)
+# A config without random steps and without BatchNorm. With it, two processes with half the images each do the same as
+# one process with all images. BatchNorm would take its statistics from each process's own images.
 IN_STEP = '''
 _base_ = {base!r}
 model = dict(
@@ -54,14 +54,14 @@ def losses(folder, rank=0):
     return [tuple(json.loads(line)) for line in lines]
 
 
-def test_train_kill_resume(world):
-    """An undisturbed run and a killed one, side by side; the second goes on where it should."""
+def test_a_killed_run_resumes_with_the_losses_of_the_undisturbed_one(world):
+    """An undisturbed run and a killed one run side by side. The killed one resumes from its last epoch."""
     options = ('--work-dir', world / 'killed', '--amp', '--cfg-options', 'default_hooks.logger.interval=1')
     killed = start(world, 'small.py', *options, KILL_AT='9')
     whole = finish(start(world, 'small.py', '--amp', '--cfg-options', 'default_hooks.logger.interval=1'))
     finish(killed, -signal.SIGKILL)
 
-    # 24 images by batches of 4: epochs of 6 iterations, and number 9 is within the second.
+    # 24 images in batches of 4 make epochs of 6 iterations. Iteration 9 is within the second epoch.
     assert [i for i, _ in losses(world / 'killed')] == list(range(9))
     assert (world / 'killed' / 'last_checkpoint').read_text().endswith('epoch_1.pth')
 
@@ -85,7 +85,7 @@ def test_train_kill_resume(world):
 
 
 def test_two_processes_train_in_step(world):
-    """torchrun over gloo against one process on the joint batch."""
+    """Two processes over gloo against one process with the joint batch."""
     torchrun = ('-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', '2')
     double = start(world, 'in_step.py', '--work-dir', world / 'double', '--launcher', 'pytorch',
                    launcher=torchrun)

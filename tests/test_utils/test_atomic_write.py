@@ -1,4 +1,4 @@
-"""Files that are there as a whole or not at all."""
+"""A file that is written is there as a whole or not at all."""
 import stat
 
 import pytest
@@ -6,7 +6,7 @@ import pytest
 from pervit_mm.utils.atomic_write import replacing
 
 
-def test_the_place_never_holds_a_part(tmp_path):
+def test_the_path_never_holds_a_part_of_a_file(tmp_path):
     path = tmp_path / 'a.bin'
     path.write_bytes(b'as it was')
     with pytest.raises(KeyboardInterrupt), replacing(path) as writer:

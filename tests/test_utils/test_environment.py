@@ -29,7 +29,7 @@ def fake_module(monkeypatch, name, **attributes):
 
 
 def break_import(monkeypatch, name, error):
-    """Let the import of ``name`` raise ``error``, and leave all other imports alone."""
+    """Make the import of ``name`` raise ``error``. All other imports work as before."""
     real = importlib.import_module
 
     def import_module(wanted, *args):
@@ -48,7 +48,7 @@ def break_import(monkeypatch, name, error):
     ('0.10.0', (0, 10)),
     ('2.10.0.dev20260101+cu130', (2, 10)),
 ])
-def test_parse_release(version, release):
+def test_parse_release_reads_numbers_without_trailing_zeros(version, release):
     assert parse_release(version) == release
 
 
@@ -117,7 +117,7 @@ def test_folder_of_the_same_name_is_not_taken_for_the_module(monkeypatch, tmp_pa
         check_module('some_folder', '1.0', 'pip install some_folder')
 
 
-def test_missing_pkg_resources(monkeypatch):
+def test_missing_pkg_resources_are_named(monkeypatch):
     def needs_it():
         import pkg_resources
         return pkg_resources
@@ -136,7 +136,7 @@ def test_pkg_resources_is_not_asked_for_where_mmengine_does_without(monkeypatch)
 
 
 def import_in_new_process(code, cwd):
-    """Run ``code`` where pervit_mm and what lies in ``cwd`` can be imported."""
+    """Run ``code`` in a process that can import pervit_mm and the modules in ``cwd``."""
     code = f'import sys; sys.path[:0] = [{str(cwd)!r}, {str(ROOT)!r}]; {code}'
     return subprocess.run([sys.executable, '-c', code], cwd=cwd, capture_output=True, text=True)
 

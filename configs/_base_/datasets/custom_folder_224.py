@@ -7,7 +7,8 @@ data_preprocessor = dict(
     to_rgb=True)
 
 train_pipeline = [
-    dict(type='LoadImageFromFile'),
+    # Names a broken image; skip_broken=True passes it over.
+    dict(type='PerViTLoadImageFromFile'),
     dict(
         type='RandomResizedCrop',
         scale=224,

@@ -11,7 +11,8 @@ bgr_mean = data_preprocessor['mean'][::-1]
 bgr_std = data_preprocessor['std'][::-1]
 
 train_pipeline = [
-    dict(type='LoadImageFromFile'),
+    # Names a broken image; skip_broken=True passes it over.
+    dict(type='PerViTLoadImageFromFile'),
     dict(
         type='RandomResizedCrop',
         scale=224,

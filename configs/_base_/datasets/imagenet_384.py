@@ -2,7 +2,7 @@
 _base_ = 'imagenet_224.py'
 
 train_pipeline = [
-    dict(type='LoadImageFromFile'),
+    dict(type='PerViTLoadImageFromFile'),
     dict(
         type='RandomResizedCrop',
         scale=384,

@@ -1,4 +1,5 @@
 """Hooks, registered in MMEngine's root ``HOOKS``."""
+from .broken_images_hook import PerViTBrokenImagesHook
 from .checkpoint_hook import PerViTCheckpointHook
 from .initialization_hook import PeripheralInitHook
 from .non_finite_hook import PerViTNonFiniteHook
@@ -8,6 +9,7 @@ from .random_state_hook import PerViTRandomStateHook
 from .sync_buffers_hook import PerViTSyncBuffersHook
 
 __all__ = [
-    'PerViTCheckpointHook', 'PerViTNonFiniteHook', 'PerViTNonlocalityHook', 'PerViTPositionMapHook',
-    'PerViTPreemptionHook', 'PerViTRandomStateHook', 'PerViTSyncBuffersHook', 'PeripheralInitHook'
+    'PerViTBrokenImagesHook', 'PerViTCheckpointHook', 'PerViTNonFiniteHook', 'PerViTNonlocalityHook',
+    'PerViTPositionMapHook', 'PerViTPreemptionHook', 'PerViTRandomStateHook', 'PerViTSyncBuffersHook',
+    'PeripheralInitHook'
 ]

@@ -1,4 +1,4 @@
-"""Saving: whole files, in an order that loses nothing, and nothing else is removed."""
+"""Saving: files are whole, the order of writing and removing loses nothing, and no other files are removed."""
 import json
 import os
 import shutil
@@ -16,8 +16,8 @@ from pervit_mm.utils.errors import UserError
 ROOT = Path(__file__).parents[3]
 BEST = dict(interval=1, max_keep_ckpts=1, save_best='score', rule='greater')
 
-# Every case is a fork of this process, which has imported all it needs. The child dies at the n-th of the moments: a
-# moment is a call that changes the folder, and writing a checkpoint is one in its middle.
+# The script forks once for each case, after all imports. The child of case n is killed at the n-th moment. A moment is
+# a call that changes the folder, or the middle of writing a checkpoint.
 KILLS = '''
 import json
 import os
@@ -81,7 +81,7 @@ for number in range(moments + 1):
 
 
 def names(folder):
-    """Files of a work directory but the config that MMEngine writes."""
+    """Names of the files in a work directory, without the config that MMEngine writes."""
     return sorted(path.name for path in Path(folder).iterdir() if path.is_file() and path.suffix != '.py')
 
 
@@ -95,7 +95,7 @@ def test_keeps_as_many_as_asked_for_and_the_best(tmp_path):
     assert saved['message_hub']['runtime_info']['best_ckpt'] == str(tmp_path / 'best_score_epoch_4.pth')
 
 
-def test_by_iteration(tmp_path):
+def test_runs_by_iteration_keep_the_last_checkpoint_and_the_best(tmp_path):
     run = toy_runner(tmp_path, by_iteration=7, scores=[2., 1.],
                      checkpoint=dict(by_epoch=False, interval=2, max_keep_ckpts=1, save_best='auto', rule='less'))
     run.train()
@@ -118,7 +118,7 @@ def test_the_new_checkpoint_is_whole_before_the_old_one_goes(tmp_path, monkeypat
 
 @pytest.mark.skipif(not hasattr(os, 'fork'), reason='each kill is a fork')
 def test_a_run_killed_at_any_moment_of_saving_goes_on(tmp_path):
-    """At each of the first 40 moments: what is left is whole, and the resumed run ends as the undisturbed one did."""
+    """For each of the first 40 moments: all files left are whole, and the resumed run ends like the undisturbed one."""
     moments = 40
     out = subprocess.run(
         [sys.executable, '-c', KILLS, str(tmp_path), str(moments)], capture_output=True, text=True, timeout=300,
@@ -137,7 +137,7 @@ def test_a_run_killed_at_any_moment_of_saving_goes_on(tmp_path):
         path, _ = find_resumable(folder)
         done = 0 if path is None else int(Path(path).stem.split('_')[1])
         if done == 4:
-            continue  # all was done but the tidying up
+            continue  # the run had finished, and only old files were still to be removed
         run = toy_runner(folder, epochs=4, scores=[1., 3., 2., 5.], resume=True, checkpoint=BEST)
         run.val_evaluator.metrics[0].calls = done
         run.train()
@@ -174,8 +174,8 @@ def test_a_checkpoint_cannot_have_anything_else_removed(tmp_path, info):
         assert path.read_text() == 'precious', path
 
 
-def test_a_copied_folder_keeps_house_in_its_own_files(tmp_path):
-    """Its checkpoints name the best one of the folder that it was copied from."""
+def test_a_run_in_a_copied_folder_removes_its_own_files_alone(tmp_path):
+    """Its checkpoints name the best checkpoint of the folder from which it was copied."""
     options = dict(scores=[1., 2., 3.], checkpoint=BEST)
     toy_runner(tmp_path / 'a', epochs=1, **options).train()
     shutil.copytree(tmp_path / 'a', tmp_path / 'b')
@@ -200,7 +200,7 @@ def test_leftovers_of_a_killed_run_are_removed_and_nothing_like_them(tmp_path):
     assert {'.mine.pth.partial', '.epoch_3.pth.other'} == {p.name for p in tmp_path.glob('.*')}
 
 
-def test_a_misspelt_best_metric_is_named(tmp_path):
+def test_a_misspelled_best_metric_is_named(tmp_path):
     run = toy_runner(tmp_path, scores=[1.], checkpoint=dict(interval=1, save_best='socre', rule='greater'))
     with pytest.raises(UserError, match="save_best='socre' of the checkpoint hook is none of the metrics, .* score"):
         run.train()

@@ -30,7 +30,7 @@ def test_the_last_good_checkpoint_is_named(tmp_path):
 
 
 def test_some_iterations_are_skipped_by_option(tmp_path):
-    """One sample of twelve is NaN: in each epoch one of three batches has it."""
+    """One of twelve samples is NaN, so one of the three batches of each epoch has it."""
     run = toy_runner(tmp_path, hooks=hook(max_skips=1), bad=[5])
     run.train()
     assert all(value.isfinite().all() for value in weights(run).values())
@@ -42,14 +42,14 @@ def test_some_iterations_are_skipped_by_option(tmp_path):
 
 
 def test_a_rate_that_is_far_too_large_is_told_within_an_iteration(tmp_path):
-    """The weights overflow in the first step, the second sees it."""
+    """The weights overflow in the first step, and the second step finds it."""
     run = toy_runner(tmp_path, hooks=hook(), optimizer=dict(type='SGD', lr=1e38),
                      checkpoint=dict(interval=-1, save_last=False))
     with pytest.raises(UserError, match='in iteration [23], at the learning rate 1e\\+38: training stops'):
         run.train()
 
 
-def test_nothing_is_left_behind(tmp_path):
+def test_the_hook_changes_nothing_in_a_run_without_nan(tmp_path):
     plain = toy_runner(tmp_path / 'a')
     plain.train()
     guarded = toy_runner(tmp_path / 'b', hooks=hook())
@@ -58,7 +58,7 @@ def test_nothing_is_left_behind(tmp_path):
     assert 'step' not in vars(guarded.optim_wrapper)
 
 
-def test_all_finite():
+def test_all_finite_finds_nan_and_infinity():
     nan, inf = float('nan'), float('inf')
     assert all_finite([]) and all_finite([torch.ones(3), torch.full((2, 2), 3e38), torch.empty(0)])
     for bad in (nan, inf, -inf):

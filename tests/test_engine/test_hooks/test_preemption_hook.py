@@ -12,7 +12,7 @@ from pervit_mm.utils.errors import UserError
 
 
 class Sender(Hook):
-    """Sends a signal to this process in an iteration."""
+    """Sends the signal ``number`` to this process before iteration ``at``."""
 
     def __init__(self, at, number):
         self.at, self.number = at, number
@@ -26,7 +26,7 @@ PREEMPTION = dict(type='PerViTPreemptionHook')
 
 
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGUSR1])
-def test_a_run_by_iteration_goes_on_as_if_nothing_had_been(tmp_path, number):
+def test_a_run_by_iteration_resumes_to_the_same_weights(tmp_path, number):
     options = dict(by_iteration=9, checkpoint=dict(by_epoch=False, interval=5), hooks=[PREEMPTION])
     whole = toy_runner(tmp_path / 'whole', **options)
     whole.train()
@@ -41,7 +41,7 @@ def test_a_run_by_iteration_goes_on_as_if_nothing_had_been(tmp_path, number):
     assert all(torch.equal(value, weights(whole)[key]) for key, value in weights(resumed).items())
 
 
-def test_a_run_by_epoch_ends_with_its_last_checkpoint(tmp_path):
+def test_a_run_by_epoch_ends_at_once_and_resumes_from_its_last_checkpoint(tmp_path):
     whole = toy_runner(tmp_path / 'whole')
     whole.train()
     run = toy_runner(tmp_path / 'cut', hooks=[PREEMPTION, Sender(4, signal.SIGTERM)])

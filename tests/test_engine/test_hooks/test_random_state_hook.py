@@ -29,7 +29,7 @@ OTHER_SEED = 77
 
 @pytest.fixture(autouse=True, scope='module')
 def _one_thread():
-    """Two threads only wait for each other on tensors this small."""
+    """On tensors this small, a second thread only costs time."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -53,7 +53,7 @@ class RandomStateImages(BaseDataset):
 
 @HOOKS.register_module(force=True)
 class RandomStateRecorder(Hook):
-    """Writes down each loss, draws numbers around validation and may end the run."""
+    """Records each loss, draws random numbers after validation, and may end the run."""
 
     def __init__(self, kill_at=None, how='raise', log=None):
         self.kill_at, self.how, self.log = kill_at, how, log
@@ -72,7 +72,7 @@ class RandomStateRecorder(Hook):
                 file.write(f'{runner.iter} {outputs["loss"].item()!r}\n')
 
     def after_val_epoch(self, runner, metrics=None):
-        # What a hook may do after a validation that the resumed run doesn't repeat.
+        # A hook may draw numbers after a validation. The resumed run doesn't repeat that validation.
         torch.rand(5), np.random.rand(3), random.random()
 
 
@@ -121,14 +121,14 @@ def make_cfg(work_dir, workers=0, persistent=False, by_epoch=True, hook=True, re
 
 
 def run(cfg):
-    """Train and return ``{iteration: loss}``; a run that kills itself returns what it has."""
+    """Train and return ``{iteration: loss}``. A run that kills itself returns the losses up to then."""
     runner = Runner.from_cfg(cfg)
     try:
         runner.train()
     except Killed:
         pass
     finally:
-        # Left to the garbage collector, each persistent worker keeps it waiting for 5 seconds.
+        # The garbage collector would wait 5 seconds for each persistent worker.
         for loop in (runner._train_loop, runner._val_loop):
             workers = getattr(getattr(loop, 'dataloader', None), '_iterator', None)
             if workers is not None:
@@ -137,13 +137,13 @@ def run(cfg):
 
 
 def interrupted(tmp_path, resume_with=None, **options):
-    """Losses of a whole run, of one killed at MIDDLE, and of its resumption."""
+    """Losses of an undisturbed run, of a run killed at MIDDLE, and of the run that resumes it."""
     whole = run(make_cfg(tmp_path / 'whole', **options))
     first = run(make_cfg(tmp_path / 'killed', kill_at=MIDDLE, **options))
     second = run(make_cfg(tmp_path / 'killed', resume=True, **{**options, **(resume_with or {})}))
     assert sorted(whole) == list(range(EPOCHS * BATCHES))
     assert len(set(whole.values())) == len(whole)
-    # Killed in the third epoch, resumed at its start.
+    # The run is killed in the third epoch and resumed at the start of that epoch.
     assert sorted(first) == list(range(MIDDLE))
     assert sorted(second) == list(range(2 * BATCHES, EPOCHS * BATCHES))
     return whole, first, second
@@ -163,21 +163,21 @@ def test_resumed_run_repeats_the_losses(tmp_path, by_epoch, workers, persistent)
 
 
 @pytest.mark.parametrize('by_epoch', [True, False])
-def test_without_the_hook_they_differ(tmp_path, by_epoch):
+def test_losses_differ_without_the_hook(tmp_path, by_epoch):
     whole, first, second = interrupted(tmp_path, by_epoch=by_epoch, hook=False)
     assert first == {i: whole[i] for i in range(MIDDLE)}
     assert all(second[i] != whole[i] for i in second)
 
 
-def test_what_persistent_workers_do(tmp_path):
-    """Augmentation in workers alone: neither Mixup nor DropPath."""
+def test_persistent_workers_repeat_the_losses_only_with_new_seeds(tmp_path):
+    """Only the workers draw random numbers here: there is no Mixup and no DropPath."""
     options = dict(workers=2, draw_in_main=False, val=False)
     whole, _, second = interrupted(tmp_path / 'a', persistent=True, reseed=False, **options)
     assert all(second[i] != whole[i] for i in second)
-    # Started for each epoch they always get the same seeds, so there is nothing to lose.
+    # Workers that are started for each epoch always get the same seeds, so a resume loses nothing.
     whole, _, second = interrupted(tmp_path / 'b', persistent=False, reseed=False, **options)
     assert second == part(whole, 2 * BATCHES)
-    # Seeded anew in every epoch it makes no difference whether they persist.
+    # With new seeds in every epoch, it makes no difference whether workers persist.
     persistent, _, second = interrupted(tmp_path / 'c', persistent=True, **options)
     started = run(make_cfg(tmp_path / 'd', persistent=False, **options))
     assert second == part(persistent, 2 * BATCHES)
@@ -191,9 +191,9 @@ def test_validation_disturbs_nothing(tmp_path, by_epoch):
 
 
 @pytest.mark.parametrize('by_epoch', [True, False])
-def test_checkpoint_saved_after_validation(tmp_path, by_epoch):
-    """The best checkpoint is saved after validation and holds the same state."""
-    # MMEngine leaves the optimizer out of it; plain SGD has no state to lose.
+def test_the_best_checkpoint_holds_the_same_random_state(tmp_path, by_epoch):
+    """The best checkpoint is saved after validation and holds the same state as the epoch's own."""
+    # MMEngine leaves the optimizer out of the best checkpoint. Plain SGD has no state to lose.
     options = dict(by_epoch=by_epoch, optimizer=dict(type='SGD', lr=0.1))
     whole = run(make_cfg(tmp_path / 'a', save_best='accuracy/top1', **options))
     best, = (tmp_path / 'a').glob('best_*.pth')
@@ -207,8 +207,8 @@ def test_checkpoint_saved_after_validation(tmp_path, by_epoch):
     assert run(cfg) == part(whole, meta['iter'])
 
 
-def test_hard_kill_in_another_process(tmp_path):
-    """Nothing is left of the first process but its checkpoints."""
+def test_a_process_that_is_killed_hard_is_resumed_alike(tmp_path):
+    """The checkpoints are all that is left of the first process."""
     whole = run(make_cfg(tmp_path / 'whole'))
     code = ('import sys; sys.path.insert(0, sys.argv[1]); import test_random_state_hook as t;'
             't.torch.set_num_threads(1);'
@@ -224,8 +224,8 @@ def test_hard_kill_in_another_process(tmp_path):
     assert run(make_cfg(tmp_path / 'killed', resume=True)) == part(whole, 2 * BATCHES)
 
 
-def test_data_order_without_a_fixed_seed(tmp_path):
-    """MMEngine draws a new seed for the resumed sampler; the hook puts the old one back."""
+def test_data_order_is_restored_without_a_fixed_seed(tmp_path):
+    """MMEngine draws a new seed for the resumed sampler. The hook restores the old seed."""
     whole, _, second = interrupted(tmp_path, workers=2, resume_with=dict(seed=OTHER_SEED))
     assert second == part(whole, 2 * BATCHES)
 
@@ -291,7 +291,7 @@ def assert_same(a, b):
 
 
 def test_state_holds_plain_types_and_restores_every_generator(tmp_path):
-    random.gauss(0, 1), np.random.randn(3), torch.randn(3)  # leaves a half-used pair behind
+    random.gauss(0, 1), np.random.randn(3), torch.randn(3)  # these leave the second number of a pair in the generators
 
     def check(value):
         if isinstance(value, (dict, list)):
@@ -321,7 +321,7 @@ def test_other_number_of_cuda_devices_is_reported(monkeypatch):
     assert not set_generators(state)
 
 
-def test_argument():
+def test_a_wrong_argument_is_named():
     with pytest.raises(TypeError, match="reseed_workers must be True or False, got 'yes'"):
         PerViTRandomStateHook(reseed_workers='yes')
 
@@ -346,7 +346,7 @@ def _rank_main(rank, folder):
     dist.destroy_process_group()
 
 
-def test_each_rank_restores_its_own(tmp_path):
+def test_each_rank_restores_its_own_random_state(tmp_path):
     code = ('import sys; sys.path.insert(0, sys.argv[1]); import test_random_state_hook as t;'
             't._rank_main(int(sys.argv[2]), sys.argv[3])')
     here = Path(__file__)

@@ -1,4 +1,4 @@
-"""BatchNorm's statistics with two processes: what is saved is the average, and what both evaluate with."""
+"""BatchNorm's statistics in two processes: their average is saved, and both processes evaluate with it."""
 import os
 import subprocess
 import sys
@@ -68,7 +68,7 @@ Runner(
 '''
 
 
-def test_it_comes_ahead_of_moving_averages_and_of_saving():
+def test_buffers_are_synced_ahead_of_moving_averages_and_of_saving():
     sync, average, save = (get_priority(hook.priority) for hook in (PerViTSyncBuffersHook, EMAHook, CheckpointHook))
     assert sync < average < save
 
@@ -82,7 +82,8 @@ def test_both_processes_validate_what_is_saved(tmp_path):
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=300)
     assert done.returncode == 0, done.stdout[-4000:]
     saved = torch.load(tmp_path / 'iter_3.pth')['state_dict']
-    # Averages of 1, 2 and 3, at momentum 0.1, from 0; a variance of none, from 1; three batches.
+    # Three batches at momentum 0.1. The mean starts at 0 and sees 1, 2 and 3, each the average of both processes. The
+    # variance starts at 1 and sees 0 each time.
     assert saved['norm.running_mean'].item() == pytest.approx(0.9 * (0.9 * 0.1 + 0.2) + 0.3)
     assert saved['norm.running_var'].item() == pytest.approx(0.9**3)
     assert saved['norm.num_batches_tracked'].item() == 3

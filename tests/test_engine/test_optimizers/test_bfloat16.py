@@ -13,7 +13,7 @@ CFG = dict(type='PerViTBFloat16OptimWrapper', optimizer=dict(type='SGD', lr=0.1)
 
 
 class Model(nn.Module):
-    """Says in which type each part ran."""
+    """Records the dtype of each part's output."""
 
     def __init__(self):
         super().__init__()
@@ -35,7 +35,7 @@ def test_whole_model_runs_in_bfloat16_and_its_weights_do_not():
     assert model.seen == dict(backbone=torch.bfloat16, head=torch.bfloat16)
     before = model.head.bias.detach().clone()
     wrapper.update_params(output.float().sum())
-    # d(sum)/d(bias) is the batch of 3, whatever the weights are.
+    # d(sum)/d(bias) is the batch size, 3, for any weights.
     assert torch.allclose(model.head.bias, before - 0.1 * 3) and model.head.bias.dtype == torch.float32
 
 
@@ -69,7 +69,7 @@ def test_a_forward_of_the_instance_comes_back():
     assert model.backbone.forward is own
 
 
-def test_wrapped_model(tmp_path):
+def test_named_modules_are_found_in_a_model_wrapped_by_ddp(tmp_path):
     dist.init_process_group('gloo', init_method=f'file://{tmp_path}/store', rank=0, world_size=1)
     try:
         model = MMDistributedDataParallel(Model())

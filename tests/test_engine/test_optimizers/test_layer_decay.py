@@ -17,7 +17,7 @@ def wrapper_cfg(**paramwise):
 
 
 class Detector(nn.Module):
-    """Backbone, neck and head, none of which tells a depth but the backbone."""
+    """Backbone, neck and head. Only the backbone has ``get_layer_depth``."""
 
     def __init__(self, **kwargs):
         super().__init__()
@@ -27,7 +27,7 @@ class Detector(nn.Module):
 
 
 def expected_depth(name):
-    """0 for what comes ahead of the three blocks, 4 for what comes after them."""
+    """0 for parameters before the three blocks, 4 for parameters after them."""
     if re.match(r'backbone\.(stem|position_proj)\.', name):
         return 0
     block = re.match(r'backbone\.blocks\.(\d)\.', name)
@@ -39,7 +39,7 @@ def groups_by_name(model, optimizer):
     return {name: groups.get(id(param)) for name, param in model.named_parameters()}
 
 
-def test_rate_of_every_parameter():
+def test_every_parameter_gets_the_rate_of_its_depth():
     model = Detector()
     wrapper = build_optim_wrapper(
         model, wrapper_cfg(layer_decay_rate=0.5, norm_decay_mult=0., bias_decay_mult=0., flat_decay_mult=0.))
@@ -53,7 +53,7 @@ def test_rate_of_every_parameter():
     assert seen == {0, 1, 2, 3, 4}
 
 
-def test_custom_keys_multiply():
+def test_custom_keys_multiply_the_rate_of_the_depth():
     model = Detector()
     wrapper = build_optim_wrapper(model, wrapper_cfg(
         layer_decay_rate=0.5, custom_keys={'attn.position': dict(lr_mult=3., decay_mult=0.)}))
@@ -72,7 +72,7 @@ def test_frozen_parameters_are_left_out():
 
 
 def test_mmpretrains_own_constructor_agrees():
-    """Another library's constructor, on a classifier, which hands the question on to its backbone."""
+    """On a classifier, which passes ``get_layer_depth`` on to its backbone."""
     pytest.importorskip('mmpretrain')
     from mmengine.registry import MODELS, init_default_scope
     init_default_scope('mmpretrain')
@@ -89,13 +89,13 @@ def test_mmpretrains_own_constructor_agrees():
 
 
 @pytest.mark.parametrize('rate', [None, 0, 1.5, 'half', True])
-def test_rate_out_of_range(rate):
+def test_a_rate_out_of_range_is_named(rate):
     paramwise = {} if rate is None else dict(layer_decay_rate=rate)
     with pytest.raises(ValueError, match='layer_decay_rate above 0 and at most 1'):
         build_optim_wrapper(Detector(), wrapper_cfg(**paramwise))
 
 
-def test_a_model_that_tells_no_depth():
+def test_a_model_that_tells_no_depth_is_refused():
     with pytest.raises(ValueError, match='Linear holds no submodule with get_layer_depth'):
         build_optim_wrapper(nn.Linear(2, 2), wrapper_cfg(layer_decay_rate=0.5))
 
@@ -107,7 +107,7 @@ def test_an_optimizer_step_moves_by_the_scaled_rate():
     for param in model.parameters():
         param.grad = torch.ones_like(param)
     wrapper.optimizer.step()
-    # Adam's first step is the learning rate itself, against the sign of the gradient; biases don't decay.
+    # Adam's first step has the size of the learning rate, against the sign of the gradient. Biases don't decay.
     for name in ('backbone.blocks.0.attn.proj.bias', 'backbone.blocks.2.attn.proj.bias', 'head.bias'):
         moved = before[name] - dict(model.named_parameters())[name]
         torch.testing.assert_close(moved, torch.full_like(moved, 0.1 * 0.5**(4 - expected_depth(name))))

@@ -13,7 +13,7 @@ IMAGES = torch.randn(2, 3, 28, 28, generator=torch.Generator().manual_seed(5))
 
 @MODELS.register_module(force=True)
 class Nearness(BasePosition):
-    """A user's own: one slope for each head, and an option that can change."""
+    """A user's own module, with a slope for each head and an option that can change."""
 
     needs_projection = False
 
@@ -36,7 +36,7 @@ class Nearness(BasePosition):
 
 @MODELS.register_module(force=True)
 class OldStyle(nn.Module):
-    """By the two methods that were enough before there was a base class."""
+    """A module with only the two methods that were enough before there was a base class."""
 
     def __init__(self, num_heads, hidden_channels, pretrain_hw):
         super().__init__()

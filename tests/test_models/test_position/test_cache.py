@@ -1,4 +1,4 @@
-"""Φp kept between calls is never stale."""
+"""log Φp is kept between calls, and the kept log Φp is never stale."""
 import copy
 import pickle
 
@@ -19,7 +19,7 @@ def model():
 
 
 def fresh(model, images=IMAGES):
-    """What a model that has kept nothing gives."""
+    """Output of a model that has kept nothing."""
     other = PerViT(TINY_ARCH, img_size=28).to(next(model.parameters()).dtype).eval()
     other.load_state_dict(model.state_dict())
     with torch.no_grad():
@@ -32,7 +32,7 @@ def kept(model, images=IMAGES):
 
 
 def computed(monkeypatch):
-    """List that grows by one for each block whose Φp is made."""
+    """A list that grows by one for each block whose Φp is computed."""
     calls = []
     original = PerViTPeripheralPosition.forward_blocks
 
@@ -44,17 +44,17 @@ def computed(monkeypatch):
     return calls
 
 
-def test_kept_without_gradient_only(model, monkeypatch):
+def test_log_position_is_kept_only_without_gradients(model, monkeypatch):
     calls = computed(monkeypatch)
     kept(model), kept(model)
     assert len(calls) == 3
-    model(IMAGES)[0].sum().backward()  # gradients in eval mode, as Grad-CAM takes them
+    model(IMAGES)[0].sum().backward()  # gradients in eval mode, as for Grad-CAM
     assert len(calls) == 6
     assert all(p.grad is not None for p in model.parameters())
 
 
 @pytest.mark.parametrize('fused', [False, True])
-def test_after_an_optimizer_step(model, fused):
+def test_nothing_is_stale_after_an_optimizer_step(model, fused):
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, fused=fused)
     before = kept(model)
     model(IMAGES)[0].square().sum().backward()
@@ -68,22 +68,22 @@ def test_after_an_optimizer_step(model, fused):
     'position_proj.weight', 'blocks.2.attn.position.conv1.weight', 'blocks.0.attn.position.norm1.weight',
     'blocks.1.attn.position.norm2.bias', 'blocks.1.attn.position.conv2.weight'
 ])
-def test_after_a_change_of_any_position_weight(model, name):
+def test_nothing_is_stale_after_a_change_of_any_position_weight(model, name):
     before = kept(model)
     param = dict(model.named_parameters())[name]
-    param.data.mul_(-1.5).add_(0.01)  # through .data: no version counter moves
+    param.data.mul_(-1.5).add_(0.01)  # a change through .data moves no version counter
     torch.testing.assert_close(kept(model), fresh(model), atol=0, rtol=0)
     assert not torch.equal(kept(model), before)
 
 
-def test_after_load_state_dict(model):
+def test_nothing_is_stale_after_load_state_dict(model):
     kept(model)
     other = randomize(PerViT(TINY_ARCH, img_size=28), scale=0.7)
     model.load_state_dict(other.state_dict())
     torch.testing.assert_close(kept(model), fresh(model), atol=0, rtol=0)
 
 
-def test_after_an_ema_swap(model):
+def test_nothing_is_stale_after_an_ema_swap(model):
     ema = ExponentialMovingAverage(model, momentum=0.3)
     for _ in range(2):  # the first update copies
         for param in model.parameters():
@@ -98,7 +98,7 @@ def test_after_an_ema_swap(model):
     torch.testing.assert_close(kept(ema.module), fresh(ema.module), atol=0, rtol=0)
 
 
-def test_after_a_change_of_dtype(model):
+def test_nothing_is_stale_after_a_change_of_dtype(model):
     single = kept(model)
     model.double()
     double = kept(model, IMAGES.double())
@@ -109,7 +109,7 @@ def test_after_a_change_of_dtype(model):
         kept(model, IMAGES.bfloat16()), fresh(model, IMAGES.bfloat16()), atol=0, rtol=0)
 
 
-def test_copies_start_empty(model):
+def test_copies_of_a_model_start_with_an_empty_cache(model):
     kept(model)
     for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
         assert not other.position_cache.kept and other.position_cache.max_bytes == model.position_cache.max_bytes
@@ -118,7 +118,7 @@ def test_copies_start_empty(model):
         torch.testing.assert_close(kept(model), fresh(model), atol=0, rtol=0)
 
 
-def test_train_and_eval(model):
+def test_nothing_is_stale_after_train_and_eval(model):
     expected = kept(model)
     model.train()
     assert not model.position_cache.kept
@@ -129,7 +129,7 @@ def test_train_and_eval(model):
     assert not torch.equal(kept(model), expected)
 
 
-def test_inference_mode_then_a_gradient(model):
+def test_gradients_work_after_inference_mode(model):
     with torch.inference_mode():
         inside = model(IMAGES)[0].clone()
     model(IMAGES)[0].sum().backward()
@@ -137,7 +137,7 @@ def test_inference_mode_then_a_gradient(model):
     torch.testing.assert_close(kept(model), inside, atol=1e-6, rtol=1e-6)
     log_position = next(iter(model.position_cache.kept.values()))
     assert not log_position.is_inference()
-    (torch.ones_like(log_position, requires_grad=True) * log_position).sum().backward()  # usable in a graph
+    (torch.ones_like(log_position, requires_grad=True) * log_position).sum().backward()  # it can be used in a graph
 
 
 def test_grids_are_kept_side_by_side(model, monkeypatch):
@@ -147,44 +147,44 @@ def test_grids_are_kept_side_by_side(model, monkeypatch):
     for _ in range(2):
         for images, exact in zip((IMAGES, wide), expected):
             torch.testing.assert_close(kept(model, images), exact, atol=0, rtol=0)
-    assert len(calls) == 6  # each of three blocks for each of two grids
+    assert len(calls) == 6  # three blocks for each of two grids
 
 
 def test_the_grid_used_least_recently_goes_first(model, monkeypatch):
-    """There is room for 7 x 7 and one of the others, 6 x 7 and 7 x 6 tokens."""
+    """There is room for the grid of 7 x 7 tokens and one of the two others, 6 x 7 and 7 x 6."""
     model.position_cache.max_bytes = 3 * 4 * 2 * (49**2 + 42**2)
     tall, wide = torch.randn(1, 3, 28, 24), torch.randn(1, 3, 24, 28)
     calls, made = computed(monkeypatch), []
     for images in (IMAGES, tall, IMAGES, wide, IMAGES, tall, wide):
         kept(model, images)
         made.append(len(calls) // 3)
-    assert made == [1, 2, 2, 3, 3, 4, 5]  # at the end IMAGES' had to go too
+    assert made == [1, 2, 2, 3, 3, 4, 5]  # at the end the 7 x 7 grid had to go too
     assert {key[1] for key in model.position_cache.kept} == {(7, 6), (6, 7)}
 
 
-def test_byte_cap(model, monkeypatch):
+def test_the_byte_cap_limits_what_is_kept(model, monkeypatch):
     each = 4 * 2 * 49**2
     model.position_cache.max_bytes = 2 * each
     expected = fresh(model)
     calls = computed(monkeypatch)
     torch.testing.assert_close(kept(model), expected, atol=0, rtol=0)
     torch.testing.assert_close(kept(model), expected, atol=0, rtol=0)
-    assert {key[0] for key in model.position_cache.kept} == {0, 1} and len(calls) == 4  # the third block each time
+    assert {key[0] for key in model.position_cache.kept} == {0, 1} and len(calls) == 4  # twice the third block
 
 
 def test_a_block_beyond_the_cap_leaves_room_for_those_behind_it(monkeypatch):
-    """A global block in front, too large to keep, and windows of 4 x 4."""
+    """The first block is global and too large to keep. The others have windows of 4 x 4."""
     model = randomize(PerViT(TINY_ARCH, img_size=28, window_size=4, global_attn_indexes=(0, ))).eval()
     model.position_cache.max_bytes = 4 * 2 * 49**2 - 1
     calls, images = computed(monkeypatch), IMAGES
     torch.testing.assert_close(kept(model, images), model(images)[0].detach())
     kept(model, images)
     assert {key[0] for key in model.position_cache.kept} == {1, 2}
-    assert len(calls) == 3 + 3 + 1  # once with gradients, for comparison
+    assert len(calls) == 3 + 3 + 1  # 3 with gradients, for comparison; 1 for the block that is not kept
 
 
-def test_a_position_module_without_weights():
-    """A user's own, such as ALiBi's."""
+def test_a_position_module_without_weights_is_served():
+    """A user's module may have no weights, as in ALiBi."""
 
     class Nearness(BasePosition):
         needs_projection = False
@@ -204,7 +204,7 @@ def test_windows_stay_kept_when_the_map_changes(monkeypatch):
     model = randomize(PerViT(TINY_ARCH, img_size=28, window_size=4, global_attn_indexes=(1, ))).eval()
     calls = computed(monkeypatch)
     kept(model, torch.randn(1, 3, 40, 24)), kept(model, torch.randn(1, 3, 24, 44))
-    assert len(calls) == 4  # all blocks, then the global one
+    assert len(calls) == 4  # three blocks, then the global one again
 
 
 def test_weights_that_are_not_a_number_are_never_kept(model, monkeypatch):
@@ -214,8 +214,8 @@ def test_weights_that_are_not_a_number_are_never_kept(model, monkeypatch):
     assert len(calls) == 6
 
 
-def test_a_single_weight_tensor_is_copied():
-    """The kept copy must not alias the weight it guards."""
+def test_a_change_of_a_single_weight_tensor_is_noticed():
+    """The cache compares a weight with a copy of it. A copy that shares memory with the weight would always agree."""
     arch = dict(embed_dims=(8, ), depths=(1, ), num_heads=2, stem_channels=())
     model = PerViT(arch, img_size=8, position_cfg=dict(type='PerViTRelativePositionBias')).eval()
     images = torch.randn(1, 3, 8, 8)
@@ -225,7 +225,7 @@ def test_a_single_weight_tensor_is_copied():
 
 
 @pytest.mark.parametrize('kind', ['PerViTPeripheralPosition', 'PerViTEuclideanPosition'])
-def test_after_a_change_of_option_or_module(kind):
+def test_nothing_is_stale_after_a_change_of_option_or_module(kind):
     options = dict(img_size=28, position_cfg=dict(type=kind))
     model = randomize(PerViT(TINY_ARCH, **options)).eval()
     wide = torch.randn(1, 3, 48, 48)

@@ -16,7 +16,7 @@ def build(**kwargs):
 
 
 def check_gradients(model, state):
-    """Compare those of the position network with the oracle's; biases ahead of a norm have none but rounding."""
+    """Compare gradients of the position network with the oracle's. That of a bias before a norm is only rounding."""
     for name, param in model.named_parameters():
         if 'position' in name:
             exact = state[name].grad
@@ -27,7 +27,7 @@ def check_gradients(model, state):
 
 @pytest.mark.parametrize('kernel_size, norm', [(3, True), (1, True), (3, False), (1, False)])
 @pytest.mark.parametrize('hw', GRIDS)
-def test_peripheral_position_and_its_gradients(hw, kernel_size, norm):
+def test_position_attention_and_its_gradients_equal_the_definition(hw, kernel_size, norm):
     model = build(position_cfg=dict(kernel_size=kernel_size, norm=norm))
     state = {k: v.detach().double().requires_grad_(v.is_floating_point()) for k, v in model.state_dict().items()}
     weight = torch.rand(2, hw[0] * hw[1], hw[0] * hw[1])
@@ -43,7 +43,7 @@ def test_peripheral_position_and_its_gradients(hw, kernel_size, norm):
 
 
 @pytest.mark.parametrize('hw', [(9, 9), (12, 8), (5, 10)])
-def test_fixed_scale_and_its_gradients_by_definition(hw):
+def test_fixed_scale_and_its_gradients_equal_the_definition(hw):
     model = build(distance_scale='fixed')
     state = {k: v.detach().double().requires_grad_(v.is_floating_point()) for k, v in model.state_dict().items()}
     weight = torch.rand(2, hw[0] * hw[1], hw[0] * hw[1])
@@ -58,7 +58,7 @@ def test_fixed_scale_and_its_gradients_by_definition(hw):
 
 
 def test_fixed_scale_keeps_what_was_trained():
-    """Inside the pretraining window around a query, Φp on a larger grid is the trained map."""
+    """On a larger grid, Φp within the pretraining window around a query is the trained map."""
     model = build(distance_scale='fixed')
     small = [t.exp().reshape(2, 7, 7, 7, 7) for t in model.position_terms((7, 7))]
     large = [t.exp().reshape(2, 14, 14, 14, 14) for t in model.position_terms((14, 14))]
@@ -69,8 +69,11 @@ def test_fixed_scale_keeps_what_was_trained():
         build(distance_scale='grid').position_terms((7, 7))[0], model.position_terms((7, 7))[0], atol=1e-6, rtol=1e-5)
 
 
-def test_reach_at_initialization_by_scale():
-    """Block 1 of tiny, Φp > 0.5 at a central query: 21 tokens on 14 x 14 and, by 'fixed', on 28 x 28; 69 by 'grid'."""
+def test_reach_at_initialization_grows_with_the_grid_only_by_grid_scale():
+    """Keys with Φp > 0.5 for a central query, in the first block of tiny.
+
+    On 14 x 14 tokens there are 21. On 28 x 28 there are 21 by 'fixed' and 69 by 'grid'.
+    """
     reach = {}
     for scale in ('grid', 'fixed'):
         model = PerViT('tiny', distance_scale=scale)
@@ -100,33 +103,8 @@ def test_slices_of_queries_change_nothing(hw, distance_scale):
         torch.testing.assert_close(sliced, whole, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize('hw', GRIDS)
-def test_euclidean_position(hw):
-    model = build(position_cfg=dict(type='PerViTEuclideanPosition'))
-    position, proj = model.blocks[0].attn.position, model.position_proj
-    step = 2 / (max(hw) - 1) if max(hw) > 1 else 2 / 6
-    d = oracle.distances(hw, step).flatten(1).float()
-    logits = (d[..., None] * proj.weight[:, 0] + proj.bias) @ position.weight.t() + position.bias
-    torch.testing.assert_close(position(hw, proj).exp(), logits.sigmoid().permute(2, 0, 1), atol=1e-6, rtol=1e-5)
-
-
-@pytest.mark.parametrize('hw', [(7, 7), (5, 9)])
-def test_relative_position_bias(hw):
-    model = build(position_cfg=dict(type='PerViTRelativePositionBias'))
-    assert model.position_proj is None
-    position = model.blocks[0].attn.position
-    table = position.table
-    size = (2 * hw[0] - 1, 2 * hw[1] - 1)
-    table = torch.nn.functional.interpolate(table[None], size=size, mode='bicubic')[0] if hw != (7, 7) else table
-    term = position(hw)
-    for q in ((0, 0), (hw[0] - 1, 2), (2, 3)):
-        for k in ((0, 0), (3, 4), (hw[0] - 1, hw[1] - 1)):
-            expected = table[:, k[0] - q[0] + hw[0] - 1, k[1] - q[1] + hw[1] - 1]
-            torch.testing.assert_close(term[:, q[0] * hw[1] + q[1], k[0] * hw[1] + k[1]], expected)
-
-
-def test_ring_is_a_ring_on_any_grid():
-    """Both axes share one step: keys at equal distance from a query get the same Φp wherever norm windows agree."""
+def test_keys_at_equal_distance_have_equal_position_attention():
+    """Both axes have the same step, so two keys at equal distance from a query have the same Φp."""
     model = build(position_cfg=dict(type='PerViTEuclideanPosition'))
     phi = model.position_terms((5, 11))[0].reshape(2, 5, 11, 5, 11)
     torch.testing.assert_close(phi[:, 2, 5, 2, 7], phi[:, 2, 5, 4, 5])
@@ -142,7 +120,7 @@ def test_unknown_options_are_errors():
 
 
 def test_position_without_norm_starts_alive():
-    """Constant weights would leave every ReLU dead there."""
+    """Without norm, constant weights would leave every ReLU dead."""
     model = PerViT(TINY_ARCH, img_size=28, position_cfg=dict(norm=False))
     model.blocks[0].attn.position.init_position(PositionInit(-5., 3.))
     term = model.blocks[0].attn.position((7, 7), model.position_proj)
@@ -152,7 +130,7 @@ def test_position_without_norm_starts_alive():
 
 
 def test_blocks_together_are_the_blocks_alone():
-    """Computed as one for the backbone; each module alone gives the same, also where blocks have windows."""
+    """The backbone computes all blocks together. Each module alone gives the same, also for blocks with windows."""
     model = build(window_size=4, global_attn_indexes=(1, ))
     for hw, term, block in zip(model.position_grids((6, 5)), model.position_terms((6, 5)), model.blocks):
         alone = block.attn.position(hw, model.position_proj)
@@ -166,7 +144,7 @@ def test_a_frozen_block_needs_no_backward_beside_others():
 
 
 def test_single_queries_per_slice_change_nothing():
-    """A row of a wide grid does not fit a slice: it is cut between queries."""
+    """If a row of a wide grid does not fit into a slice, it is cut between queries."""
     model = build()
     proj, position = model.position_proj, model.blocks[0].attn.position
     weights = ops.PositionWeights(proj.weight, proj.bias, *(w[None] for w in position.position_weights()))

@@ -1,4 +1,4 @@
-"""tools/export.py: what the files compute, by their own runtimes; and MMPretrain's reparameterization tool."""
+"""tools/export.py: the files compute the same in their own runtimes. Also MMPretrain's reparameterization tool."""
 import configparser
 import json
 import os
@@ -7,6 +7,7 @@ import runpy
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -25,6 +26,8 @@ pytest.importorskip('mmseg')
 ROOT = Path(__file__).parents[2]
 TOOL = ROOT / 'tools' / 'export.py'
 NANO = ROOT / 'configs' / 'pervit_nano_fashion-mnist.py'
+# A test replaces these two functions of torch and still needs them.
+TRACE, SAVE = torch.export.export, torch.export.save
 
 CLASSIFIER = f'''
 default_scope = 'mmpretrain'
@@ -39,7 +42,7 @@ test_dataloader = dict(dataset=dict(pipeline=[
 '''
 BACKBONE = dict(arch=TINY_ARCH, img_size=28, out_type='featmap', out_indices=(0, 2), window_size='pretrain',
                 global_attn_indexes=(1, ), stem_cfg=dict(norm_cfg=dict(type='SyncBN')))
-# Whatever else a segmentor has is not built, so it may name what isn't there.
+# The other parts of the segmentor are not built, so they may name things that don't exist.
 DENSE = f'''
 default_scope = 'mmseg'
 model = dict(
@@ -59,7 +62,7 @@ def build(path):
 
 @pytest.fixture
 def files(tmp_path, monkeypatch):
-    """A folder with configs and checkpoints of both kinds, and their models as trained."""
+    """A folder with a config and a checkpoint of a classifier and of a segmentor. Returns their models as trained."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / 'cls.py').write_text(CLASSIFIER)
     (tmp_path / 'seg.py').write_text(DENSE)
@@ -76,7 +79,7 @@ def run(*args):
 
 
 def load(path):
-    """The file in its runtime: a function of images, the preprocessing in it, and the outputs' names."""
+    """Load a file into its runtime: returns a function of images, the stored preprocessing, and the outputs' names."""
     if path.endswith('.pt2'):
         extra = {'preprocessing.json': ''}
         module = torch.export.load(path, extra_files=extra).module()
@@ -90,7 +93,7 @@ def load(path):
 
 
 def check_output(out, beginning):
-    """What the tool prints: all of it, with a difference that is float32's and not exactly none."""
+    """Check all that the tool prints. The difference must be that of rounding in float32, and not exactly 0."""
     difference = re.fullmatch(re.escape(beginning) + r'max abs difference to PyTorch: (\S+) \(at most 0.0001 is '
                               r'allowed\)\n', out)
     assert difference is not None, out
@@ -105,8 +108,8 @@ def file_format(request):
     return request.param
 
 
-def test_classifier(files, file_format, capsys):
-    """Of the test pipeline's size, which isn't square, and BatchNorm folded."""
+def test_an_exported_classifier_computes_the_same(files, file_format, capsys):
+    """The image size is that of the test pipeline, which isn't square, and BatchNorm is folded."""
     path = f'cls{export.FORMATS[file_format]}'
     run('cls.py', 'cls.pth', '--format', file_format)
     check_output(capsys.readouterr().out, f'{path}: a batch of images (3, 28, 36) to logits (3,)\n'
@@ -124,8 +127,8 @@ def test_classifier(files, file_format, capsys):
     assert sorted(os.listdir()) == sorted(['cls.py', 'seg.py', 'cls.pth', 'seg.pth', path])
 
 
-def test_a_published_classifier_by_name(tmp_path, monkeypatch, capsys):
-    """Its sha256 is compared; the file goes into the current folder."""
+def test_a_published_classifier_is_exported_by_name(tmp_path, monkeypatch, capsys):
+    """The checkpoint's sha256 is compared. The exported file goes into the current folder."""
     monkeypatch.chdir(tmp_path)
     name = next(name for name in published.published_files() if name.startswith(f'{NANO.stem}_'))
     run(NANO, f'pervit_mm://{name}', '--format', 'torch-export')
@@ -142,8 +145,8 @@ def test_a_published_classifier_by_name(tmp_path, monkeypatch, capsys):
     assert os.listdir() == [path]
 
 
-def test_backbone_of_a_segmentor(files, file_format, capsys):
-    """Two maps, in windows with a strip left over, and none of the segmentor's other parts."""
+def test_an_exported_backbone_computes_the_same(files, file_format, capsys):
+    """Two maps whose windows leave a strip over, and none of the segmentor's other parts."""
     path = f'maps{export.FORMATS[file_format]}'
     Path(path).write_text('old')
     run('seg.py', 'seg.pth', '--format', file_format, '--backbone-only', '--img-size', 38, 28, '--out', path, '--force')
@@ -159,23 +162,25 @@ def test_backbone_of_a_segmentor(files, file_format, capsys):
 
 @pytest.fixture(scope='module')
 def program(tmp_path_factory):
-    """The classifier traced, once for all that is done to it."""
+    """The traced classifier, traced once for all cases."""
     path = tmp_path_factory.mktemp('traced') / 'cls.py'
     path.write_text(CLASSIFIER)
-    return export._trace(export.ExportedModel(build(path)), (28, 36))
+    file = path.with_suffix('.pt2')
+    export.export_checked(export.ExportedModel(build(path)), file, 'torch-export', (28, 36), {})
+    return torch.export.load(file)
 
 
 def wrong_weight(program, path, value):
     weight = program.state_dict['model.head.fc.weight']
     right = weight[0, 0].clone()
     weight[0, 0] = value
-    torch.export.save(program, path)
+    SAVE(program, path)
     weight[0, 0] = right
 
 
 def one_batch(program, path):
     module = program.module()
-    torch.export.save(torch.export.export(module, (torch.zeros(2, 3, 28, 36), )), path)
+    SAVE(TRACE(module, (torch.zeros(2, 3, 28, 36), )), path)
 
 
 @pytest.mark.parametrize('file_format, write, message', [
@@ -190,8 +195,10 @@ def test_a_broken_file_is_not_kept(files, program, monkeypatch, file_format, wri
     if file_format == 'onnx':
         pytest.importorskip('onnxruntime')
         monkeypatch.setattr(export, 'check_packages', lambda file_format: None)
-    monkeypatch.setattr(export, '_trace', lambda model, img_size: program)
-    monkeypatch.setattr(export, '_write', lambda program, path, *args: write(program, path))
+    converted = SimpleNamespace(model=SimpleNamespace(metadata_props={}), save=lambda path: write(program, path))
+    monkeypatch.setattr(torch.export, 'export', lambda *args, **kwargs: program)
+    monkeypatch.setattr(torch.export, 'save', lambda program, path, **kwargs: write(program, path))
+    monkeypatch.setattr(torch.onnx, 'export', lambda *args, **kwargs: converted)
     before = sorted(os.listdir())
     with pytest.raises(SystemExit, match=f'^tools/export.py: {message}') as stop:
         run('cls.py', 'cls.pth', '--format', file_format, '--out', f'out{export.FORMATS[file_format]}')
@@ -226,7 +233,7 @@ def test_mistakes_are_named(files, args, message):
     assert '\n' not in stop.value.code and sorted(os.listdir()) == before
 
 
-def test_a_classifier_without_logits(files):
+def test_a_classifier_without_logits_is_refused(files):
     state = {key: value for key, value in files['cls'].state_dict().items() if key.startswith('backbone.')}
     torch.save(state, 'backbone.pth')
     with pytest.raises(SystemExit, match='^tools/export.py: model.head must return one tensor, the logits, got tuple: '
@@ -244,16 +251,16 @@ def test_missing_packages_are_named(files, monkeypatch, capsys):
     assert '--img-size takes one positive number or two' in capsys.readouterr().err
 
 
-def test_the_extra_is_what_is_tested():
-    """Extra `export` of setup.cfg and constraints.txt name the same versions."""
+def test_the_extra_has_the_tested_versions():
+    """The extra ``export`` of setup.cfg and constraints.txt name the same versions."""
     setup = configparser.ConfigParser()
     setup.read(ROOT / 'setup.cfg')
     pinned = setup['options.extras_require']['export'].split('\n')[1:]
     assert len(pinned) == 4 and set(pinned) <= set((ROOT / 'constraints.txt').read_text().split('\n'))
 
 
-def test_reparameterization_by_mmpretrain(tmp_path):
-    """MMPretrain's tool takes a checkpoint with all that a runner writes; ours is started as a script beside it."""
+def test_mmpretrain_s_reparameterization_keeps_the_outputs(tmp_path):
+    """MMPretrain's tool takes a checkpoint with all that a runner writes. Our tool runs as a script beside it."""
     model = build(NANO)
     hub = MessageHub('reparameterization')
     hub.update_scalar('train/loss', 0.5)
