@@ -1,4 +1,6 @@
 # The settings that all runs with MMPretrain share.
+_base_ = 'reliable.py'
+
 custom_imports = dict(imports=['pervit_mm'], allow_failed_imports=False)
 default_scope = 'mmpretrain'
 
@@ -9,17 +11,6 @@ default_hooks = dict(
     checkpoint=dict(type='PerViTCheckpointHook', interval=1, max_keep_ckpts=3),
     sampler_seed=dict(type='DistSamplerSeedHook'),
     visualization=dict(type='VisualizationHook', enable=False))
-
-# This runner resumes only from whole files, and refuses weights of another model.
-runner_type = 'PerViTRunner'
-# The first saves the random state, so that a resumed run repeats the undisturbed one. The second averages BatchNorm's
-# statistics over GPUs; without it those of one GPU are saved. The third stops a run that computes NaN. The fourth ends
-# a run in good order when the machine is taken away.
-custom_hooks = [
-    dict(type='PerViTRandomStateHook'),
-    dict(type='PerViTSyncBuffersHook'),
-    dict(type='PerViTNonFiniteHook'),
-    dict(type='PerViTPreemptionHook')]
 
 env_cfg = dict(
     cudnn_benchmark=False,

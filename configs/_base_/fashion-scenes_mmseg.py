@@ -1,14 +1,7 @@
 # MMSegmentation's runtime, by iteration, with PerViT. A resumed run goes on exactly as the undisturbed one.
-_base_ = 'mmseg::_base_/default_runtime.py'
+_base_ = ['mmseg::_base_/default_runtime.py', 'reliable.py']
 
 custom_imports = dict(imports=['pervit_mm'], allow_failed_imports=False)
-# BatchNorm trains here, so its statistics are averaged over the processes.
-custom_hooks = [
-    dict(type='PerViTRandomStateHook'),
-    dict(type='PerViTSyncBuffersHook'),
-    dict(type='PerViTNonFiniteHook'),
-    dict(type='PerViTPreemptionHook')]
-runner_type = 'PerViTRunner'
 
 default_hooks = dict(
     logger=dict(type='LoggerHook', interval=50, log_metric_by_epoch=False),

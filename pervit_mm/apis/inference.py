@@ -2,7 +2,6 @@
 import glob
 import json
 import sys
-import warnings
 from collections import Counter
 from importlib import import_module
 from numbers import Real
@@ -17,10 +16,10 @@ from mmengine.device import get_device
 from mmengine.registry import DefaultScope
 from mmengine.structures import PixelData
 from mmengine.utils import track_iter_progress
-from PIL import Image
 
 from ..checkpoints import check_checkpoint, index_entries, package_root, read_classifier
 from ..utils.errors import UserError, told
+from ..utils.image_header import size_within
 from .configs import load_config
 
 #: Suffixes of the files that count as images in a folder or for a pattern.
@@ -95,18 +94,12 @@ def check_image_size(image: Path) -> None:
     pixels, so a strip would get a side of many thousands.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')  # Pillow's own remark on large images
-            with Image.open(image) as opened:
-                width, height = opened.size
-    except Image.DecompressionBombError as error:  # Pillow's own limit, beyond ours
-        raise UnreadableImageError(f"image '{image}' is too large ({error}), and at most {MAX_PIXELS:,} pixels are "
-                                   'read: make it smaller') from error
-    except Exception:  # no image for Pillow; OpenCV may know it, and bounds what it decodes by itself
-        return
-    if width * height > MAX_PIXELS:
-        raise UnreadableImageError(f"image '{image}' has {width} x {height} pixels, and at most {MAX_PIXELS:,} are "
-                                   'read: make it smaller')
+        size = size_within(image, MAX_PIXELS)
+    except ValueError as error:
+        raise UnreadableImageError(f"image '{image}' is too large ({error}): make it smaller") from error
+    if size is None:
+        return  # OpenCV may know it, and bounds what it decodes by itself
+    width, height = size
     if max(width, height) > MAX_ASPECT * min(width, height):
         raise UnreadableImageError(f"image '{image}' has {width} x {height} pixels, and its longer side may be at most "
                                    f'{MAX_ASPECT} times the shorter one: cut it into parts')

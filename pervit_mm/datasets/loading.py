@@ -1,13 +1,12 @@
 """Reading the images of a training, broken ones among them."""
 import os
-import warnings
 from pathlib import Path
 
 from mmcv.transforms import LoadImageFromFile
 from mmengine.registry import TRANSFORMS
-from PIL import Image
 
 from ..utils.errors import UserError
+from ..utils.image_header import size_within
 
 #: What a training reads at most, in pixels; a file's header tells.
 MAX_PIXELS = 178_956_970
@@ -50,7 +49,8 @@ class PerViTLoadImageFromFile(LoadImageFromFile):
         """
         path = results['img_path']
         try:
-            self._check_size(path)
+            if os.path.isfile(path):  # files of other backends are not looked at
+                size_within(path, MAX_PIXELS)
             loaded = super().transform(results)
             if loaded is None or loaded.get('img') is None:
                 raise ValueError('it is empty, or no image')
@@ -65,23 +65,6 @@ class PerViTLoadImageFromFile(LoadImageFromFile):
                 with open(self.report, 'a') as file:
                     file.write(f'{path}\n')
             return None
-
-    @staticmethod
-    def _check_size(path: str) -> None:
-        """Raise ValueError for an image that would take gigabytes; files of other backends are not looked at."""
-        if not os.path.isfile(path):
-            return
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')
-            try:
-                with Image.open(path) as image:
-                    width, height = image.size
-            except Image.DecompressionBombError as error:
-                raise ValueError(str(error)) from error
-            except Exception:  # no image for Pillow; the decoder says what it is
-                return
-        if width * height > MAX_PIXELS:
-            raise ValueError(f'it has {width} x {height} pixels, and at most {MAX_PIXELS:,} are read')
 
 
 def broken_images(report: str | Path) -> list[str]:

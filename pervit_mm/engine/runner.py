@@ -9,7 +9,7 @@ import torch
 from mmengine.dist import is_main_process
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.registry import OPTIMIZERS, RUNNERS
-from mmengine.runner import BaseLoop, Runner
+from mmengine.runner import BaseLoop, IterBasedTrainLoop, Runner
 from mmengine.runner.checkpoint import _load_checkpoint
 from torch import Tensor, nn
 
@@ -111,11 +111,12 @@ class PerViTRunner(Runner):
         finally:
             self._strict = before
         loop = self.train_loop
-        for done, end, name in ((loop.epoch, getattr(loop, 'max_epochs', None), 'max_epochs'),
-                                (loop.iter, getattr(loop, 'max_iters', None), 'max_iters')):
-            if end and done >= end:
-                raise UserError(f"--resume: '{filename}' has {done} behind it and train_cfg.{name} is {end}, so there "
-                                f'is nothing to train: raise train_cfg.{name}, or test it by tools/test.py')
+        by_iteration = isinstance(loop, IterBasedTrainLoop)
+        name, done = ('max_iters', loop.iter) if by_iteration else ('max_epochs', loop.epoch)
+        if done >= getattr(loop, name):
+            raise UserError(f"--resume: '{filename}' has {done} behind it and train_cfg.{name} is "
+                            f'{getattr(loop, name)}, so there is nothing to train: raise train_cfg.{name}, or test it '
+                            'by tools/test.py')
 
     def load_checkpoint(self, filename: str, map_location='cpu', strict: bool = False,
                         revise_keys: list = [(r'^module.', '')]) -> dict:

@@ -281,8 +281,9 @@ def test_pictures_are_not_overwritten(images, checkpoints, tmp_path):
 
 @pytest.mark.parametrize('size, message', [
     ((20000, 10), 'has 20000 x 10 pixels, and its longer side may be at most 32 times the shorter one'),
-    ((1, 400), 'has 1 x 400 pixels'), ((12000, 12000), 'has 12000 x 12000 pixels, and at most 100,000,000 are read'),
-    ((33000, 33000), r'is too large \(.*1089000000 pixels.*at most 100,000,000 pixels are read')])
+    ((1, 400), 'has 1 x 400 pixels'), ((12000, 12000),
+     r'is too large \(it has 12000 x 12000 pixels, and at most 100,000,000 are read\)'),
+    ((33000, 33000), r'is too large \(.*1089000000 pixels.*at most 100,000,000 pixels are read\)')])
 def test_images_that_would_fill_the_memory_are_named(tmp_path, size, message):
     """By the header alone: the last file has no pixels in it."""
     path = tmp_path / 'image.png'

@@ -1,4 +1,6 @@
 # The optimizer that detectors and segmentors share. A schedule takes it as its `optim_wrapper`.
+_base_ = '../reliable.py'
+
 layer_decay = dict(
     type='AmpOptimWrapper',
     dtype='float16',
@@ -8,14 +10,3 @@ layer_decay = dict(
     constructor='PerViTLayerDecayConstructor',
     paramwise_cfg=dict(
         layer_decay_rate=0.8, norm_decay_mult=0., bias_decay_mult=0., flat_decay_mult=0.))
-
-# This runner resumes only from whole files, and refuses weights of another model.
-runner_type = 'PerViTRunner'
-# The first saves the random state, so that a resumed run repeats the undisturbed one. The second averages BatchNorm's
-# statistics where SyncBN doesn't, as in several CPU processes. The third stops a run that computes NaN. The fourth ends
-# a run in good order when the machine is taken away.
-custom_hooks = [
-    dict(type='PerViTRandomStateHook'),
-    dict(type='PerViTSyncBuffersHook'),
-    dict(type='PerViTNonFiniteHook'),
-    dict(type='PerViTPreemptionHook')]
