@@ -132,8 +132,8 @@ class ImagePredictor:
         device (str, optional): Defaults to None, which takes a GPU if there is one.
 
     Raises:
-        UserError: If there is no such model, if its file is no config, if weights must be given and are not, if the
-            weights cannot be found or read, or if the config's ``default_scope`` is none of the three toolboxes.
+        UserError: If there is no such model, if its file is no config in ``.py``, if weights must be given and are not,
+            if the weights cannot be found or read, or if the config's ``default_scope`` is none of the three toolboxes.
     """
 
     def __init__(self, model: str, weights: str | None = None, device: str | None = None) -> None:
@@ -141,6 +141,9 @@ class ImagePredictor:
         if model in models:
             config, published = models[model]
         elif Path(model).is_file():
+            if Path(model).suffix != '.py':  # it looks like data, and may import and run whatever it names
+                raise UserError(f'model={model!r} is a file in {Path(model).suffix or "no known format"}, and MMEngine '
+                                'runs such a config as code: give a name, or a config in .py that you trust')
             config, published = model, None
         else:
             raise UserError(f'model={model!r} is neither a config nor one of {", ".join(sorted(models)) or "(none)"}')

@@ -2,6 +2,8 @@
 
 MMEngine's Runner takes CUDA for granted in three places: AmpOptimWrapper, the process group and the device ids of DDP.
 """
+import atexit
+import gc
 import os
 from datetime import timedelta
 from typing import Any
@@ -84,3 +86,15 @@ def init_gloo(launcher: str, timeout: float | None = None) -> None:
                         'start through torchrun, or bash tools/dist_train.sh')
     limit = {} if timeout is None else dict(timeout=timedelta(seconds=timeout))
     torch.distributed.init_process_group(backend='gloo', **limit)
+    atexit.register(_close_group)
+
+
+def _close_group() -> None:
+    """End the threads of gloo ahead of Python's own end.
+
+    A thread that still holds a tensor then would abort a run that has finished, with code -6. The threads end with the
+    last reference to their group, which DDP has. A runner is part of a cycle, so it takes a collection to drop that.
+    """
+    gc.collect()
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()

@@ -1,12 +1,14 @@
 """Mistakes of a config that can be seen ahead of the first iteration, each in one sentence."""
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from mmengine.evaluator import Evaluator
+from mmengine.hooks import CheckpointHook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
-from torch import nn
+from torch import Tensor, nn
 
 from ..utils.errors import UserError
 
@@ -52,8 +54,8 @@ def check_run(runner: Runner) -> None:
         runner (Runner): With its loops, model and data.
 
     Raises:
-        UserError: If there is nothing to train on, a number of classes or channels does not fit, or validation never
-            comes.
+        UserError: If there is nothing to train on, a number of classes or channels does not fit, validation never
+            comes, or no metric is called as ``save_best`` says.
     """
     loop, model = runner.train_loop, runner.model.module if is_model_wrapper(runner.model) else runner.model
     for name in ('max_epochs', 'max_iters'):
@@ -67,11 +69,19 @@ def check_run(runner: Runner) -> None:
     if getattr(loop, 'val_interval', 1) < 1:
         raise UserError(f'train_cfg.val_interval must be at least 1, got {loop.val_interval}: leave validation out by '
                         'val_cfg=None, val_dataloader=None, val_evaluator=None (--no-validate)')
+    if getattr(model, 'with_head', True) is False:
+        raise UserError('model.head is None, so there is no loss to train by: give a head')
     check_channels(model)
     for name, one in (('train_dataloader', runner.train_loop),
                       ('val_dataloader', runner.val_loop if runner._val_loop is not None else None)):
         if one is not None:
             check_classes(model, one.dataloader.dataset, name)
+    check_preprocessor(model)
+    if runner._val_loop is not None:
+        check_metrics(model, runner.val_loop.evaluator)
+        for hook in runner.hooks:
+            if isinstance(hook, CheckpointHook) and hook.save_best and 'auto' not in hook.key_indicators:
+                check_save_best(hook.key_indicators, runner.val_loop.evaluator)
 
 
 def check_channels(model: nn.Module) -> None:
@@ -120,3 +130,65 @@ def check_classes(model: nn.Module, dataset: Any, loader: str) -> None:
         if isinstance(topk, (tuple, list)) and topk and max(topk) > outputs:
             raise UserError(f'model.{name}.topk is {tuple(topk)}, and there are {outputs} classes: leave out what is '
                             'larger, in the evaluators too')
+
+
+def check_preprocessor(model: nn.Module) -> None:
+    """Raise UserError if the preprocessor of images has other channels or classes than the model.
+
+    Args:
+        model (nn.Module): Of any toolbox. It may have no preprocessor.
+    """
+    preprocessor, head = getattr(model, 'data_preprocessor', None), getattr(model, 'head', None)
+    channels = getattr(getattr(model, 'backbone', None), 'in_channels', None)
+    for name in ('mean', 'std'):
+        values = getattr(preprocessor, name, None)
+        if isinstance(values, Tensor) and isinstance(channels, int) and len(values) not in (1, channels):
+            raise UserError(f'data_preprocessor.{name} has {len(values)} values, and model.backbone.in_channels is '
+                            f'{channels}: give one value for each channel')
+    classes, outputs = getattr(preprocessor, 'num_classes', None), getattr(head, 'num_classes', None)
+    one_hot = getattr(preprocessor, 'to_onehot', False)  # without it the number is not used
+    if one_hot and isinstance(classes, int) and isinstance(outputs, int) and classes != outputs:
+        raise UserError(f'data_preprocessor.num_classes is {classes}, and model.head.num_classes is {outputs}: set '
+                        'both to the number of classes')
+
+
+def check_metrics(model: nn.Module, evaluator: Evaluator) -> None:
+    """Raise UserError if accuracies are asked for among more of the best classes than there are.
+
+    Args:
+        model (nn.Module): Of any toolbox.
+        evaluator (Evaluator): Of the validation.
+    """
+    outputs = getattr(getattr(model, 'head', None), 'num_classes', None)
+    for metric in _accuracies(evaluator):
+        if not all(type(k) is int and k > 0 for k in metric.topk):
+            raise UserError(f'val_evaluator.topk must be positive integers, got {metric.topk!r}')
+        if isinstance(outputs, int) and max(metric.topk) > outputs:
+            raise UserError(f'val_evaluator.topk is {metric.topk}, and there are {outputs} classes: leave out what is '
+                            'larger, in model.head.topk too')
+
+
+def check_save_best(keys: Iterable[str], evaluator: Evaluator) -> None:
+    """Raise UserError if ``save_best`` names a metric that the evaluator cannot give.
+
+    A metric's names are known only after a validation. Its prefix is known ahead, and so are the names of accuracies.
+
+    Args:
+        keys (Iterable[str]): Names of metrics.
+        evaluator (Evaluator): Of the validation. If a metric has no prefix, all names are let through.
+    """
+    if not all(metric.prefix for metric in evaluator.metrics):
+        return
+    accuracies = _accuracies(evaluator)
+    # With several thresholds, names have a suffix.
+    names = [f'{metric.prefix}/top{k}' for metric in accuracies for k in metric.topk if len(metric.thrs) == 1]
+    begins = [f'{metric.prefix}/' for metric in evaluator.metrics if metric not in accuracies or len(metric.thrs) > 1]
+    for key in keys:
+        if key not in names and not key.startswith(tuple(begins)):
+            known = ' or '.join([*names, *(f'{begin}…' for begin in begins)])
+            raise UserError(f'default_hooks.checkpoint.save_best is {key!r}, and the metrics are {known}')
+
+
+def _accuracies(evaluator: Evaluator) -> list:
+    """MMPretrain's ``Accuracy`` metrics; this module does not import MMPretrain."""
+    return [metric for metric in evaluator.metrics if type(metric).__name__ == 'Accuracy' and metric.prefix]

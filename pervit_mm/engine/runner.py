@@ -45,6 +45,8 @@ class PerViTRunner(Runner):
     _strict = False
 
     # What the toolboxes say of an option that can't be, in one sentence.
+    __init__ = told_builder(Runner.__init__, 'a part (such as env_cfg, randomness or log_level)')
+    _init_model_weights = told_builder(Runner._init_model_weights, 'init_cfg of the model')
     build_model = told_builder(Runner.build_model, 'model')
     build_param_scheduler = told_builder(Runner.build_param_scheduler, 'param_scheduler')
     build_evaluator = told_builder(Runner.build_evaluator, 'val_evaluator or test_evaluator')
@@ -59,6 +61,9 @@ class PerViTRunner(Runner):
         optimizer = optim_wrapper.get('optimizer') if isinstance(optim_wrapper, dict) else None
         if isinstance(optimizer, dict):
             check_type(OPTIMIZERS, optimizer, 'optim_wrapper.optimizer')
+        elif isinstance(optimizer, str):
+            raise UserError(f"optim_wrapper.optimizer must be a dict with a type, got {optimizer!r}: give "
+                            f'optim_wrapper.optimizer.type={optimizer}')
         with building('optim_wrapper'):
             return super().build_optim_wrapper(optim_wrapper)
 

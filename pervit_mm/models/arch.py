@@ -149,12 +149,12 @@ def check_type(registry: Registry, cfg: dict, name: str) -> None:
 
 
 def check_options(depths: Sequence[int], *, norm_cfg: dict, act_cfg: dict, out_type: str, drop_rate: float,
-                  drop_path_rate: float, frozen_stages: int, position_cache_bytes: int) -> None:
+                  drop_path_rate: float, frozen_stages: int, position_cache_bytes: int, with_cp: bool) -> None:
     """Check those options of a backbone that are a number in a range or one of several words.
 
     Args:
         depths (Sequence[int]): Blocks in each stage.
-        norm_cfg, act_cfg, out_type, drop_rate, drop_path_rate, frozen_stages, position_cache_bytes: See
+        norm_cfg, act_cfg, out_type, drop_rate, drop_path_rate, frozen_stages, position_cache_bytes, with_cp: See
             :class:`PerViT`.
 
     Raises:
@@ -172,6 +172,8 @@ def check_options(depths: Sequence[int], *, norm_cfg: dict, act_cfg: dict, out_t
     if type(position_cache_bytes) is not int or position_cache_bytes < 0:
         raise UserError('position_cache_bytes must be a number of bytes of at least 0, which keeps nothing, got '
                         f'{position_cache_bytes!r}')
+    if not isinstance(with_cp, bool):
+        raise UserError(f'with_cp must be True or False, got {with_cp!r}')
 
 
 #: Tokens of a window, at most: 64 x 64, whose log Φp takes 67 MB for each head.

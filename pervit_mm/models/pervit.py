@@ -116,11 +116,12 @@ class PerViT(BaseModule):
         arch = resolve_arch(arch)
         check_options(
             arch['depths'], norm_cfg=norm_cfg, act_cfg=act_cfg, out_type=out_type, drop_rate=drop_rate,
-            drop_path_rate=drop_path_rate, frozen_stages=frozen_stages, position_cache_bytes=position_cache_bytes)
+            drop_path_rate=drop_path_rate, frozen_stages=frozen_stages, position_cache_bytes=position_cache_bytes,
+            with_cp=with_cp)
         self.arch_settings = arch
         self.depths, self.num_heads = arch['depths'], arch['num_heads']
         self.num_layers = sum(self.depths)
-        self.out_type, self.final_norm = out_type, final_norm
+        self.in_channels, self.out_type, self.final_norm = in_channels, out_type, final_norm
         self.frozen_stages, self.norm_eval, self.with_cp = frozen_stages, norm_eval, with_cp
         self.out_indices = resolve_indices('out_indices', out_indices, self.num_layers)
         if not self.out_indices:

@@ -178,6 +178,14 @@ def test_a_published_segmentor_works_by_name(tmp_path):
     assert (np.abs(drawn - blended).max(-1) <= 2).mean() > 0.5
 
 
+@pytest.mark.parametrize('name', ['evil.yml', 'evil.json', 'evil'])
+def test_a_config_that_looks_like_data_is_not_run(tmp_path, name):
+    """MMEngine imports what custom_imports of a YAML file names."""
+    (tmp_path / name).write_text('{"custom_imports": {"imports": ["antigravity_not_here"]}}')
+    with pytest.raises(UserError, match=f"^model='.*{name}' is a file in .* runs such a config as code: give a name"):
+        ImagePredictor(str(tmp_path / name), str(tmp_path / 'any.pth'), 'cpu')
+
+
 def test_a_model_without_weights_takes_a_file(tmp_path):
     """The file is a converted one of the authors' layout. An image of 256 x 256 px is only cropped, not resized."""
     name = 'pervit-tiny_3rdparty_in1k'

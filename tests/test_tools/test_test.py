@@ -65,7 +65,10 @@ def predict(model, files):
 
 
 def test_accuracy_is_that_of_the_model(tmp_path):
-    """A checkpoint is evaluated on an image folder by the tool and by hand. A missing checkpoint is an error."""
+    """A checkpoint is evaluated on an image folder by the tool and by hand.
+
+    A missing checkpoint and that of another model are errors.
+    """
     from mmpretrain.registry import MODELS
     made = start('make_image_folder.py', tmp_path / 'data', '--classes', 3, '--train', 1, '--val', 6, '--size', 40, 50,
                  '--seed', 4, cwd=tmp_path)
@@ -96,6 +99,10 @@ def test_accuracy_is_that_of_the_model(tmp_path):
 
     right = start('test.py', 'small.py', 'model.pth', '--out', 'all.pkl', '--out-metrics', 'metrics.json', cwd=tmp_path)
     wrong = start('test.py', 'small.py', 'modle.pth', cwd=tmp_path)
+    # The backbone of a detector: all of it fits, and a random head would be tested.
+    torch.save(dict(state_dict={key: value for key, value in model.state_dict().items() if 'head' not in key}),
+               tmp_path / 'detector.pth')
+    other = start('test.py', 'small.py', 'detector.pth', cwd=tmp_path)
     out, _ = finish(right)
     assert float(re.search(r'^top-1 accuracy in percent: (\S+)$', out, re.M)[1]) == pytest.approx(accuracy, rel=1e-3)
     metrics = json.loads((tmp_path / 'metrics.json').read_text())
@@ -107,6 +114,10 @@ def test_accuracy_is_that_of_the_model(tmp_path):
     out, err = finish(wrong, code=1)
     assert out == ''
     assert err == "tools/test.py: checkpoint: 'modle.pth' is not a file; give the path of a .pth checkpoint\n"
+    out, err = finish(other, code=1)
+    assert 'top-1' not in out
+    assert err.splitlines()[-1].startswith("tools/test.py: 'detector.pth' holds the weights of another model: ")
+    assert 'head.fc.weight is not in it' in err
 
 
 @pytest.mark.parametrize('name', SHELL_TOOLS)

@@ -34,11 +34,22 @@ class PerViTCheckpointHook(CheckpointHook):
     Checkpoints that go to another place than the local disk are saved as MMEngine does.
 
     Args:
-        **kwargs: Arguments of ``CheckpointHook``, which checks them.
+        interval (int): Epochs or iterations between checkpoints; -1 saves none. Defaults to -1.
+        max_keep_ckpts (int): Checkpoints to keep; -1 keeps all. Defaults to -1.
+        **kwargs: Other arguments of ``CheckpointHook``, which checks them.
+
+    Raises:
+        UserError: If ``interval`` or ``max_keep_ckpts`` is neither -1 nor positive. MMEngine takes 0 as -1.
 
     Examples:
         >>> default_hooks = dict(checkpoint=dict(type='PerViTCheckpointHook', interval=1, max_keep_ckpts=3))
     """
+
+    def __init__(self, interval: int = -1, max_keep_ckpts: int = -1, **kwargs) -> None:
+        for name, value in (('interval', interval), ('max_keep_ckpts', max_keep_ckpts)):
+            if type(value) is not int or not (value == -1 or value > 0):
+                raise UserError(f'{name} of the checkpoint hook must be -1 or a positive integer, got {value!r}')
+        super().__init__(interval, max_keep_ckpts=max_keep_ckpts, **kwargs)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Drop what MMEngine would run as code."""

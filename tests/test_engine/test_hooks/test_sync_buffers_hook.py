@@ -22,9 +22,9 @@ from mmengine.hooks import Hook
 from mmengine.model import BaseModel
 from mmengine.runner import Runner
 
-import pervit_mm
+from pervit_mm.engine.machine import init_gloo
 
-dist.init_process_group('gloo')
+init_gloo('pytorch')
 rank, work_dir = dist.get_rank(), sys.argv[1]
 
 
