@@ -141,9 +141,9 @@ class ImagePredictor:
         if model in models:
             config, published = models[model]
         elif Path(model).is_file():
-            if Path(model).suffix != '.py':  # it looks like data, and may import and run whatever it names
-                raise UserError(f'model={model!r} is a file in {Path(model).suffix or "no known format"}, and MMEngine '
-                                'runs such a config as code: give a name, or a config in .py that you trust')
+            if Path(model).suffix in ('.json', '.yaml', '.yml'):  # they look like data, and import what they name
+                raise UserError(f'model={model!r} is a file in {Path(model).suffix}, and MMEngine runs such a config '
+                                'as code: give a name, or a config in .py that you trust')
             config, published = model, None
         else:
             raise UserError(f'model={model!r} is neither a config nor one of {", ".join(sorted(models)) or "(none)"}')

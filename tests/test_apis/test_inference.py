@@ -178,7 +178,7 @@ def test_a_published_segmentor_works_by_name(tmp_path):
     assert (np.abs(drawn - blended).max(-1) <= 2).mean() > 0.5
 
 
-@pytest.mark.parametrize('name', ['evil.yml', 'evil.json', 'evil'])
+@pytest.mark.parametrize('name', ['evil.yml', 'evil.yaml', 'evil.json'])
 def test_a_config_that_looks_like_data_is_not_run(tmp_path, name):
     """MMEngine imports what custom_imports of a YAML file names."""
     (tmp_path / name).write_text('{"custom_imports": {"imports": ["antigravity_not_here"]}}')
