@@ -27,6 +27,15 @@ def _quiet_and_pinned():
     MMLogger.get_instance('mmengine', log_level='WARNING')
 
 
+@pytest.fixture(scope='module')
+def one_thread():
+    """On tensors this small, a second thread only costs time."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(autouse=True)
 def _seeded():
     torch.manual_seed(0)

@@ -2,6 +2,7 @@
 from pathlib import Path
 
 from pervit_mm.datasets.image_folder import make_image_folder
+from pervit_mm.engine import launch
 
 ROOT = Path(__file__).parents[1]
 
@@ -62,3 +63,8 @@ def write_world(root):
     (root / 'small.py').write_text(
         SMALL.format(base=str(ROOT / 'configs' / 'pervit_tiny.py'), data=str(root / 'data')))
     return root
+
+
+def prepare(cfg, **options):
+    """Prepare a config for training, as tools/train.py does with a config of this name."""
+    return launch.prepare_config(cfg, 'configs/small.py', **options)

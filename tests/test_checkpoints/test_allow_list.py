@@ -6,6 +6,7 @@ import zipfile
 import numpy as np
 import pytest
 import torch
+from crafted import rewrite
 from mmengine.config import Config
 from mmengine.dataset import BaseDataset
 from mmengine.evaluator import BaseMetric
@@ -21,16 +22,8 @@ from pervit_mm.checkpoints.allow_list import CheckpointArray, allow_checkpoint_t
 
 needs_list = pytest.mark.skipif(
     not allow_checkpoint_types(), reason='this PyTorch loads without a list of allowed types')
+pytestmark = pytest.mark.usefixtures('one_thread')
 EPOCHS, BATCHES = 3, 4
-
-
-@pytest.fixture(autouse=True, scope='module')
-def _one_thread():
-    """On tensors this small, a second thread only costs time."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 # ----------------------------------------------------------------- train and resume
@@ -237,14 +230,6 @@ def roundtrip(value, tmp_path, rename=None):
     if rename:
         rewrite(path, lambda data: data.replace(*rename))
     return _load_checkpoint(str(path))
-
-
-def rewrite(path, change):
-    with zipfile.ZipFile(path) as archive:
-        records = {info.filename: archive.read(info) for info in archive.infolist()}
-    with zipfile.ZipFile(path, 'w') as archive:
-        for name, data in records.items():
-            archive.writestr(name, change(data) if name.endswith('data.pkl') else data)
 
 
 ARRAYS = [

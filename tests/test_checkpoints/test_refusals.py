@@ -2,10 +2,10 @@
 import io
 import os
 import pickle
-import zipfile
 
 import pytest
 import torch
+from crafted import rewrite
 from mmengine.logging import HistoryBuffer
 from mmengine.runner.checkpoint import _load_checkpoint
 
@@ -14,14 +14,6 @@ from pervit_mm.checkpoints.allow_list import allow_checkpoint_types
 pytestmark = pytest.mark.skipif(
     not allow_checkpoint_types(), reason='this PyTorch loads without a list of allowed types')
 BUFFER = 'mmengine.logging.history_buffer.HistoryBuffer'
-
-
-def rewrite(path, change):
-    with zipfile.ZipFile(path) as archive:
-        records = {info.filename: archive.read(info) for info in archive.infolist()}
-    with zipfile.ZipFile(path, 'w') as archive:
-        for name, data in records.items():
-            archive.writestr(name, change(data) if name.endswith('data.pkl') else data)
 
 
 class Op:

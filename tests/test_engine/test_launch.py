@@ -3,30 +3,12 @@ import re
 
 import pytest
 import torch
-from small_run import ROOT, write_world
+from small_run import ROOT, prepare
 
-from pervit_mm.apis.configs import load_config
 from pervit_mm.engine import launch, machine
 from pervit_mm.utils.errors import UserError
 
 pytest.importorskip('mmpretrain')
-
-
-@pytest.fixture(scope='module')
-def world(tmp_path_factory):
-    """A folder with data and a config."""
-    return write_world(tmp_path_factory.mktemp('world'))
-
-
-@pytest.fixture
-def small(world, monkeypatch):
-    """The folder's config, loaded in this process."""
-    monkeypatch.syspath_prepend(str(world))
-    return load_config(str(world / 'small.py'))
-
-
-def prepare(cfg, **options):
-    return launch.prepare_config(cfg, 'configs/small.py', **options)
 
 
 def test_options_of_the_command_line_reach_the_config(small, tmp_path, monkeypatch):

@@ -1,29 +1,11 @@
 """One config on machines with and without a GPU."""
 import pytest
-from small_run import write_world
+from small_run import prepare
 
-from pervit_mm.apis.configs import load_config
 from pervit_mm.engine import launch, machine
 from pervit_mm.utils.errors import UserError
 
 pytest.importorskip('mmpretrain')
-
-
-@pytest.fixture(scope='module')
-def world(tmp_path_factory):
-    """A folder with data and a config."""
-    return write_world(tmp_path_factory.mktemp('world'))
-
-
-@pytest.fixture
-def small(world, monkeypatch):
-    """The folder's config, loaded in this process."""
-    monkeypatch.syspath_prepend(str(world))
-    return load_config(str(world / 'small.py'))
-
-
-def prepare(cfg, **options):
-    return launch.prepare_config(cfg, 'configs/small.py', **options)
 
 
 def test_a_config_for_gpus_is_fitted_to_the_cpu(small, monkeypatch):

@@ -1,7 +1,7 @@
 """A mistake in a config is reported as one sentence before the first iteration."""
 import pytest
 from mmengine.registry import MODELS, DefaultScope
-from small_run import ROOT, write_world
+from small_run import ROOT
 
 from pervit_mm.apis.configs import load_config
 from pervit_mm.engine import launch
@@ -9,12 +9,6 @@ from pervit_mm.engine.preflight import check_channels, check_classes
 from pervit_mm.utils.errors import UserError
 
 pytest.importorskip('mmpretrain')
-
-
-@pytest.fixture(scope='module')
-def world(tmp_path_factory):
-    """A folder with data of three classes and a config."""
-    return write_world(tmp_path_factory.mktemp('world'))
 
 
 # The mistake as --cfg-options, and what the sentence must say.

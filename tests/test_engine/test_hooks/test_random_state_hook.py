@@ -22,18 +22,10 @@ from pervit_mm.engine.hooks.random_state_hook import CHECKPOINT_KEY, PerViTRando
 pytest.importorskip('mmpretrain')
 allow_checkpoint_types()
 
+pytestmark = pytest.mark.usefixtures('one_thread')
 EPOCHS, BATCHES, BATCH = 3, 3, 4
 MIDDLE = 2 * BATCHES + 1  # the second iteration of the third epoch
 OTHER_SEED = 77
-
-
-@pytest.fixture(autouse=True, scope='module')
-def _one_thread():
-    """On tensors this small, a second thread only costs time."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 class Killed(Exception):
