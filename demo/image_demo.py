@@ -12,7 +12,9 @@ does not stop the others. All such files are named at the end, and the exit code
 import argparse
 import sys
 
-from pervit_mm.apis.inference import ImagePredictor, find_images, models_by_name, predict_images
+from pervit_mm.apis.images import find_images
+from pervit_mm.apis.inference import ImagePredictor, predict_images
+from pervit_mm.apis.named_models import models_by_name
 from pervit_mm.utils.errors import UserError
 
 

@@ -9,7 +9,7 @@ from dense_configs import CONFIGS, differences, read
 from mmengine.optim import build_optim_wrapper
 from mmengine.structures import InstanceData, PixelData
 
-from pervit_mm.apis.inference import models_by_name
+from pervit_mm.apis.named_models import models_by_name
 from pervit_mm.datasets import FASHION_CLASSES
 from pervit_mm.models import PerViT
 

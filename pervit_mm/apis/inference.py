@@ -1,5 +1,4 @@
 """Predictions and pictures of a model, made with the inferencer of its toolbox. demo/image_demo.py runs this."""
-import glob
 import json
 import sys
 from collections import Counter
@@ -11,25 +10,20 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from mmcv.image import imread, imwrite
+from mmcv.image import imwrite
 from mmengine.device import get_device
 from mmengine.registry import DefaultScope
 from mmengine.structures import PixelData
 from mmengine.utils import track_iter_progress
 
-from ..checkpoints import check_checkpoint, index_entries, package_root, read_classifier
 from ..utils.errors import UserError, told
-from ..utils.image_header import size_within
-from .configs import load_config
+from .images import UnreadableImageError, read_image
+from .named_models import check_device, resolve_model
 
-#: Suffixes of the files that count as images in a folder or for a pattern.
-SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp')
 #: Least shorter side, in pixels, of pictures of detections and label maps. Smaller images are enlarged for them.
 LEAST_SIDE = 384
 #: Longer side, in pixels, that a picture is enlarged to at most.
 MOST_SIDE = 2048
-#: What is read at most: pixels, and how much longer one side may be than the other.
-MAX_PIXELS, MAX_ASPECT = 100_000_000, 32
 #: For each scope, the inferencer's module, its class, and the argument that takes the weights.
 _INFERENCERS = dict(
     mmpretrain=('mmpretrain', 'ImageClassificationInferencer', 'pretrained'),
@@ -37,72 +31,10 @@ _INFERENCERS = dict(
     mmseg=('mmseg.apis', 'MMSegInferencer', 'weights'))
 
 
-def find_images(source: str | Path) -> list[Path]:
-    """List the images that a file, a folder or a glob pattern names.
-
-    Args:
-        source (str | Path): A file with any suffix; a folder, whose images are taken without those of its subfolders;
-            or a pattern such as ``'shots/**'``, whose matches are taken if they are images.
-
-    Returns:
-        list[Path]: Sorted.
-
-    Raises:
-        UserError: If there is no image.
-    """
-    path = Path(source)
-    if path.is_file():
-        return [path]
-    candidates = path.iterdir() if path.is_dir() else map(Path, glob.glob(str(source), recursive=True))
-    found = [file for file in candidates if file.suffix.lower() in SUFFIXES and file.is_file()]
-    if not found:
-        raise UserError(f'images={str(source)!r}: there is no such file, no image in such a folder '
-                                f'({", ".join(SUFFIXES)}), and nothing that the pattern meets')
-    return sorted(found)
-
-
-def models_by_name() -> dict[str, tuple[str, str | None]]:
-    """List the models of ``model-index.yml``.
-
-    Returns:
-        dict[str, tuple[str, str | None]]: By name, the path of the config and the ``pervit_mm://`` name of the weights.
-        The latter is None if there are no weights.
-    """
-    root = package_root()
-    return {entry['Name']: (str(root / entry['Config']), entry.get('Weights')) for entry in index_entries()}
-
-
 def _check_score_thr(score_thr: float) -> None:
     """Raise UserError unless a threshold of scores is a number from 0 to 1."""
     if not isinstance(score_thr, Real) or not 0 <= score_thr <= 1:
         raise UserError(f'score_thr (--score-thr) must be a number from 0 to 1, as scores are, got {score_thr!r}')
-
-
-def check_device(device: str) -> str:
-    """Return ``device`` if PyTorch knows it and it is here, or raise UserError."""
-    with told(f'device={device!r} (--device) is none of PyTorch, such as cpu or cuda:0', RuntimeError):
-        kind = torch.device(device).type
-    if kind == 'cuda' and not torch.cuda.is_available():
-        raise UserError(f'device={device!r} (--device) is not here: there is no CUDA, give cpu')
-    return device
-
-
-def check_image_size(image: Path) -> None:
-    """Raise UnreadableImageError for an image that would take gigabytes to decode, resize or draw.
-
-    The size comes from the file's header, so nothing is decoded. Pipelines bring the shorter side to some hundred
-    pixels, so a strip would get a side of many thousands.
-    """
-    try:
-        size = size_within(image, MAX_PIXELS)
-    except ValueError as error:
-        raise UnreadableImageError(f"image '{image}' is too large ({error}): make it smaller") from error
-    if size is None:
-        return  # OpenCV may know it, and bounds what it decodes by itself
-    width, height = size
-    if max(width, height) > MAX_ASPECT * min(width, height):
-        raise UnreadableImageError(f"image '{image}' has {width} x {height} pixels, and its longer side may be at most "
-                                   f'{MAX_ASPECT} times the shorter one: cut it into parts')
 
 
 def enlarge(rgb: np.ndarray) -> tuple[np.ndarray, int]:
@@ -116,10 +48,6 @@ def enlarge(rgb: np.ndarray) -> tuple[np.ndarray, int]:
 def _repeat(maps: torch.Tensor, scale: int) -> torch.Tensor:
     """Enlarge maps ``(..., H, W)`` by a whole number."""
     return maps.repeat_interleave(scale, -2).repeat_interleave(scale, -1)
-
-
-class UnreadableImageError(UserError):
-    """A file is no image, or a broken one. The caller may go on with other files."""
 
 
 class ImagePredictor:
@@ -137,29 +65,10 @@ class ImagePredictor:
     """
 
     def __init__(self, model: str, weights: str | None = None, device: str | None = None) -> None:
-        models = models_by_name()
-        if model in models:
-            config, published = models[model]
-        elif Path(model).is_file():
-            if Path(model).suffix in ('.json', '.yaml', '.yml'):  # they look like data, and import what they name
-                raise UserError(f'model={model!r} is a file in {Path(model).suffix}, and MMEngine runs such a config '
-                                'as code: give a name, or a config in .py that you trust')
-            config, published = model, None
-        else:
-            raise UserError(f'model={model!r} is neither a config nor one of {", ".join(sorted(models)) or "(none)"}')
-        cfg = load_config(config)
-        weights = weights or published
-        if weights is None:
-            what = ('has no published weights: give weights (--weights FILE), a file of the authors converted with '
-                    'tools/model_converters/pervit_to_mm.py' if model in models else
-                    'is a config, which has no weights: give weights (--weights FILE), the path of a checkpoint')
-            raise UserError(f'model={model!r} {what}')
-        check_checkpoint(weights, 'weights (--weights)')
-        if '://' not in weights:  # for a damaged or hostile file the inferencer's own message would be unclear
-            read_classifier(weights)
+        cfg, weights = resolve_model(model, weights)
         self.scope = cfg.get('default_scope')
         if self.scope not in _INFERENCERS:
-            raise UserError(f'default_scope={self.scope!r} of {config} must be one of {", ".join(_INFERENCERS)}')
+            raise UserError(f'default_scope={self.scope!r} of {model} must be one of {", ".join(_INFERENCERS)}')
         # An inferencer ignores how the config decodes images if it gets an array. MMPretrain's ignores it anyway.
         self.takes_arrays = self.scope == 'mmpretrain' or not any(
             step.get('color_type') or step.get('imdecode_backend') for step in cfg.test_dataloader.dataset.pipeline)
@@ -202,13 +111,7 @@ class ImagePredictor:
         """
         _check_score_thr(score_thr)
         image, picture = Path(image), Path(folder) / 'vis' / f'{Path(image).stem}.png'
-        check_image_size(image)
-        try:
-            pixels = imread(str(image))
-        except (OSError, cv2.error):
-            pixels = None
-        if pixels is None:
-            raise UnreadableImageError(f"image '{image}' cannot be read as one: remove it, or name the others")
+        pixels = read_image(image)
         with DefaultScope.overwrite_default_scope(self.scope):
             source = pixels if self.takes_arrays else str(image)
             result = getattr(self, f'_predict_{self.scope}')(source, pixels[..., ::-1], picture, score_thr)

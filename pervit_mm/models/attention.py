@@ -42,7 +42,7 @@ class PeripheralAttention(nn.Module):
         self.proj = nn.Linear(embed_dims, embed_dims)
         self.proj_drop = nn.Dropout(proj_drop)
 
-    def _heads(self, x: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor]:
+    def heads(self, x: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor]:
         """Tokens ``(B, N, C)`` to q, k, v ``(B, nH, N, d)``; q and k are None without content."""
         b, n, c = x.shape
         if not self.content:
@@ -52,7 +52,7 @@ class PeripheralAttention(nn.Module):
 
     def _attend(self, x: Tensor, log_position: Tensor | None) -> Tensor:
         """Attention among all tokens of ``(B, N, C)``, before the output projection."""
-        q, k, v = self._heads(x)
+        q, k, v = self.heads(x)
         if self.content:
             out = peripheral_attention(q, k, v, log_position)
         else:
@@ -78,9 +78,9 @@ class PeripheralAttention(nn.Module):
             out = attend_in_windows(x, hw_shape, window_size, log_position, self._attend)
         return self.proj_drop(self.proj(out))
 
-    def forward_with_maps(self, x: Tensor, hw_shape: tuple[int, int], log_position: Tensor | None = None,
-                          window_size: tuple[int, int] | None = None) -> tuple[Tensor, dict[str, Tensor]]:
-        """Attend with the maps written out, for analysis.
+    def attention_maps(self, x: Tensor, hw_shape: tuple[int, int], log_position: Tensor | None = None,
+                       window_size: tuple[int, int] | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+        """Attend with the maps written out, for analysis, up to the output projection.
 
         Args:
             x (Tensor): Tokens ``(B, N, C)``.
@@ -89,13 +89,21 @@ class PeripheralAttention(nn.Module):
             window_size (tuple[int, int], optional): Window (h, w) in tokens; None attends globally.
 
         Returns:
-            tuple[Tensor, dict]: The output ``(B, N, C)`` of :meth:`forward`, and the maps Φc, Φp, Φa of
-            :func:`pervit_mm.ops.plain_attention`, over the whole grid. With windows Φp and Φa are 0 between tokens of
-            different windows. Memory grows with N squared in both cases.
+            tuple[Tensor, dict]: What the heads give, ``(B, nH, N, d)``, and the maps Φc, Φp, Φa of
+            :func:`pervit_mm.ops.plain_attention`, over the whole grid, beside ``query``, ``key`` and ``value``
+            ``(B, nH, N, d)``. With windows Φp and Φa are 0 between tokens of different windows. Memory grows with N
+            squared in both cases.
         """
         if hw_shape[0] * hw_shape[1] != x.shape[1]:
             raise UserError(f'hw_shape must be the grid (H, W) of the {x.shape[1]} tokens, got {tuple(hw_shape)}')
         if window_size is not None:
             log_position = spread_windows(log_position, hw_shape, window_size, x.device)
-        out, maps = plain_attention(*self._heads(x), log_position)
+        q, k, v = self.heads(x)
+        out, maps = plain_attention(q, k, v, log_position)
+        return out, dict(maps, query=q, key=k, value=v)
+
+    def forward_with_maps(self, x: Tensor, hw_shape: tuple[int, int], log_position: Tensor | None = None,
+                          window_size: tuple[int, int] | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+        """Output ``(B, N, C)`` of :meth:`forward`, and the maps of :meth:`attention_maps`, with the same arguments."""
+        out, maps = self.attention_maps(x, hw_shape, log_position, window_size)
         return self.proj_drop(self.proj(out.transpose(1, 2).flatten(2))), maps

@@ -140,7 +140,8 @@ def attend_by_position(v: Tensor, log_position: Tensor) -> Tensor:
     Returns:
         Tensor: ``(B, nH, N, d)``.
     """
-    return log_position.softmax(dim=-1).to(v.dtype) @ v
+    wide = torch.promote_types(v.dtype, torch.float32)
+    return log_position.to(wide).softmax(dim=-1).to(v.dtype) @ v
 
 
 def plain_attention(q: Tensor | None, k: Tensor | None, v: Tensor,
@@ -156,7 +157,7 @@ def plain_attention(q: Tensor | None, k: Tensor | None, v: Tensor,
         tuple[Tensor, dict]: The output ``(B, nH, N, d)``, and maps in float32 or wider: ``content`` Φc
         ``(B, nH, N, N)``, ``position`` Φp ``(nH, N, N)`` and ``attention`` Φa ``(B, nH, N, N)``, whose rows sum to one.
         Φc is exp(s - max s), relative to the largest score s of its row: exp(s) may overflow, and the scale cancels in
-        Φa.
+        Φa. ``scores`` s = q·k/√d and ``log_position`` are what Φc and Φp are the exponentials of.
     """
     b, heads, n, d = v.shape
     wide = torch.promote_types(v.dtype, torch.float32)
@@ -171,5 +172,7 @@ def plain_attention(q: Tensor | None, k: Tensor | None, v: Tensor,
     maps = dict(
         content=(scores - scores.amax(dim=-1, keepdim=True)).exp(),
         position=log_position.exp(),
-        attention=attention)
+        attention=attention,
+        scores=scores,
+        log_position=log_position)
     return attention.to(v.dtype) @ v, maps

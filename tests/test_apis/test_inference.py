@@ -23,14 +23,9 @@ run_lengths = pytest.importorskip('pycocotools.mask')
 from mmdet.structures import DetDataSample  # noqa: E402
 
 from pervit_mm.apis.building import build_model  # noqa: E402
-from pervit_mm.apis.inference import (  # noqa: E402
-    ImagePredictor,
-    check_image_size,
-    enlarge,
-    find_images,
-    models_by_name,
-    predict_images,
-)
+from pervit_mm.apis.images import check_image_size, find_images  # noqa: E402
+from pervit_mm.apis.inference import ImagePredictor, enlarge, predict_images  # noqa: E402
+from pervit_mm.apis.named_models import models_by_name  # noqa: E402
 from pervit_mm.checkpoints import load_from_pervit_mm  # noqa: E402
 from pervit_mm.checkpoints.official import convert_official  # noqa: E402
 from pervit_mm.utils.errors import UserError  # noqa: E402
