@@ -85,7 +85,8 @@ endef
 # mmcv use all cores.
 $(VENV)/.stamp-setup-test: $(VENV)/.stamp-setup tools/build_mmcv.py tools/build_mmcv_recipe.py
 	@echo 'Installing MMDetection, MMSegmentation and the tools for testing.'
-	@$(PIP) mmdet mmsegmentation ftfy regex pytest hypothesis ruff tensorboard ninja onnx onnxscript onnxruntime
+	@$(PIP) mmdet mmsegmentation ftfy regex pytest hypothesis ruff tensorboard ninja onnx onnxscript onnxruntime \
+	  scikit-learn captum
 	@$(PY) tools/build_mmcv.py
 	@touch $@
 

@@ -161,24 +161,19 @@ def check_edges(edges: Sequence[float]) -> tuple[float, ...]:
     return tuple(edges)
 
 
-def ring_of_heads(attention: Tensor, hw_shape: tuple[int, int], edges: Sequence[float]) -> Tensor:
+def ring_of_heads(shares: Tensor, uniform: Tensor) -> Tensor:
     """Ring that holds the median distance of each head's attention. **Ours**.
 
     Args:
-        attention (Tensor): ``(..., N, N)``, rows queries, at least 0.
-        hw_shape (tuple[int, int]): Grid (H, W) in tokens.
-        edges (Sequence[float]): See :func:`ring_shares`.
+        shares (Tensor): ``(..., rings)`` of :func:`ring_shares`.
+        uniform (Tensor): ``(rings,)`` of :func:`uniform_shares` with the same grid and edges.
 
     Returns:
         Tensor: ``(...)`` integer, 0 for the central ring; -1 for a flat head. A head is flat if its shares differ from
         those of uniform attention by less than 0.02 in every ring: then the ring says nothing about it.
-
-    Raises:
-        UserError: As :func:`ring_shares`.
     """
-    shares = ring_shares(attention, hw_shape, edges)
     ring = (shares.cumsum(dim=-1) < 0.5).sum(dim=-1)
-    flat = (shares - uniform_shares(hw_shape, edges).to(shares)).abs().amax(dim=-1) < 0.02
+    flat = (shares - uniform.to(shares)).abs().amax(dim=-1) < 0.02
     return ring.masked_fill(flat, -1)
 
 

@@ -64,17 +64,14 @@ class BlockRecord:
         """The maps whose reach can be compared, with rows that sum to one.
 
         Returns:
-            dict[str, Tensor]: ``attention`` Φa ``(B, nH, N, N)``; for PerViT also ``content`` Φc and, where the model
-            has it, ``position`` Φp ``(nH, N, N)``. Empty without recorded attention.
+            dict[str, Tensor]: ``attention`` Φa ``(B, nH, N, N)``; for a PerViT with Φp also ``content`` Φc and
+            ``position`` Φp ``(nH, N, N)``. Without Φp, Φc is Φa. Empty without recorded attention.
         """
         found = {} if self.attention is None else dict(attention=self.attention)
-        if self.scores is not None:
+        if self.has_position:
             # Windows limit the content as they limit the attention.
-            inside = self.scores if self.log_position is None else self.scores.masked_fill(
-                self.log_position == float('-inf'), float('-inf'))
-            found['content'] = inside.softmax(dim=-1)
-        if self.log_position is not None and self.has_position:
-            found['position'] = self.log_position.softmax(dim=-1)
+            inside = self.scores.masked_fill(self.log_position == float('-inf'), float('-inf'))
+            found.update(content=inside.softmax(dim=-1), position=self.log_position.softmax(dim=-1))
         return found
 
 

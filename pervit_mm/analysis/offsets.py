@@ -65,8 +65,12 @@ def offset_heads(attention: Tensor, hw_shape: tuple[int, int]) -> list[tuple[int
     if attention.dim() not in (3, 4):
         raise UserError(f'attention must be (nH, N, N) or (B, nH, N, N), got {tuple(attention.shape)}')
     maps = aligned_map(attention, hw_shape)
-    maps = maps.mean(dim=0) if maps.dim() == 4 else maps
-    h, w = hw_shape
+    return offsets_of_maps(maps.mean(dim=0) if maps.dim() == 4 else maps)
+
+
+def offsets_of_maps(maps: Tensor) -> list[tuple[int, tuple[int, int], float]]:
+    """:func:`offset_heads` from corrected aligned maps ``(nH, 2H - 1, 2W - 1)`` that are there already."""
+    h, w = ((side + 1) // 2 for side in maps.shape[1:])
     dy, dx = torch.arange(1 - h, h, device=maps.device), torch.arange(1 - w, w, device=maps.device)
     far = torch.hypot(dy[:, None].float(), dx[None, :].float()) > LONGEST + 1e-4
     found = []

@@ -16,6 +16,7 @@ from mmengine.registry import DefaultScope
 from mmengine.structures import PixelData
 from mmengine.utils import track_iter_progress
 
+from ..checkpoints import read_classifier
 from ..utils.errors import UserError, told
 from .images import UnreadableImageError, read_image
 from .named_models import check_device, resolve_model
@@ -66,6 +67,8 @@ class ImagePredictor:
 
     def __init__(self, model: str, weights: str | None = None, device: str | None = None) -> None:
         cfg, weights = resolve_model(model, weights)
+        if '://' not in weights:  # for a damaged or hostile file the inferencer's own message would be unclear
+            read_classifier(weights)
         self.scope = cfg.get('default_scope')
         if self.scope not in _INFERENCERS:
             raise UserError(f'default_scope={self.scope!r} of {model} must be one of {", ".join(_INFERENCERS)}')

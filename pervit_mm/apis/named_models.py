@@ -4,7 +4,7 @@ from pathlib import Path
 import torch
 from mmengine.config import Config
 
-from ..checkpoints import check_checkpoint, index_entries, package_root, read_classifier
+from ..checkpoints import check_checkpoint, index_entries, package_root
 from ..utils.errors import UserError, told
 from .configs import load_config
 
@@ -33,7 +33,7 @@ def resolve_model(model: str, weights: str | None = None) -> tuple[Config, str]:
 
     Raises:
         UserError: If there is no such model, if its file is no config in ``.py``, if weights must be given and are not,
-            or if the weights cannot be found or read.
+            or if the weights cannot be found.
     """
     models = models_by_name()
     if model in models:
@@ -53,8 +53,6 @@ def resolve_model(model: str, weights: str | None = None) -> tuple[Config, str]:
                 'is a config, which has no weights: give weights (--weights FILE), the path of a checkpoint')
         raise UserError(f'model={model!r} {what}')
     check_checkpoint(weights, 'weights (--weights)')
-    if '://' not in weights:  # for a damaged or hostile file the inferencer's own message would be unclear
-        read_classifier(weights)
     return cfg, weights
 
 

@@ -12,7 +12,7 @@ from mmengine.registry import DATASETS, DefaultScope
 from torch import Tensor, nn
 from torchvision.transforms.functional import center_crop
 
-from ..checkpoints import read_classifier
+from ..checkpoints import classifier_weights, read_checkpoint
 from ..engine.launch import check_data
 from ..utils.errors import UserError, told
 from .building import build_model
@@ -56,11 +56,13 @@ class Subject:
         cfg (Config): Its config.
         model (nn.Module): With weights, in eval mode.
         device (str): Where it is.
+        classes (tuple[str, ...], optional): Names of the classes, if the checkpoint has them.
     """
     name: str
     cfg: Config
     model: nn.Module
     device: str
+    classes: tuple[str, ...] | None = None
 
     @property
     def backbone(self) -> nn.Module:
@@ -164,4 +166,7 @@ def open_subject(model: str, weights: str | None = None, device: str | None = No
     """
     cfg, weights = resolve_model(model, weights)
     device = check_device(device or get_device())
-    return Subject(model, cfg, build_model(cfg, read_classifier(weights)).to(device), device)
+    content = read_checkpoint(weights)
+    built = build_model(cfg, classifier_weights(content, weights)).to(device)
+    meta = content.get('meta') or {}
+    return Subject(model, cfg, built, device, (meta.get('dataset_meta') or {}).get('classes'))

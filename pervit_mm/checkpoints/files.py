@@ -123,7 +123,11 @@ def read_classifier(path: str | Path) -> dict[str, Tensor]:
     Raises:
         UserError: As :func:`read_checkpoint` does, or if the file holds something else.
     """
-    content = read_checkpoint(path)
+    return classifier_weights(read_checkpoint(path), path)
+
+
+def classifier_weights(content: Any, path: str | Path) -> dict[str, Tensor]:
+    """The state dict in what :func:`read_checkpoint` returned; see :func:`read_classifier`."""
     if is_state_dict(state := entry_of(content, 'state_dict')) and has_backbone(state):
         return dict(state)
     raise UserError(f"'{path}' is not a checkpoint of a model with a backbone, which is a dict whose 'state_dict' "

@@ -2,6 +2,7 @@
 from ..checkpoints import allow_checkpoint_types
 from ..models.initialization import PeripheralInit, find_backbones, init_schedule
 from .hooks import (
+    AttentionStatsHook,
     PeripheralInitHook,
     PerViTBrokenImagesHook,
     PerViTCheckpointHook,
@@ -16,8 +17,8 @@ from .optimizers import PerViTBFloat16OptimWrapper, PerViTLayerDecayConstructor
 from .runner import PerViTRunner
 
 __all__ = [
-    'PerViTBFloat16OptimWrapper', 'PerViTBrokenImagesHook', 'PerViTCheckpointHook', 'PerViTLayerDecayConstructor',
-    'PerViTNonFiniteHook', 'PerViTNonlocalityHook', 'PerViTPositionMapHook', 'PerViTPreemptionHook',
-    'PerViTRandomStateHook', 'PerViTRunner', 'PerViTSyncBuffersHook', 'PeripheralInit', 'PeripheralInitHook',
-    'allow_checkpoint_types', 'find_backbones', 'init_schedule'
+    'AttentionStatsHook', 'PerViTBFloat16OptimWrapper', 'PerViTBrokenImagesHook', 'PerViTCheckpointHook',
+    'PerViTLayerDecayConstructor', 'PerViTNonFiniteHook', 'PerViTNonlocalityHook', 'PerViTPositionMapHook',
+    'PerViTPreemptionHook', 'PerViTRandomStateHook', 'PerViTRunner', 'PerViTSyncBuffersHook', 'PeripheralInit',
+    'PeripheralInitHook', 'allow_checkpoint_types', 'find_backbones', 'init_schedule'
 ]

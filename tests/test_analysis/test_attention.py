@@ -100,12 +100,14 @@ def test_default_edges_scale_with_the_grid():
 def test_ring_of_a_head_holds_its_median_distance(distance, ring):
     """On a wide grid most queries reach the key, so its distance is the median."""
     attention = one_hot_at((2, 30), 0, distance)
-    assert ring_of_heads(attention, (2, 30), (1.5, 3.5, 6.5)).item() == ring
+    edges = (1.5, 3.5, 6.5)
+    assert ring_of_heads(ring_shares(attention, (2, 30), edges), uniform_shares((2, 30), edges)).item() == ring
 
 
 def test_a_flat_head_is_marked():
     attention = torch.stack([torch.ones(49, 49), torch.eye(49)])
-    assert ring_of_heads(attention, (7, 7), (1., 2.)).tolist() == [-1, 0]
+    uniform = uniform_shares((7, 7), (1., 2.))
+    assert ring_of_heads(ring_shares(attention, (7, 7), (1., 2.)), uniform).tolist() == [-1, 0]
     torch.testing.assert_close(uniform_shares((7, 7), (1., 2.)).sum(), torch.ones((), dtype=torch.float64))
 
 

@@ -1,4 +1,5 @@
 """Hooks, registered in MMEngine's root ``HOOKS``."""
+from .attention_stats_hook import AttentionStatsHook
 from .broken_images_hook import PerViTBrokenImagesHook
 from .checkpoint_hook import PerViTCheckpointHook
 from .initialization_hook import PeripheralInitHook
@@ -9,7 +10,7 @@ from .random_state_hook import PerViTRandomStateHook
 from .sync_buffers_hook import PerViTSyncBuffersHook
 
 __all__ = [
-    'PerViTBrokenImagesHook', 'PerViTCheckpointHook', 'PerViTNonFiniteHook', 'PerViTNonlocalityHook',
-    'PerViTPositionMapHook', 'PerViTPreemptionHook', 'PerViTRandomStateHook', 'PerViTSyncBuffersHook',
-    'PeripheralInitHook'
+    'AttentionStatsHook', 'PerViTBrokenImagesHook', 'PerViTCheckpointHook', 'PerViTNonFiniteHook',
+    'PerViTNonlocalityHook', 'PerViTPositionMapHook', 'PerViTPreemptionHook', 'PerViTRandomStateHook',
+    'PerViTSyncBuffersHook', 'PeripheralInitHook'
 ]

@@ -1,12 +1,11 @@
 """Hooks that watch Φp in training: logging its reach, drawing it."""
-from mmengine.dist import master_only
-from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
-from mmengine.runner import IterBasedTrainLoop, Runner
+from mmengine.runner import Runner
 
 from ...models import PerViT, find_backbones
 from ...utils.errors import UserError
+from .recorder import Recorder
 
 
 def runner_backbones(runner: Runner) -> list[PerViT]:
@@ -15,51 +14,17 @@ def runner_backbones(runner: Runner) -> list[PerViT]:
     return find_backbones(model.module if is_model_wrapper(model) else model)
 
 
-class _PositionRecorder(Hook):
-    """Record something of Φp before training and every so many epochs or iterations.
+class _PositionRecorder(Recorder):
+    """Record something of the Φp of each PerViT in the model."""
 
-    Args:
-        interval (int): Every so many epochs, or iterations. Defaults to 1.
-        by_epoch (bool): Whether ``interval`` counts epochs. Runs by iteration, as MMSegmentation's are, need False.
-            Defaults to True.
-
-    Raises:
-        UserError: If ``interval`` is not a positive integer, or, when training starts, if the run has no epochs.
-    """
-
-    priority = 'LOW'
-
-    def __init__(self, interval: int = 1, by_epoch: bool = True) -> None:
-        if type(interval) is not int or interval < 1:
-            raise UserError(f'interval of {type(self).__name__} must be a positive number of epochs or iterations, '
-                            f'got {interval!r}')
-        self.interval, self.by_epoch = interval, by_epoch
+    def record_all(self, runner: Runner, step: int) -> None:
+        """Record each backbone."""
+        for n, backbone in enumerate(runner_backbones(runner)):
+            self.record(runner, backbone, f'_{n}' if n else '', step)
 
     def record(self, runner: Runner, backbone: PerViT, name: str, step: int) -> None:
         """Record one backbone; ``name`` tells several apart and is empty for the first."""
         raise NotImplementedError(f'{type(self).__name__} must say what it records')
-
-    @master_only
-    def _record_all(self, runner: Runner, step: int) -> None:
-        for n, backbone in enumerate(runner_backbones(runner)):
-            self.record(runner, backbone, f'_{n}' if n else '', step)
-
-    def before_train(self, runner: Runner) -> None:
-        """Record where training starts from."""
-        if self.by_epoch and isinstance(runner.train_loop, IterBasedTrainLoop):
-            raise UserError(f'{type(self).__name__} counts epochs, and this run goes by iteration: give it '
-                            'by_epoch=False and an interval in iterations')
-        self._record_all(runner, runner.epoch if self.by_epoch else runner.iter)
-
-    def after_train_epoch(self, runner: Runner) -> None:
-        """Record every ``interval`` epochs."""
-        if self.by_epoch and self.every_n_epochs(runner, self.interval):
-            self._record_all(runner, runner.epoch + 1)
-
-    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
-        """Record every ``interval`` iterations."""
-        if not self.by_epoch and self.every_n_train_iters(runner, self.interval):
-            self._record_all(runner, runner.iter + 1)
 
 
 @HOOKS.register_module()

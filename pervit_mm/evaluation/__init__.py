@@ -1,0 +1,23 @@
+"""What features are worth, and what the model withstands: labels and a metric.
+
+``custom_imports=['pervit_mm', 'pervit_mm.evaluation']`` registers the transforms of the robustness study.
+"""
+from .attacks import fgsm, pgd
+from .corruptions import CORRUPTIONS, corrupt
+from .features import Features, cached_features, collect_features
+from .linear_probe import FewShotResult, ProbeResult, draw_shots, few_shot_probe, linear_probe, probe_blocks
+from .neighbours import knn_accuracy
+from .object_masks import MaskIoU, attention_mask_iou, mask_iou
+from .occlusion import drop_patches, received_attention, shuffle_patches
+from .robustness import make_attacks, make_conditions, measure
+from .robustness_report import robustness_table, summarize, write_csv
+from .single_tokens import SingleTokens, single_token_accuracy
+from .transforms import PerViTCorruption, PerViTHighPass, PerViTLowPass, PerViTPatchDrop, PerViTPatchShuffle
+
+__all__ = [
+    'CORRUPTIONS', 'Features', 'FewShotResult', 'MaskIoU', 'PerViTCorruption', 'PerViTHighPass', 'PerViTLowPass',
+    'PerViTPatchDrop', 'PerViTPatchShuffle', 'ProbeResult', 'SingleTokens', 'attention_mask_iou', 'cached_features',
+    'collect_features', 'corrupt', 'draw_shots', 'drop_patches', 'few_shot_probe', 'fgsm', 'knn_accuracy',
+    'linear_probe', 'make_attacks', 'make_conditions', 'mask_iou', 'measure', 'pgd', 'probe_blocks',
+    'received_attention', 'robustness_table', 'shuffle_patches', 'single_token_accuracy', 'summarize', 'write_csv'
+]
