@@ -11,7 +11,7 @@ from .attention import (
 )
 from .capture import BlockRecord, Record, capture, find_backbone
 from .cka import CKAMatrix, UnbiasedCKA, cka_matrix, hsic, u_centered_gram
-from .correspondences import best_buddies, pca_colors, select_pairs, token_centers
+from .correspondences import best_buddies, distinct_colors, pca_colors, select_pairs, token_centers
 from .cosegmentation import Cosegmentation, cosegment, elbow_clusters, fit_clusters
 from .descriptors import dense_descriptors, log_bins, saliency
 from .frequency import high_pass, low_pass

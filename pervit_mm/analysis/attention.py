@@ -156,7 +156,7 @@ def ring_shares(attention: Tensor, hw_shape: tuple[int, int], edges: Sequence[fl
 def check_edges(edges: Sequence[float]) -> tuple[float, ...]:
     """Return edges of rings as a tuple if they rise from above 0, or raise UserError."""
     if (not isinstance(edges, (tuple, list)) or not edges or not all(type(e) in (int, float) for e in edges)
-            or any(a >= b for a, b in zip((0, *edges), edges))):
+            or not all(a < b for a, b in zip((0, *edges), edges))):
         raise UserError(f'edges must be distances in tokens that rise from above 0, got {edges!r}')
     return tuple(edges)
 

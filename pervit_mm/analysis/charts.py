@@ -3,6 +3,7 @@ import io
 import re
 import zlib
 from collections.abc import Sequence
+from itertools import cycle
 
 import matplotlib
 import numpy as np
@@ -54,6 +55,8 @@ class Chart:
             self.figure.savefig(out, format='svg', transparent=True, metadata={'Date': None, 'Creator': None})
         svg = out.getvalue()
         svg = re.sub(r'<metadata>.*?</metadata>', '', svg[svg.index('<svg'):], flags=re.S).replace(_INK, 'currentColor')
+        # An image is named after its pixels, so color bars have one name. Nothing refers to it.
+        svg = re.sub(r'(<image [^>]*?) id="[^"]+"', r'\1', svg)
         # Names repeat between charts on one page, and the first one would win.
         mark = f's{zlib.crc32(label.encode()):08x}'
         svg = re.sub(r'id="([^"]+)"', rf'id="{mark}-\1"', svg)
@@ -91,7 +94,7 @@ def dots_by_block(axes: Axes, heads: dict[str, Sequence[np.ndarray]], reference:
 
 def lines_by_block(axes: Axes, lines: dict[str, Sequence[float]]) -> None:
     """Named lines, one value for each block."""
-    for color, (name, values) in zip(LINE_COLORS, lines.items()):
+    for color, (name, values) in zip(cycle(LINE_COLORS), lines.items()):
         axes.plot(values, '.-', color=color, label=name, lw=1.4, ms=5)
     by_block(axes, len(next(iter(lines.values()))))
     axes.legend(fontsize=8, frameon=False, labelcolor=_INK)
@@ -108,7 +111,7 @@ def bars_by_block(axes: Axes, shares: Sequence[np.ndarray], uniform: np.ndarray)
     stacked = np.array([*shares, uniform])
     places = [*range(len(shares)), len(shares) + 0.5]
     bottom = np.zeros(len(stacked))
-    for ring, color in zip(range(stacked.shape[1]), RING_COLORS):
+    for ring, color in zip(range(stacked.shape[1]), cycle(RING_COLORS)):
         axes.bar(places, stacked[:, ring], 0.85, bottom=bottom, color=color)
         bottom += stacked[:, ring]
     axes.set_xticks(places, [*map(str, range(len(shares))), 'uniform'])

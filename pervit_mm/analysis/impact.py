@@ -31,16 +31,18 @@ def position_impact(log_position: Tensor, scores: Tensor) -> dict[str, Tensor]:
 
     Args:
         log_position (Tensor): log Φp, ``(nH, N, N)``; minus infinity between tokens of different windows.
-        scores (Tensor): s = q·k/√d, ``(B, nH, N, N)``.
+        scores (Tensor): s = q·k/√d, ``(B, nH, N, N)``, or any shape ``(..., queries, keys)`` that ``log_position``
+            broadcasts to.
 
     Returns:
-        dict[str, Tensor]: Each ``(B, nH)``, float32 or wider. NaN if neither factor varies over the keys of any query.
+        dict[str, Tensor]: Each ``(B, nH)``, the shape of ``scores`` without queries and keys, float32 or wider. NaN if
+        neither factor varies over the keys of any query.
 
     Raises:
         UserError: If the shapes disagree.
     """
-    if log_position.dim() != 3 or scores.dim() != 4 or scores.shape[1:] != log_position.shape:
-        raise UserError('log_position must be (nH, N, N) and scores (B, nH, N, N), got '
+    if scores.dim() < 2 or log_position.dim() < 2 or scores.shape[-log_position.dim():] != log_position.shape:
+        raise UserError('log_position must be (nH, N, N) and scores (B, nH, N, N), with the same heads and tokens, got '
                         f'{tuple(log_position.shape)} and {tuple(scores.shape)}')
     wide = torch.promote_types(torch.promote_types(log_position.dtype, scores.dtype), torch.float32)
     inside = log_position > float('-inf')

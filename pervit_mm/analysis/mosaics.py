@@ -37,7 +37,8 @@ def map_cell(values: np.ndarray, scale: str = 'map', query: tuple[int, int] | No
     """
     if scale not in SCALES:
         raise UserError(f'scale (--scale) must be one of {SCALES}, got {scale!r}')
-    low, high = (0., 1.) if scale == 'unit' else (float(np.nanmin(values)), float(np.nanmax(values)))
+    known = values[~np.isnan(values)]
+    low, high = (0., 1.) if scale == 'unit' or not known.size else (float(known.min()), float(known.max()))
     colored = color_map(np.nan_to_num(values, nan=low), low, high)
     return image_cell(colored, query and (query, values.shape), cell)
 

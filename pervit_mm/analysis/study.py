@@ -44,7 +44,7 @@ class Study:
         aligned (dict): ``(nH, 2H - 1, 2W - 1)`` for each block, corrected, mean over images; see :func:`aligned_map`.
         impact (dict): By name of :func:`position_impact`, ``(nH,)`` for each block, mean over images.
         norms (list): (attention, FFN) of :func:`skip_branch_ratio`, mean over images.
-        uniformity (list): :func:`token_uniformity`, mean over images.
+        uniformity (list): :func:`token_uniformity`, mean over images; NaN where there is one token.
         cka (Tensor): Blocks against blocks, ``(blocks, blocks)``.
         grams (list): For each batch, U-centered Gram matrices ``(blocks, b, b)``, to compare two models.
         localization (Tensor): ``(N, H, W)`` of the last block, see :func:`token_localization`.
@@ -111,8 +111,8 @@ def study_model(model: nn.Module, images: Tensor, shown: int = 4, shown_blocks: 
         Study: What was measured, on the CPU.
 
     Raises:
-        UserError: If the model is in training mode, or one that :func:`capture` doesn't support, or a block or an edge
-            is not allowed.
+        UserError: If the model is in training mode, or one that :func:`capture` doesn't support, or ``shown``, a block
+            or an edge is not allowed.
     """
     if model.training:
         raise UserError('model must be in eval mode, because dropout would change what it sees: call model.eval()')
@@ -120,6 +120,8 @@ def study_model(model: nn.Module, images: Tensor, shown: int = 4, shown_blocks: 
     plan = _Plan(backbone, images, edges)
     study = Study(len(images), plan.grids, plan.heads, edges=plan.edges)
     plan.explain(study)
+    if type(shown) is not int or shown < 1:
+        raise UserError(f'shown (--shown) must be a positive number of images, got {shown!r}')
     chosen = default_blocks(study.blocks) if shown_blocks is None else tuple(shown_blocks)
     for block in chosen:
         if type(block) is not int or not 0 <= block < study.blocks:
@@ -184,7 +186,8 @@ class _Plan:
         self.heads = [shape[1] for shape in record]
         self.windows = any(shape[2] for shape in record)
         self.has_position = any(shape[3] for shape in record)
-        self.edges = [tuple(edges) if edges else ring_edges(grid) for grid in self.grids] if self.attends else []
+        self.edges = [ring_edges(grid) if edges is None else tuple(edges)
+                      for grid in self.grids if self.attends]
         self.sides, self.compares = tuple(images.shape[2:]), len(images) >= LEAST_IMAGES
         largest = max(heads * (h * w)**2 for heads, (h, w) in zip(self.heads, self.grids)) if self.attends else 1
         size = max(LEAST_IMAGES, min(MOST_IMAGES, MAP_VALUES // largest))
@@ -209,7 +212,8 @@ class _Plan:
                 'This PerViT has no Φp (position_cfg=None).' if self.pervit else
                 f'{self.name} has no position attention that can be read from its weights.')
         if not self.branches:
-            study.skipped['norms'] = f'{self.name} norms what its branches give, or has none that are recorded.'
+            study.skipped['norms'] = (
+                f'The branches of {self.name} are not recorded, so they are not compared with its skip connections.')
         if self.attends and len({*self.grids}) > 1:
             study.skipped['rollout'] = 'The grid shrinks between blocks, and rollout is not defined then.'
         elif not self.attends:
@@ -220,13 +224,16 @@ class _Plan:
         if not self.compares or self.sides[0] % h or self.sides[1] % w:
             study.skipped['localization'] = study.skipped.get(
                 'cka', f'The image of {self.sides[0]} x {self.sides[1]} pixels is no multiple of the {h} x {w} grid.')
+        if (1, 1) in self.grids:
+            study.skipped['uniformity'] = 'Some blocks have one token, which has no pair to be compared with.'
         if self.windows:
             study.skipped['windows'] = ('Some blocks attend within windows. Their maps are 0 between windows, and no '
                                         'distance is longer than a window.')
 
     def measure(self, block: BlockRecord) -> dict[str, Tensor]:
         """Means over the images of a batch, of everything that can be added up."""
-        found = dict(uniformity=token_uniformity(block.output).mean(0))
+        alone = block.output.shape[1] == 1  # the last maps of a ResNet on small images
+        found = dict(uniformity=torch.tensor(torch.nan) if alone else token_uniformity(block.output).mean(0))
         if block.branches is not None:
             found['norms'] = torch.stack([skip_branch_ratio(*pair).mean(0) for pair in block.branches])
         if block.attention is None:

@@ -69,7 +69,10 @@ def build_model(cfg: Config, state: Mapping[str, Tensor]) -> nn.Module:
     Raises:
         UserError: If the model cannot be built, or the weights don't fit it.
     """
-    model = build(cfg.model, cfg.get('default_scope', 'mmengine'))
+    config = dict(cfg.model)
+    if cfg.get('data_preprocessor'):  # as Runner does
+        config.setdefault('data_preprocessor', cfg.data_preprocessor)
+    model = build(config, cfg.get('default_scope', 'mmengine'))
     load_strictly(model, state, 'checkpoint')
     model.eval()  # not chained, because eval() of some of MMPretrain's backbones returns None
     return model

@@ -50,7 +50,8 @@ def resolve_model(model: str, weights: str | None = None) -> tuple[Config, str]:
     if weights is None:
         what = ('has no published weights: give weights (--weights FILE), a file of the authors converted with '
                 'tools/model_converters/pervit_to_mm.py' if model in models else
-                'is a config, which has no weights: give weights (--weights FILE), the path of a checkpoint')
+                'is a config, which has no weights: give weights (--weights FILE, or CONFIG,FILE for tools that '
+                'compare), the path of a checkpoint')
         raise UserError(f'model={model!r} {what}')
     check_checkpoint(weights, 'weights (--weights)')
     return cfg, weights

@@ -10,13 +10,13 @@ from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.registry import DATASETS, DefaultScope
 from torch import Tensor, nn
-from torchvision.transforms.functional import center_crop
+from torchvision.transforms.functional import center_crop, rgb_to_grayscale
 
 from ..checkpoints import classifier_weights, read_checkpoint
 from ..engine.launch import check_data
 from ..utils.errors import UserError, told
 from .building import build_model
-from .configs import preprocessing_of
+from .configs import input_shape, preprocessing_of
 from .images import UnreadableImageError, read_image
 from .named_models import check_device, resolve_model
 
@@ -52,7 +52,7 @@ class Subject:
     """A model in eval mode, with its config.
 
     Attributes:
-        name (str): As the user gave it.
+        name (str): Of the zoo, or of the config file, without suffix.
         cfg (Config): Its config.
         model (nn.Module): With weights, in eval mode.
         device (str): Where it is.
@@ -110,7 +110,7 @@ class Subject:
             UserError: If no image can be read, or the test set isn't there.
         """
         if type(count) is not int or count < 1:
-            raise UserError(f'count (--images) must be a positive number of images, got {count!r}')
+            raise UserError(f'count (--images or --count) must be a positive number of images, got {count!r}')
         with DefaultScope.overwrite_default_scope(self.cfg.get('default_scope')):
             samples, names, unreadable = self._from_files(paths) if paths else self._from_test_set(count)
         if not samples:
@@ -129,12 +129,16 @@ class Subject:
         check_data(self.cfg, 'test_dataloader')
         if self.cfg.get('test_dataloader') is None:
             raise UserError(f'the config of model={self.name!r} has no test_dataloader: name image files')
-        with told('the test set of the config cannot be read', OSError, KeyError):
+        with told('the test set of the config cannot be read', OSError, KeyError, AssertionError):  # MMPretrain asserts
             dataset = DATASETS.build(self.cfg.test_dataloader.dataset)
         chosen = np.unique(np.linspace(0, len(dataset) - 1, count).round().astype(int)).tolist()
         return [dataset[i] for i in chosen], [f'test image {i}' for i in chosen], []
 
     def _from_files(self, paths: Sequence[str | Path]) -> tuple[list[dict], list[str], list[str]]:
+        if self.cfg.get('test_dataloader') is None:
+            raise UserError(f'the config of model={self.name!r} has no test_dataloader, so it does not say how images '
+                            'are prepared: give it one with a pipeline')
+        gray = input_shape(self.cfg)[0] == 1
         steps = [step for step in self.cfg.test_dataloader.dataset.pipeline
                  if str(step['type']).split('.')[-1] not in _NOT_FOR_IMAGES]
         pipeline, samples, names, unreadable = Compose(steps), [], [], []
@@ -145,7 +149,10 @@ class Subject:
                 unreadable.append(str(error))
                 continue
             size = pixels.shape[:2]
-            samples.append(pipeline(dict(img=pixels, img_path=str(path), img_id=0, img_shape=size, ori_shape=size)))
+            sample = pipeline(dict(img=pixels, img_path=str(path), img_id=0, img_shape=size, ori_shape=size))
+            if gray and len(sample['inputs']) == 3:  # the pipeline of a set of gray images may not make any gray
+                sample['inputs'] = rgb_to_grayscale(sample['inputs'].flip(0))
+            samples.append(sample)
             names.append(path.name)
         return samples, names, unreadable
 
@@ -169,4 +176,4 @@ def open_subject(model: str, weights: str | None = None, device: str | None = No
     content = read_checkpoint(weights)
     built = build_model(cfg, classifier_weights(content, weights)).to(device)
     meta = content.get('meta') or {}
-    return Subject(model, cfg, built, device, (meta.get('dataset_meta') or {}).get('classes'))
+    return Subject(Path(model).stem, cfg, built, device, (meta.get('dataset_meta') or {}).get('classes'))

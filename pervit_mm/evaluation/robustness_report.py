@@ -17,23 +17,32 @@ Row = Mapping[str, Any]
 def summarize(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """Mean and deviation over the seeds.
 
+    Several checkpoints of one model, from trainings with different seeds, count as that model: the deviation is then
+    between their means, because chance in training is what a claim about the model must survive.
+
     Args:
-        rows (Sequence[Mapping]): Of :func:`measure`, each with the name of its ``model`` too.
+        rows (Sequence[Mapping]): Of :func:`measure`, each with the name of its ``model``, and with ``checkpoint`` where
+            a model has several.
 
     Returns:
         list[dict]: For each ``model``, ``condition`` and ``level``, in the order of the rows: ``unit``, ``runs``,
-        ``mean`` and ``deviation`` of the accuracy in percent, and the mean of ``removed`` (or None). The deviation is
-        the sample standard deviation, with runs - 1 below; None for one run.
+        ``mean`` and ``deviation`` of the accuracy in percent, and the mean of ``removed`` (or None). ``runs`` counts
+        what the deviation is over. The deviation is the sample standard deviation, with runs - 1 below; None for one
+        run.
     """
-    groups: dict[tuple, list[Row]] = {}
+    groups: dict[tuple, dict[Any, list[Row]]] = {}
     for row in rows:
-        groups.setdefault((row['model'], row['condition'], row['level']), []).append(row)
+        of_model = groups.setdefault((row['model'], row['condition'], row['level']), {})
+        of_model.setdefault(row.get('checkpoint'), []).append(row)
     found = []
-    for (model, condition, level), runs in groups.items():
-        accuracies = [run['accuracy'] for run in runs]
+    for (model, condition, level), checkpoints in groups.items():
+        runs = [run for of_checkpoint in checkpoints.values() for run in of_checkpoint]
+        accuracies = [mean(run['accuracy'] for run in of_checkpoint) for of_checkpoint in checkpoints.values()]
+        if len(accuracies) == 1:
+            accuracies = [run['accuracy'] for run in runs]
         removed = [run['removed'] for run in runs if run['removed'] is not None]
-        found.append(dict(model=model, condition=condition, level=level, unit=runs[0]['unit'], runs=len(runs),
-                          mean=mean(accuracies), deviation=stdev(accuracies) if len(runs) > 1 else None,
+        found.append(dict(model=model, condition=condition, level=level, unit=runs[0]['unit'], runs=len(accuracies),
+                          mean=mean(accuracies), deviation=stdev(accuracies) if len(accuracies) > 1 else None,
                           removed=mean(removed) if removed else None))
     return found
 

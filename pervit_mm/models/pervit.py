@@ -279,11 +279,22 @@ class PerViT(BaseModule):
         Returns:
             tuple[Tensor, ...]: One for each of ``out_indices``, see ``out_type``.
         """
-        embedded, hw_shape = self.embed(x)
+        return self.forward_tokens(*self.embed(x))
+
+    def forward_tokens(self, tokens: Tensor, hw_shape: tuple[int, int]) -> tuple[Tensor, ...]:
+        """Run the backbone from its tokens on, as :meth:`embed` gives them or changed.
+
+        Args:
+            tokens (Tensor): ``(B, N, C)``.
+            hw_shape (tuple[int, int]): Grid (H, W) in tokens, N = H * W.
+
+        Returns:
+            tuple[Tensor, ...]: As :meth:`forward`.
+        """
         outs = []
-        for i, tokens in enumerate(self.run_blocks(embedded, hw_shape, self.position_terms(hw_shape))):
+        for i, x in enumerate(self.run_blocks(tokens, hw_shape, self.position_terms(hw_shape))):
             if i in self.out_indices:
-                outs.append(self._format_output(getattr(self, f'norm{i}')(tokens), hw_shape))
+                outs.append(self._format_output(getattr(self, f'norm{i}')(x), hw_shape))
         return tuple(outs)
 
     def _format_output(self, x: Tensor, hw_shape: tuple[int, int]) -> Tensor:

@@ -16,7 +16,7 @@ def impact_of(p, s):
 
 
 def test_variance_and_covariance_by_hand():
-    """Variances 1 and 4, covariance -1: keys (−1, 1), (1, −1) of p, (−3... ) of s are written out below."""
+    """Var(log Φp) = 1 and Var(s) = 4 in both cases."""
     p, s = [-1., 1., -1., 1.], [2., -2., -2., 2.]  # uncorrelated
     found = impact_of(p, s)
     assert found['share'] == pytest.approx(1 / 5)
@@ -63,4 +63,4 @@ def test_nothing_that_varies_has_no_share():
 
 def test_mistakes():
     with pytest.raises(UserError, match='log_position must be'):
-        position_impact(torch.zeros(4, 4), torch.zeros(1, 2, 4, 4))
+        position_impact(torch.zeros(3, 4, 4), torch.zeros(1, 2, 4, 4))

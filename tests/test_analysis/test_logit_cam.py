@@ -3,6 +3,7 @@ import pytest
 import torch
 from conftest import TINY_ARCH, randomize
 from mmengine.registry import MODELS, DefaultScope
+from mmengine.utils.dl_utils import is_norm
 
 from pervit_mm.analysis.logit_cam import logit_cam
 from pervit_mm.models import PerViT
@@ -63,3 +64,16 @@ def test_where_it_does_not_hold_the_reason_is_told(backbone, neck, head, reason)
 def test_a_bare_backbone_is_refused():
     with pytest.raises(UserError, match='model must be a classifier .* got PerViT'):
         logit_cam(PerViT(TINY_ARCH, img_size=28), torch.rand(1, 3, 28, 28))
+
+
+def test_grad_cam_of_the_layer_that_vis_cam_picks_is_the_logit_cam():
+    """MMPretrain's vis_cam.py takes the last norm: there the weights of GradCAM are those of the linear head, over N."""
+    model, images, seen = classifier(PERVIT, None, LINEAR), torch.randn(2, 3, 28, 28, dtype=torch.float64), []
+    layer = [module for module in model.backbone.modules() if is_norm(module)][-1]
+    with layer.register_forward_hook(lambda module, args, output: seen.append(output)):
+        logits = model(images)
+    tokens, = seen
+    for k in range(5):
+        weights, = torch.autograd.grad(logits[:, k].sum(), tokens, retain_graph=True)
+        cam = (weights.mean(1, keepdim=True) * tokens).sum(2) * tokens.shape[1] + model.head.fc.bias[k]
+        torch.testing.assert_close(cam, logit_cam(model, images)[:, k].flatten(1), atol=1e-10, rtol=0)

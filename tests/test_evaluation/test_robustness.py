@@ -116,6 +116,15 @@ def test_mean_and_deviation_by_hand():
     assert table[2:] == ['| clean | 0 |  | 90.0 | 90.0 |', '| drop_random | 0.5 | 26 % | 54.0 ± 4.6 | 70.0 ± 0.0 |']
 
 
+def test_checkpoints_of_one_model_are_its_seeds():
+    """Means 50 and 60 of two checkpoints, whatever their draws did."""
+    rows = [dict(row, checkpoint=checkpoint, accuracy=row['accuracy'] + shift) for row in made_rows()
+            if row['model'] == 'a' and row['condition'] != 'clean' for checkpoint, shift in (('x', -4.), ('y', 6.))]
+    dropped, = summarize(rows)
+    assert dropped['mean'] == pytest.approx(55) and dropped['deviation'] == pytest.approx(50**0.5)
+    assert dropped['runs'] == 2
+
+
 def test_the_csv_holds_every_run(tmp_path):
     rows = made_rows()
     write_csv(rows, tmp_path / 'robustness.csv')

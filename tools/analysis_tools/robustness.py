@@ -3,7 +3,8 @@
 
     python tools/analysis_tools/robustness.py pervit_nano_fashion-mnist pervit_nano_no-position_fashion-mnist
 
-MODEL is a name of the zoo, or CONFIG,CHECKPOINT. All models get the same images, the same draws and one saliency map.
+MODEL is a name of the zoo, or CONFIG,CHECKPOINT. Several checkpoints of one config count as one model, and ± is then
+the deviation between them. All models get the same images, the same draws and one saliency map.
 The folder gets robustness.csv with every run, robustness.md with mean ± deviation over the seeds, and robustness.png
 with the curves. A thousand images of Fashion-MNIST take about three minutes a model on one CPU core. Attacks are off by
 default: they take longer than all else, and need captum.
@@ -83,7 +84,7 @@ def run(args: argparse.Namespace) -> None:
         print(model)
         for condition in track_iter_progress(conditions, file=sys.stdout):
             for row in measure(predict, images.pixels, images.labels, condition, range(args.seeds)):
-                rows.append(dict(model=model, **row))
+                rows.append(dict(model=subject.name, checkpoint=model.partition(',')[2], **row))
         print()
         write_csv(rows, folder / 'robustness.csv')
     summary = summarize(rows)

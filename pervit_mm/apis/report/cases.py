@@ -14,6 +14,7 @@ from ...analysis.position_maps import draw_position_maps
 from ...analysis.study import Study, study_model
 from ...evaluation.single_tokens import SingleTokens, single_token_accuracy
 from ...models import PerViT
+from ...models.init_rules import rule_name
 from ...utils.errors import UserError
 from ..building import build
 from ..subject import Images, Subject
@@ -24,12 +25,11 @@ class Case:
     """One model of a report.
 
     Attributes:
-        name (str): As the user gave it.
+        name (str): Of the zoo, or of the config, and of the checkpoint where both models have one config.
         kind (str): Class of the backbone.
         study (Study): Measures on images.
         rgb (np.ndarray): The images, ``(B, h, w, 3)`` uint8.
         names (list[str]): Their names.
-        stride (float): Pixels for each token of the last block.
         position_picture (np.ndarray, optional): Learned Φp of all blocks and heads.
         nonlocality (list[np.ndarray], optional): ``(nH,)`` for each block, from the weights.
         initial_nonlocality (list[np.ndarray], optional): The same after initialization.
@@ -43,7 +43,6 @@ class Case:
     study: Study
     rgb: np.ndarray
     names: list[str]
-    stride: float
     skipped: dict[str, str]
     position_picture: np.ndarray | None = None
     nonlocality: list[np.ndarray] | None = None
@@ -76,7 +75,7 @@ def make_case(subject: Subject, images: Images, shown: int = 4, blocks: Sequence
     inputs, backbone = subject.normalize(images.pixels), subject.backbone
     study = study_model(subject.model, inputs, shown, blocks, edges, progress)
     case = Case(subject.name, type(backbone).__name__, study, images.rgb(), images.names,
-                images.pixels.shape[2] / study.grids[-1][0], dict(study.skipped))
+                dict(study.skipped))
     if isinstance(backbone, PerViT) and 'position' not in case.skipped:
         case.position_picture = draw_position_maps(backbone, query)
         case.nonlocality = [values.cpu().numpy() for values in position_nonlocality(backbone)]
@@ -86,16 +85,14 @@ def make_case(subject: Subject, images: Images, shown: int = 4, blocks: Sequence
     return case
 
 
-def initial_nonlocality(subject: Subject) -> list[np.ndarray] | None:
-    """Nonlocality of a newly initialized backbone of the same config; None for a deployed one.
+def initial_nonlocality(subject: Subject) -> list[np.ndarray]:
+    """Nonlocality of a newly initialized backbone of the same config, without pretrained weights.
 
-    The paper's initialization has no random part, so this is where training started from.
+    The paper's initialization of Φp has no random part.
     """
     config = dict(subject.cfg.model.backbone)
-    rule = config.pop('init_cfg', None)
-    if isinstance(rule, dict) and rule.get('type') == 'PeripheralInit':
-        config['init_cfg'] = rule
     fresh = build(config, subject.cfg.get('default_scope'))
+    fresh.init_cfg = [rule for rule in fresh.init_cfg if rule_name(rule) != 'Pretrained']
     with torch.random.fork_rng():
         initialize(fresh, fresh.init_cfg)
     return [values.numpy() for values in position_nonlocality(fresh.eval())]

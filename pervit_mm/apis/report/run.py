@@ -18,21 +18,23 @@ from .write import make_report
 def split_model(words: Sequence[str]) -> tuple[str, str | None, list[str]]:
     """Tell model, checkpoint and images apart in ``NAME [IMAGES]`` or ``CONFIG CHECKPOINT [IMAGES]``.
 
+    A name without published weights needs a checkpoint as a config does.
+
     Args:
         words (Sequence[str]): At least one.
 
     Returns:
-        tuple[str, str | None, list[str]]: The model, its checkpoint (None for a name of the zoo), and images.
+        tuple[str, str | None, list[str]]: The model, its checkpoint (None for published weights), and images.
 
     Raises:
-        UserError: If a config comes without a checkpoint.
+        UserError: If a checkpoint is missing.
     """
-    model, *rest = words
-    if model in models_by_name():
+    (model, *rest), known = words, models_by_name()
+    if model in known and known[model][1]:
         return model, None, rest
     if not rest:
-        raise UserError(f'model={model!r} is no name of the zoo ({", ".join(models_by_name())}), so a checkpoint must '
-                        'follow it: give CONFIG CHECKPOINT')
+        what = 'has no published weights' if model in known else f'is no name of the zoo ({", ".join(known)})'
+        raise UserError(f'model={model!r} {what}, so a checkpoint must follow it: give MODEL CHECKPOINT')
     return model, rest[0], rest[1:]
 
 
@@ -66,6 +68,9 @@ def report_on(models: Sequence[tuple[str, str | None]], out_dir: str | Path, ima
               for subject in (open_subject(model, weights, device) for model, weights in models)]
     steps = sum(count_steps(subject.model, subject.normalize(batch.pixels)) + 1 for subject, batch in loaded)
     bar = ProgressBar(steps, file=sys.stdout)
+    if len({subject.name for subject, _ in loaded}) < len(loaded):  # checkpoints of one config
+        for (subject, _), (_, weights) in zip(loaded, models):
+            subject.name += f' ({"/".join(Path(weights).with_suffix("").parts[-2:])})' if weights else ''
     cases = [make_case(subject, batch, shown, blocks, edges, view.query, bar.update) for subject, batch in loaded]
     return make_report(cases, out_dir, view), list(dict.fromkeys(
         sentence for _, batch in loaded for sentence in batch.unreadable))

@@ -72,9 +72,10 @@ def position_section(cases: Sequence[Case], view: View) -> Section | None:
         'position', 'Learned position attention Φp',
         'Each cell is Φp of one head at the query in the red frame, from the weights alone. Nonlocality is the mean '
         'over queries and keys of distance times Φp, by the definition of the authors.',
-        'Cells: Φp from 0 (dark) to 1 (bright). Nonlocality: half the side of the grid, times Φp.',
+        'Cells: Φp from 0 (dark) to 1 (bright); a map with values above 1 is divided by its largest. Nonlocality: half '
+        'the side of the grid, times Φp.',
         'Min et al. 2022 (PerViT), learned attention and nonlocality.',
-        'The dashed line is the initialization, from which training started.',
+        'The dashed line is a newly initialized model of the same config.',
         'Nonlocality mixes how far and how much: a head whose Φp is small everywhere is low, too. The attention '
         'distance below has no such mixture.')
     chart = Chart(len(chosen))
@@ -145,9 +146,9 @@ def ring_section(cases: Sequence[Case], view: View) -> Section | None:
     section = Section(
         'rings', 'Peripheral regions',
         'Share of the row-normalized attention in each ring around the query, mean over queries, heads and images. The '
-        'edges, in tokens, are 1.5, 3.5 and 6.5 on a grid of 14 x 14 unless others were given, and scale with the '
-        "grid. This rule is ours: the paper doesn't state its own. A head is counted to the ring that holds its median "
-        'distance; a head is flat if its shares are those of uniform attention to 0.02.',
+        'edges, in tokens, are 1.5, 3.5 and 6.5 on a grid of 14 x 14 and scale with the grid, unless others were '
+        "given. This rule is ours: the paper doesn't state its own. A head is counted to the ring that holds its "
+        'median distance; a head is flat if its shares are those of uniform attention to 0.02.',
         'Share of the attention.', 'The idea is of Min et al. 2022 (PerViT), the rule is ours.',
         'Uniform attention is beside the bars and in the table.',
         'Outer rings hold more tokens, and the border cuts them. Compare with the uniform shares, not between rings.')
@@ -190,7 +191,7 @@ def offset_section(cases: Sequence[Case], view: View) -> Section | None:
         'offsets', 'Heads that look to one side',
         'Rows of attention, shifted so that the query is the center, and averaged over the queries that have a key '
         'there. Columns are blocks, rows are heads. A head looks to one side if the peak within 2√2 tokens is not at '
-        'the query, weighs at least 0.1, and its mirror place has less than a third of it.',
+        'the query, weighs at least 0.1, and its mirror place has at most a third of it.',
         'Each cell is scaled by itself; the center is the query.',
         'Walmer et al. 2023; the coverage correction and the rule are ours.',
         'A uniform head gives a flat cell and is not counted.',
@@ -253,9 +254,9 @@ def maps_section(cases: Sequence[Case], view: View) -> Section | None:
     scaled = 'Each map has its own colors.' if view.scale == 'map' else 'Colors go from 0 to 1 in every map.'
     section = Section(
         'maps', 'Maps on images',
-        'The red frame is the query. Top row: Φp, the same for all images. Below, for each image: Φa ("mixed"), then '
-        f'Φc ("content") of each head. {scaled}',
-        'Weights of Φa and Φc sum to one over the keys; Φp is between 0 and 1.',
+        'The red frame is the query. A row is an image, with Φa ("mixed") of each head. A model with Φp also has Φc '
+        f'("content") of each head behind that, and Φp, the same for all images, in the top row. {scaled}',
+        'Weights of Φa and Φc sum to one over the keys. Φp is shown as it was learned, without this.',
         'Layout of Min et al. 2022 (PerViT), qualitative results.', 'A uniform map has one color.',
         'These are a few images and one query. They show what heads can look like, not what they usually do.')
     for case in chosen:
@@ -280,12 +281,17 @@ def cka_section(cases: Sequence[Case], view: View) -> Section | None:
         'Independent features have an expectation of 0. Values below 0 are noise of the estimator.',
         'High similarity is about directions of large variance. Small but important directions may differ.')
     pairs = [(case.name, case.study.cka) for case in chosen]
-    if len(chosen) == 2 and [len(gram[0]) for gram in chosen[0].study.grams] == [
-            len(gram[0]) for gram in chosen[1].study.grams] and chosen[0].names == chosen[1].names:
+    cuts = [[gram.shape[-1] for gram in case.study.grams] for case in chosen]
+    if len(chosen) == 2 and chosen[0].names != chosen[1].names:
+        section.rule += ' The two models saw different images, so their blocks are not compared with each other.'
+    elif len(chosen) == 2 and cuts[0] != cuts[1]:
+        section.rule += (' The two models took their images in batches of different sizes, so their blocks are not '
+                         'compared with each other.')
+    elif len(chosen) == 2:
         cross = CKAMatrix()
         for a, b in zip(chosen[0].study.grams, chosen[1].study.grams):
             cross.update_grams(a, b)
-        pairs.append((f'{chosen[0].name} (up) against {chosen[1].name}', cross.result()))
+        pairs.append(('the first (up) against the second', cross.result()))
     chart = Chart(len(pairs), 3.2, 2.8, share_y=False)
     for (name, values), axes in zip(pairs, chart.axes):
         heat_map(chart, axes, values.numpy(), 0, 1)
@@ -303,9 +309,10 @@ def norms_section(cases: Sequence[Case], view: View) -> Section | None:
         'tokens', 'Skip connections and uniformity of tokens',
         'Left: norm of the skip connection over the norm of the branch that is added to it, mean over images. Right: '
         'mean cosine of all pairs of different tokens of an image.',
-        'Ratio; cosine.', 'Raghu et al. 2021, section 5; Ghiasi et al. 2022, section 4.',
-        'Ratio 1: both add equally. Cosine 1: all tokens of an image are the same.',
-        'Mean pooling alone makes the last block uniform in a model that is trained for one label an image.')
+        'Ratio; cosine.', 'Raghu et al. 2021, section 5. Ghiasi et al. 2022, section 4, ask how alike tokens are; the '
+        'cosine is ours.',
+        'Ratio 1: both add equally. Cosine 1: all tokens of an image have one direction.',
+        'Tokens of nearly one direction may still differ in small ways that the head reads.')
     chart = Chart(2, share_y=False)
     ratios = {}
     for case in cases:
@@ -357,8 +364,8 @@ def rollout_section(cases: Sequence[Case], view: View) -> Section | None:
         return None
     section = Section(
         'rollout', 'Attention rollout',
-        'Product over the blocks of half the mean attention and half the identity; the mean over queries, because '
-        'there is no class token.', 'Share, scaled in each image.',
+        'Product over the blocks of half the mean attention and half the identity; the mean over queries, in '
+        'place of the row of a class token.', 'Share, scaled in each image.',
         'Abnar and Zuidema 2020; the mean over queries is ours.',
         'A model that spreads attention evenly gives one color.',
         'It takes skip and branch for equal and ignores values and FFNs, so it is a picture and no measure.')
@@ -405,7 +412,7 @@ def single_token_section(cases: Sequence[Case], view: View) -> Section | None:
         return None
     section = Section(
         'single', 'What single tokens know',
-        'With mean pooling and a linear head, the mean of the logits of all tokens is the logits of the model. Left: '
+        'With mean pooling and a linear head, the mean of the logits of all tokens is the logits of the model. Above: '
         'accuracy of the head on the token at each place. Below: logits of the predicted class by token, over images.',
         'Percent of the images of this report; logits, scaled in each image.',
         'Ghiasi et al. 2022, section 4; Zhou et al. 2016 for the map.',

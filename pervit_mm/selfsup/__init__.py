@@ -1,0 +1,5 @@
+"""Pre-training without labels; ``custom_imports=['pervit_mm', 'pervit_mm.selfsup']`` registers it. Needs MMPretrain."""
+from .decoders import PixelShuffleDecoder
+from .mask_token import MaskTokenPerViT
+
+__all__ = ['MaskTokenPerViT', 'PixelShuffleDecoder']
