@@ -109,6 +109,15 @@ def overlay(rgb: np.ndarray, heat: np.ndarray, cell: int = 2 * CELL) -> np.ndarr
     return cv2.addWeighted(picture, 0.45, colored, 0.55, 0)
 
 
+def place_of_query(query: tuple[int, int] | None, hw_shape: tuple[int, int]) -> tuple[int, int]:
+    """The token (row, column) of a query, the center for None, or UserError if it lies outside the grid (H, W)."""
+    h, w = hw_shape
+    row, col = (h // 2, w // 2) if query is None else query
+    if not (0 <= row < h and 0 <= col < w):
+        raise UserError(f'query (--query) must be a token (row, column) of the {h} x {w} grid, got {query!r}')
+    return row, col
+
+
 def side_by_side(rgb: np.ndarray, maps: dict[str, np.ndarray], hw_shape: tuple[int, int],
                  query: tuple[int, int] | None = None, scale: str = 'map', sort: bool = False) -> np.ndarray:
     """Φp, Φa and Φc of one block at one query, as the paper lays them out: Φp on top, a row for each image below.
@@ -130,9 +139,7 @@ def side_by_side(rgb: np.ndarray, maps: dict[str, np.ndarray], hw_shape: tuple[i
         UserError: If the query is outside the grid, or ``scale`` is unknown.
     """
     h, w = hw_shape
-    row, col = (h // 2, w // 2) if query is None else query
-    if not (0 <= row < h and 0 <= col < w):
-        raise UserError(f'query (--query) must be a token (row, column) of the {h} x {w} grid, got {query!r}')
+    row, col = place_of_query(query, hw_shape)
     at_query = {name: values[..., row * w + col, :].reshape(*values.shape[:-2], h, w) for name, values in maps.items()}
     heads = range(at_query['attention'].shape[1])
     if sort:

@@ -7,6 +7,7 @@ import torch
 
 from ..models import PerViT
 from ..utils.errors import UserError
+from .mosaics import place_of_query
 
 #: Pixels between maps, and above all maps for labels, if the side of a map is :data:`CELL` pixels.
 _GAP, _MARGIN = 6, 34
@@ -40,9 +41,7 @@ def draw_position_maps(backbone: PerViT, query: tuple[int, int] | None = None, c
     for log_position, (h, w) in zip(backbone.position_terms(backbone.patch_resolution), grids):
         if log_position is None:
             raise UserError('this PerViT has no Φp to draw (position_cfg=None)')
-        row, col = (h // 2, w // 2) if query is None else query
-        if not (0 <= row < h and 0 <= col < w):
-            raise UserError(f'query must be a token (row, column) of the {h} x {w} grid, got {query!r}')
+        row, col = place_of_query(query, (h, w))
         maps = log_position.exp().reshape(-1, h, w, h, w)[:, row, col]
         # exp of a learned bias has no upper bound. A map with values above 1 is divided by its largest value.
         maps = (maps / maps.amax((1, 2), keepdim=True).clamp_min(1)).cpu().numpy()

@@ -171,6 +171,11 @@ def count_steps(model: nn.Module, images: Tensor) -> int:
     return len(_Plan(find_backbone(model), images, None).batches) + 2
 
 
+def grids_of(model: nn.Module, images: Tensor) -> list[tuple[int, int]]:
+    """Grid (H, W) of each block on images of this size, in tokens."""
+    return _Plan(find_backbone(model), images[:1], None).grids
+
+
 class _Plan:
     """What a model has to measure, found with one image, and the batches that fit into memory."""
 

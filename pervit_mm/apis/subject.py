@@ -132,7 +132,7 @@ class Subject:
         with told('the test set of the config cannot be read', OSError, KeyError, AssertionError):  # MMPretrain asserts
             dataset = DATASETS.build(self.cfg.test_dataloader.dataset)
         chosen = np.unique(np.linspace(0, len(dataset) - 1, count).round().astype(int)).tolist()
-        return [dataset[i] for i in chosen], [f'test image {i}' for i in chosen], []
+        return [dataset[i] for i in chosen], [f'{type(dataset).__name__} {i}' for i in chosen], []
 
     def _from_files(self, paths: Sequence[str | Path]) -> tuple[list[dict], list[str], list[str]]:
         if self.cfg.get('test_dataloader') is None:

@@ -67,7 +67,7 @@ def test_a_bare_backbone_is_refused():
 
 
 def test_grad_cam_of_the_layer_that_vis_cam_picks_is_the_logit_cam():
-    """MMPretrain's vis_cam.py takes the last norm: there the weights of GradCAM are those of the linear head, over N."""
+    """MMPretrain's vis_cam.py takes the last norm. There GradCAM's weights are those of the linear head, over N."""
     model, images, seen = classifier(PERVIT, None, LINEAR), torch.randn(2, 3, 28, 28, dtype=torch.float64), []
     layer = [module for module in model.backbone.modules() if is_norm(module)][-1]
     with layer.register_forward_hook(lambda module, args, output: seen.append(output)):

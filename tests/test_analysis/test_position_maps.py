@@ -20,7 +20,7 @@ def test_drawn_maps_show_the_values():
         expected = 255 * np.array(matplotlib.colormaps['viridis'](phi[row, col].item())[:3])
         np.testing.assert_allclose(color, expected, atol=1)
     assert picture[top + 3 * scale, left + scale].tolist() == [255, 0, 0]  # the query's frame
-    with pytest.raises(ValueError, match=r'query must be a token .* of the 7 x 7 grid, got \(7, 0\)'):
+    with pytest.raises(ValueError, match=r'query .* must be a token .* of the 7 x 7 grid, got \(7, 0\)'):
         draw_position_maps(model, (7, 0))
 
 

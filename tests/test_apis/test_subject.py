@@ -116,7 +116,7 @@ def test_test_images_are_taken_evenly_with_their_labels(world):
         dataset = DATASETS.build(subject.cfg.test_dataloader.dataset)
     for count, numbers in ((1, [0]), (2, [0, 5]), (3, [0, 2, 5]), (6, range(6)), (100, range(6))):
         batch = subject.load(count=count)
-        assert batch.names == [f'test image {i}' for i in numbers] and batch.unreadable == []
+        assert batch.names == [f'{type(dataset).__name__} {i}' for i in numbers] and batch.unreadable == []
         assert batch.labels.tolist() == [dataset[i]['data_samples'].gt_label.item() for i in numbers]
         torch.testing.assert_close(batch.pixels, torch.stack([dataset[i]['inputs'] for i in numbers]).float())
     assert sorted(batch.labels.tolist()) == [0, 0, 1, 1, 2, 2]

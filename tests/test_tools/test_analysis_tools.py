@@ -89,7 +89,7 @@ def test_compare_writes_two_models_on_the_test_set(run, world, tmp_path):
         4, '--shown', 1)
     data = json.loads((tmp_path / 'report.json').read_text())
     assert [model['name'] for model in data['models']] == ['bare', 'resnet']
-    assert data['models'][0]['images'] == data['models'][1]['images'] == [f'test image {i}' for i in (0, 2, 3, 5)]
+    assert data['models'][0]['images'] == data['models'][1]['images'] == [f'CustomDataset {i}' for i in (0, 2, 3, 5)]
     assert np.shape(data['figures']['cka']['data']['the first (up) against the second']) == (3, 8)
 
 

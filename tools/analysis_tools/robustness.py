@@ -73,8 +73,11 @@ def run(args: argparse.Namespace) -> None:
     with told(f'out={args.out!r} (--out) cannot be made'):
         folder.mkdir(parents=True, exist_ok=True)
     rows = []
+    stems = {loaded[model][0].name: model.partition(',')[0] for model in models}
     for model in models:
         subject, images = loaded[model]
+        config, _, checkpoint = model.partition(',')
+        name = subject.name if stems[subject.name] == config else config  # two configs may have one file name
 
         def predict(pixels, subject=subject):
             return subject.logits(subject.normalize(pixels))
@@ -84,7 +87,7 @@ def run(args: argparse.Namespace) -> None:
         print(model)
         for condition in track_iter_progress(conditions, file=sys.stdout):
             for row in measure(predict, images.pixels, images.labels, condition, range(args.seeds)):
-                rows.append(dict(model=subject.name, checkpoint=model.partition(',')[2], **row))
+                rows.append(dict(model=name, checkpoint=checkpoint, **row))
         print()
         write_csv(rows, folder / 'robustness.csv')
     summary = summarize(rows)

@@ -9,9 +9,10 @@ from mmengine.model import initialize
 from torch import Tensor
 
 from ...analysis.logit_cam import logit_cam
+from ...analysis.mosaics import place_of_query
 from ...analysis.nonlocality import position_nonlocality
 from ...analysis.position_maps import draw_position_maps
-from ...analysis.study import Study, study_model
+from ...analysis.study import MOST_IMAGES, Study, default_blocks, grids_of, study_model
 from ...evaluation.single_tokens import SingleTokens, single_token_accuracy
 from ...models import PerViT
 from ...models.init_rules import rule_name
@@ -73,9 +74,11 @@ def make_case(subject: Subject, images: Images, shown: int = 4, blocks: Sequence
         UserError: As :func:`pervit_mm.analysis.study_model`, or if the query lies outside the grid.
     """
     inputs, backbone = subject.normalize(images.pixels), subject.backbone
+    grids = grids_of(subject.model, inputs)
+    for block in default_blocks(len(grids)) if blocks is None else blocks:
+        place_of_query(query, grids[min(max(block, 0), len(grids) - 1)])  # now, not after minutes; study checks blocks
     study = study_model(subject.model, inputs, shown, blocks, edges, progress)
-    case = Case(subject.name, type(backbone).__name__, study, images.rgb(), images.names,
-                dict(study.skipped))
+    case = Case(subject.name, type(backbone).__name__, study, images.rgb(), images.names, dict(study.skipped))
     if isinstance(backbone, PerViT) and 'position' not in case.skipped:
         case.position_picture = draw_position_maps(backbone, query)
         case.nonlocality = [values.cpu().numpy() for values in position_nonlocality(backbone)]
@@ -116,4 +119,5 @@ def _see_single_tokens(case: Case, subject: Subject, images: Images, inputs: Ten
     if images.labels is None:
         case.skipped['token accuracy'] = 'The images have no labels, so there is no accuracy.'
         return
-    case.single_tokens = single_token_accuracy(subject.model, [(inputs, images.labels)])
+    batches = zip(inputs.split(MOST_IMAGES), images.labels.split(MOST_IMAGES))
+    case.single_tokens = single_token_accuracy(subject.model, batches)

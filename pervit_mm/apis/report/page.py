@@ -7,7 +7,7 @@ import jinja2
 import numpy as np
 
 from ...version import __version__
-from .sections import Section
+from .section import Section
 
 _STYLE = '''
 :root { color-scheme: light dark; --ink: #1b1f24; --ground: #ffffff; --soft: #59636e; --line: #d1d9e0; --card: #f6f8fa }

@@ -11,7 +11,7 @@ from ..images import find_images
 from ..named_models import models_by_name
 from ..subject import open_subject
 from .cases import make_case
-from .sections import View
+from .section import View
 from .write import make_report
 
 

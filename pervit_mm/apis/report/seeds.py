@@ -61,4 +61,6 @@ def seeds_table(paths: Sequence[str | Path]) -> str:
 def _by_block(report: dict, figure: str, entry: str) -> list[float] | None:
     """One value for each block of the first model; None where the report lacks it."""
     data = report['figures'].get(figure, {}).get('data', {}).get(report['models'][0]['name'], {}).get(entry)
-    return data and [mean(value) if isinstance(value, list) else value for value in data]
+    if data is None or any(None in value if isinstance(value, list) else value is None for value in data):
+        return None  # not measured, or not a number in some block
+    return [mean(value) if isinstance(value, list) else value for value in data]

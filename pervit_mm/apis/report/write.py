@@ -9,7 +9,8 @@ from ...utils.atomic_write import replacing
 from ...utils.errors import told
 from .cases import Case
 from .page import render
-from .sections import SECTIONS, View
+from .section import View
+from .sections import SECTIONS
 
 #: Names of the files in the output folder.
 PAGE, NUMBERS = 'report.html', 'report.json'

@@ -1,0 +1,54 @@
+"""One figure of a report, with its rule, unit, source, reference, and what it doesn't show."""
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from .cases import Case
+
+
+@dataclass
+class Section:
+    """One figure of the page.
+
+    Attributes:
+        key (str): Short name, for links and JSON.
+        title (str): Heading.
+        rule, unit, source, reference, caution (str): One or two sentences each, below the figure.
+        pieces (list): SVG (str), or (RGB picture, what a reader who can't see it is told).
+        data (dict): The same as numbers.
+        tables (list): (header cells, rows) below the figure.
+    """
+    key: str
+    title: str
+    rule: str
+    unit: str
+    source: str
+    reference: str
+    caution: str
+    pieces: list[str | tuple[np.ndarray, str]] = field(default_factory=list)
+    data: dict[str, Any] = field(default_factory=dict)
+    tables: list[tuple[Sequence[str], Sequence[Sequence[str]]]] = field(default_factory=list)
+
+
+@dataclass
+class View:
+    """What of the cases is drawn.
+
+    Attributes:
+        query (tuple[int, int], optional): Token whose maps are shown; None is the center.
+        scale (str): 'map' or 'unit', see :func:`pervit_mm.analysis.mosaics.map_cell`.
+        sort (bool): Whether heads are sorted by reach.
+    """
+    query: tuple[int, int] | None = None
+    scale: str = 'map'
+    sort: bool = False
+
+
+def listed(values: Sequence[Any]) -> list:
+    return [np.asarray(value).tolist() for value in values]
+
+
+def cases_with(cases: Sequence[Case], has: Callable[[Case], Any]) -> list[Case]:
+    return [case for case in cases if has(case)]
