@@ -3,6 +3,7 @@ from ..checkpoints import allow_checkpoint_types
 from ..models.initialization import PeripheralInit, find_backbones, init_schedule
 from .hooks import (
     AttentionStatsHook,
+    KNNHook,
     PeripheralInitHook,
     PerViTBrokenImagesHook,
     PerViTCheckpointHook,
@@ -17,7 +18,7 @@ from .optimizers import PerViTBFloat16OptimWrapper, PerViTLayerDecayConstructor
 from .runner import PerViTRunner
 
 __all__ = [
-    'AttentionStatsHook', 'PerViTBFloat16OptimWrapper', 'PerViTBrokenImagesHook', 'PerViTCheckpointHook',
+    'AttentionStatsHook', 'KNNHook', 'PerViTBFloat16OptimWrapper', 'PerViTBrokenImagesHook', 'PerViTCheckpointHook',
     'PerViTLayerDecayConstructor', 'PerViTNonFiniteHook', 'PerViTNonlocalityHook', 'PerViTPositionMapHook',
     'PerViTPreemptionHook', 'PerViTRandomStateHook', 'PerViTRunner', 'PerViTSyncBuffersHook', 'PeripheralInit',
     'PeripheralInitHook', 'allow_checkpoint_types', 'find_backbones', 'init_schedule'

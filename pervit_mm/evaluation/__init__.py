@@ -9,6 +9,7 @@ from .linear_probe import FewShotResult, ProbeResult, draw_shots, few_shot_probe
 from .neighbours import knn_accuracy
 from .object_masks import MaskIoU, attention_mask_iou, mask_iou
 from .occlusion import drop_patches, received_attention, shuffle_patches
+from .recalibration import recalibrate
 from .robustness import make_attacks, make_conditions, measure
 from .robustness_report import robustness_table, summarize, write_csv
 from .single_tokens import SingleTokens, single_token_accuracy
@@ -18,6 +19,6 @@ __all__ = [
     'CORRUPTIONS', 'Features', 'FewShotResult', 'MaskIoU', 'PerViTCorruption', 'PerViTHighPass', 'PerViTLowPass',
     'PerViTPatchDrop', 'PerViTPatchShuffle', 'ProbeResult', 'SingleTokens', 'attention_mask_iou', 'cached_features',
     'collect_features', 'corrupt', 'draw_shots', 'drop_patches', 'few_shot_probe', 'fgsm', 'knn_accuracy',
-    'linear_probe', 'make_attacks', 'make_conditions', 'mask_iou', 'measure', 'pgd', 'probe_blocks',
+    'linear_probe', 'make_attacks', 'make_conditions', 'mask_iou', 'measure', 'pgd', 'probe_blocks', 'recalibrate',
     'received_attention', 'robustness_table', 'shuffle_patches', 'single_token_accuracy', 'summarize', 'write_csv'
 ]

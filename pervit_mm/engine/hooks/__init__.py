@@ -3,6 +3,7 @@ from .attention_stats_hook import AttentionStatsHook
 from .broken_images_hook import PerViTBrokenImagesHook
 from .checkpoint_hook import PerViTCheckpointHook
 from .initialization_hook import PeripheralInitHook
+from .knn_hook import KNNHook
 from .non_finite_hook import PerViTNonFiniteHook
 from .position_hooks import PerViTNonlocalityHook, PerViTPositionMapHook
 from .preemption_hook import PerViTPreemptionHook
@@ -10,7 +11,7 @@ from .random_state_hook import PerViTRandomStateHook
 from .sync_buffers_hook import PerViTSyncBuffersHook
 
 __all__ = [
-    'AttentionStatsHook', 'PerViTBrokenImagesHook', 'PerViTCheckpointHook', 'PerViTNonFiniteHook',
+    'AttentionStatsHook', 'KNNHook', 'PerViTBrokenImagesHook', 'PerViTCheckpointHook', 'PerViTNonFiniteHook',
     'PerViTNonlocalityHook', 'PerViTPositionMapHook', 'PerViTPreemptionHook', 'PerViTRandomStateHook',
     'PerViTSyncBuffersHook', 'PeripheralInitHook'
 ]
