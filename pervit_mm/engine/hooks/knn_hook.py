@@ -8,6 +8,7 @@ from mmengine.runner import Runner
 from torch.utils.data import DataLoader, SequentialSampler
 
 from ...utils.errors import UserError
+from .random_state import get_generators, set_generators
 from .recorder import Recorder
 
 
@@ -59,10 +60,12 @@ class KNNHook(Recorder):
         """Collect features of bank and queries, and log one value for each number of neighbors."""
         from ...evaluation import collect_features, knn_accuracy, recalibrate  # `import pervit_mm` doesn't load these
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        state = get_generators()  # each start of a loader draws a random number
         if self.recalibrate:
             model = copy.deepcopy(model)
             recalibrate(model, self._loaders[0], self.recalibrate)
         bank, queries = (collect_features(model, loader, ()) for loader in self._loaders)
+        set_generators(state)
         found = knn_accuracy(bank.output, bank.labels, queries.output, queries.labels, self.k, self.temperature)
         runner.visualizer.add_scalars({f'knn/top1_k{k}': value for k, value in found.items()}, step=step)
         unit = 'epoch' if self.by_epoch else 'iteration'
