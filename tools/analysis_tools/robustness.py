@@ -93,7 +93,7 @@ def run(args: argparse.Namespace) -> None:
     summary = summarize(rows)
     table = robustness_table(summary)
     (folder / 'robustness.md').write_text(table + '\n')
-    title = f'{len(source_images.pixels)} images, {args.seeds} seeds'
+    title = f'{len(source_images.pixels)} images, {args.seeds} draws each'
     if saliency is not None:
         title += f', saliency: attention received in {source}'
     save_figure(draw_curves(summary, title), folder / 'robustness.png')
