@@ -6,6 +6,7 @@ from .attention import (
     ring_edges,
     ring_of_heads,
     ring_shares,
+    uniform_attention,
     uniform_distance,
     uniform_shares,
 )
@@ -22,6 +23,7 @@ from .maximization import maximize, unit_activations
 from .nonlocality import nonlocality, position_nonlocality
 from .norms import skip_branch_ratio
 from .offsets import aligned_map, coverage, offset_heads
+from .plan import Plan
 from .position_maps import draw_position_maps
 from .propagation import Protocol, fuse_features, labels_of_mask, mask_of_labels, propagate_labels
 from .receptive_field import area_ratios, effective_receptive_field
@@ -30,13 +32,13 @@ from .study import Study, study_model
 from .uniformity import token_uniformity
 
 __all__ = [
-    'BlockRecord', 'CKAMatrix', 'Cosegmentation', 'Protocol', 'Record', 'Study', 'UnbiasedCKA', 'aligned_map',
-    'area_ratios', 'attention_distance', 'attention_entropy', 'attention_rollout', 'best_buddies', 'capture',
-    'cka_matrix', 'cosegment', 'coverage', 'dense_descriptors', 'distinct_colors', 'draw_position_maps',
+    'BlockRecord', 'CKAMatrix', 'Cosegmentation', 'Plan', 'Protocol', 'Record', 'Study', 'UnbiasedCKA',
+    'aligned_map', 'area_ratios', 'attention_distance', 'attention_entropy', 'attention_rollout', 'best_buddies',
+    'capture', 'cka_matrix', 'cosegment', 'coverage', 'dense_descriptors', 'distinct_colors', 'draw_position_maps',
     'effective_receptive_field', 'elbow_clusters', 'find_backbone', 'fit_clusters', 'fuse_features', 'high_pass',
     'hsic', 'labels_of_mask', 'log_bins', 'logit_cam', 'low_pass', 'mask_of_labels', 'maximize', 'nonlocality',
     'normalize_attention', 'offset_heads', 'pca_colors', 'position_impact', 'position_nonlocality',
     'propagate_labels', 'ring_edges', 'ring_of_heads', 'ring_shares', 'rollout_map', 'saliency', 'select_pairs',
     'skip_branch_ratio', 'study_model', 'token_centers', 'token_localization', 'token_uniformity',
-    'u_centered_gram', 'uniform_distance', 'uniform_shares', 'unit_activations'
+    'u_centered_gram', 'uniform_attention', 'uniform_distance', 'uniform_shares', 'unit_activations'
 ]

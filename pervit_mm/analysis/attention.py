@@ -1,5 +1,6 @@
 """How far, and where, attention looks: pure functions of attention maps."""
 from collections.abc import Sequence
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -44,7 +45,8 @@ def normalize_attention(attention: Tensor, num_extra_tokens: int = 0) -> Tensor:
     wide = attention[..., num_extra_tokens:, num_extra_tokens:].to(
         torch.promote_types(attention.dtype, torch.float32))
     mass = wide.sum(dim=-1, keepdim=True)
-    return torch.where(mass > 0, wide / mass.where(mass > 0, torch.ones_like(mass)), 1. / wide.shape[-1])
+    # Only 0 is without mass: NaN stays NaN, so that a diverged model doesn't look healthy.
+    return torch.where(mass == 0, 1. / wide.shape[-1], wide / mass.where(mass != 0, torch.ones_like(mass)))
 
 
 def unit_step(hw_shape: tuple[int, int], unit: str, stride: float | None) -> float:
@@ -98,9 +100,25 @@ def attention_distance(attention: Tensor, hw_shape: tuple[int, int], unit: str =
     return (rows * distances).sum(dim=-1).mean(dim=-1)
 
 
+def uniform_attention(hw_shape: tuple[int, int], window_ids: Tensor | None = None) -> Tensor:
+    """Attention that weighs all tokens of its window alike, ``(N, N)`` float64: the reference of many figures.
+
+    Args:
+        hw_shape (tuple[int, int]): Grid (H, W) in tokens, N = H * W.
+        window_ids (Tensor, optional): Number of the window of each token, ``(N,)``. Defaults to None, one window.
+
+    Returns:
+        Tensor: ``(N, N)``, rows sum to one.
+    """
+    n = hw_shape[0] * hw_shape[1]
+    if window_ids is None:
+        return torch.full((n, n), 1 / n, dtype=torch.float64)
+    return normalize_attention((window_ids[:, None] == window_ids).double())
+
+
 def uniform_distance(hw_shape: tuple[int, int], unit: str = 'token', stride: float | None = None) -> float:
-    """:func:`attention_distance` of attention that weighs all tokens alike: the reference line of its figures."""
-    return pairwise_distances(hw_shape, unit_step(hw_shape, unit, stride)).double().mean().item()
+    """:func:`attention_distance` of :func:`uniform_attention` without windows."""
+    return attention_distance(uniform_attention(hw_shape), hw_shape, unit, stride).item()
 
 
 def attention_entropy(attention: Tensor, hw_shape: tuple[int, int], num_extra_tokens: int = 0) -> Tensor:
@@ -147,18 +165,20 @@ def ring_shares(attention: Tensor, hw_shape: tuple[int, int], edges: Sequence[fl
     """
     check_map(attention, hw_shape)
     edges = check_edges(edges)
-    rings = torch.bucketize(pairwise_distances(hw_shape, 1., attention.device), attention.new_tensor(
-        edges, dtype=torch.float32))
+    distances = pairwise_distances(hw_shape, 1., attention.device)
+    rings = torch.bucketize(distances, torch.tensor(edges, device=attention.device)).flatten()
     rows = normalize_attention(attention)
-    return torch.stack([(rows * (rings == ring)).sum(dim=-1).mean(dim=-1) for ring in range(len(edges) + 1)], dim=-1)
+    inside = torch.nn.functional.one_hot(rings, len(edges) + 1).to(rows.dtype)  # (N * N, rings)
+    return rows.flatten(-2) @ inside / rows.shape[-1]
 
 
 def check_edges(edges: Sequence[float]) -> tuple[float, ...]:
     """Return edges of rings as a tuple if they rise from above 0, or raise UserError."""
-    if (not isinstance(edges, (tuple, list)) or not edges or not all(type(e) in (int, float) for e in edges)
+    if (not isinstance(edges, (tuple, list)) or not edges or not all(isinstance(e, Real) for e in edges)
             or not all(a < b for a, b in zip((0, *edges), edges))):
-        raise UserError(f'edges must be distances in tokens that rise from above 0, got {edges!r}')
-    return tuple(edges)
+        shown = tuple(edges) if isinstance(edges, list) else edges
+        raise UserError(f'edges must be distances in tokens that rise from above 0, got {shown!r}')
+    return tuple(map(float, edges))
 
 
 def ring_of_heads(shares: Tensor, uniform: Tensor) -> Tensor:
@@ -178,6 +198,5 @@ def ring_of_heads(shares: Tensor, uniform: Tensor) -> Tensor:
 
 
 def uniform_shares(hw_shape: tuple[int, int], edges: Sequence[float]) -> Tensor:
-    """:func:`ring_shares` of attention that weighs all tokens alike, ``(rings,)``: the reference of its figures."""
-    n = hw_shape[0] * hw_shape[1]
-    return ring_shares(torch.ones(n, n, dtype=torch.float64), hw_shape, edges)
+    """:func:`ring_shares` of :func:`uniform_attention` without windows, ``(rings,)``."""
+    return ring_shares(uniform_attention(hw_shape), hw_shape, edges)

@@ -31,7 +31,10 @@ class BlockRecord:
         query, key, value (Tensor): ``(B, nH, N, d)`` without class tokens.
         output (Tensor): Tokens after the block, ``(B, N, C)`` without class tokens.
         branches (tuple): ``((skip, branch), (skip, branch))`` of the attention and of the FFN, each ``(B, N, C)``.
+        window_ids (Tensor): Number of the window of each token of the grid, ``(N,)``. None where attention is over the
+            whole grid.
         has_position (bool): Whether ``log_position`` comes from a Φp. Without one it only separates windows.
+        has_content (bool): Whether ``scores`` come from queries and keys, and are not zeros in their place.
     """
     index: int
     hw_shape: tuple[int, int] = (0, 0)
@@ -46,7 +49,9 @@ class BlockRecord:
     value: Tensor | None = field(default=None, repr=False)
     output: Tensor | None = field(default=None, repr=False)
     branches: tuple | None = field(default=None, repr=False)
+    window_ids: Tensor | None = field(default=None, repr=False)
     has_position: bool = False
+    has_content: bool = False
 
     @cached_property
     def attention(self) -> Tensor | None:
@@ -64,14 +69,17 @@ class BlockRecord:
         """The maps whose reach can be compared, with rows that sum to one.
 
         Returns:
-            dict[str, Tensor]: ``attention`` Φa ``(B, nH, N, N)``; for a PerViT with Φp also ``content`` Φc and
-            ``position`` Φp ``(nH, N, N)``. Without Φp, Φc is Φa. Empty without recorded attention.
+            dict[str, Tensor]: ``attention`` Φa ``(B, nH, N, N)``; for a PerViT with Φp also ``position`` Φp
+            ``(nH, N, N)``, and with both ``content`` Φc. Where one factor is missing, the other is Φa. Empty without
+            recorded attention.
         """
         found = {} if self.attention is None else dict(attention=self.attention)
-        if self.has_position:
+        if self.has_position and self.has_content:
             # Windows limit the content as they limit the attention.
             inside = self.scores.masked_fill(self.log_position == float('-inf'), float('-inf'))
-            found.update(content=inside.softmax(dim=-1), position=self.log_position.softmax(dim=-1))
+            found['content'] = inside.softmax(dim=-1)
+        if self.has_position:
+            found['position'] = self.log_position.softmax(dim=-1)
         return found
 
 

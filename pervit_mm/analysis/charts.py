@@ -96,7 +96,7 @@ def lines_by_block(axes: Axes, lines: dict[str, Sequence[float]]) -> None:
     """Named lines, one value for each block."""
     for color, (name, values) in zip(cycle(LINE_COLORS), lines.items()):
         axes.plot(values, '.-', color=color, label=name, lw=1.4, ms=5)
-    by_block(axes, len(next(iter(lines.values()))))
+    by_block(axes, max(map(len, lines.values())))
     axes.legend(fontsize=8, frameon=False, labelcolor=_INK)
 
 

@@ -1,4 +1,6 @@
 """Images without their fine or their coarse structure, by an ideal circular filter."""
+from numbers import Real
+
 import torch
 from torch import Tensor
 
@@ -7,7 +9,7 @@ from ..utils.errors import UserError
 
 def check_radius(radius: float) -> None:
     """Raise UserError unless ``radius`` is a number of cycles per image, 0 or more."""
-    if isinstance(radius, bool) or not isinstance(radius, (int, float)) or not radius >= 0:
+    if isinstance(radius, bool) or not isinstance(radius, Real) or not radius >= 0:
         raise UserError(f'radius must be a number of cycles per image, 0 or more, got {radius!r}; an image of n pixels '
                         'has n / 2 cycles')
 

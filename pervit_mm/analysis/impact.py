@@ -5,10 +5,18 @@ from torch import Tensor
 from ..utils.errors import UserError
 
 
-def _variance(x: Tensor, y: Tensor, weight: Tensor) -> Tensor:
-    """Covariance over keys under weights that sum to one, ``(..., N)``."""
-    centered = x - (weight * x).sum(dim=-1, keepdim=True)
-    return (weight * centered * (y - (weight * y).sum(dim=-1, keepdim=True))).sum(dim=-1)
+def _moments(p: Tensor, s: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Variances of p and s and their covariance over keys, under weights that sum to one; each ``(..., N)``.
+
+    A variance that is no more than rounding of a constant is 0.
+    """
+    found, centered = [], []
+    for x in (p, s):
+        centered.append(x - (weight * x).sum(dim=-1, keepdim=True))
+        variance = (weight * centered[-1]**2).sum(dim=-1)
+        rounding = (16 * torch.finfo(x.dtype).eps * x.abs().amax(dim=-1))**2
+        found.append(variance.where(variance > rounding, 0.))
+    return *found, (weight * centered[0] * centered[1]).sum(dim=-1)
 
 
 def _jensen_shannon(p: Tensor, q: Tensor) -> Tensor:
@@ -51,10 +59,12 @@ def position_impact(log_position: Tensor, scores: Tensor) -> dict[str, Tensor]:
     outside = torch.zeros_like(p).masked_fill(~inside, float('-inf'))
     attention, content, position = ((x + outside).softmax(dim=-1) for x in (s + p, s, p))
     shares = {}
-    for name, weight in (('share', even), ('weighted_share', attention)):
-        of_position, of_content = _variance(p, p, weight), _variance(s, s, weight)
-        shares[name] = of_position / (of_position + of_content)
-    shares['covariance_share'] = _variance(p, p + s, even) / _variance(p + s, p + s, even)
+    of_position, of_content, covariance = _moments(p, s, even)
+    shares['share'] = of_position / (of_position + of_content)
+    whole = of_position + of_content + 2 * covariance
+    shares['covariance_share'] = (of_position + covariance) / whole.where(of_position + of_content > 0, 0.)
+    of_position, of_content, _ = _moments(p, s, attention)
+    shares['weighted_share'] = of_position / (of_position + of_content)
     shares['js_content'] = _jensen_shannon(attention, content)
     shares['js_position'] = _jensen_shannon(attention, position.expand_as(attention))
     return {name: value.nanmean(dim=-1) for name, value in shares.items()}

@@ -39,6 +39,8 @@ def map_cell(values: np.ndarray, scale: str = 'map', query: tuple[int, int] | No
         raise UserError(f'scale (--scale) must be one of {SCALES}, got {scale!r}')
     known = values[~np.isnan(values)]
     low, high = (0., 1.) if scale == 'unit' or not known.size else (float(known.min()), float(known.max()))
+    if high - low <= 1e-5 * abs(high):  # rounding of a flat map would be stretched to full colors
+        high = np.inf
     colored = color_map(np.nan_to_num(values, nan=low), low, high)
     return image_cell(colored, query and (query, values.shape), cell)
 

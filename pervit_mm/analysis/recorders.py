@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..models import PerViTBlock
-from ..ops.window import partition
+from ..ops.window import partition, window_numbers
 from ..utils.errors import UserError
 
 #: What :func:`pervit_mm.analysis.capture` can record, for messages.
@@ -149,6 +149,8 @@ class PerViTRecorder(BlockRecorder):
     def see_grid(self, args: tuple) -> None:
         """The grid is the second argument."""
         self.record.hw_shape = tuple(args[1])
+        if self.block.window_size is not None:
+            self.record.window_ids = window_numbers(tuple(args[1]), self.block.window_size, args[0].device)
 
     def watch_attention(self, attention: bool, qkv: bool) -> None:
         """Write out the maps of the input that the attention just saw."""
@@ -160,6 +162,7 @@ class PerViTRecorder(BlockRecorder):
             if attention:
                 record.raw_attention, record.scores = maps['attention'], maps['scores']
                 record.log_position, record.has_position = maps['log_position'], args[2] is not None
+                record.has_content = attn.content
             if qkv:
                 self.keep_qkv(maps['query'], maps['key'], maps['value'])
 
@@ -213,19 +216,22 @@ class ViTRecorder(BlockRecorder):
             self.on_start(attn.attn_drop, self.see_weights)
             return
         fused = attn.scaled_dot_product_attention
-        attn.scaled_dot_product_attention = partial(self._attend, fused)
+        # With qk_scale, MMPretrain divides by the scale that it should multiply with. The model counts.
+        known = fused.keywords if isinstance(fused, partial) else {}
+        divisor = known.get('scale', known.get('divisor'))
+        attn.scaled_dot_product_attention = partial(self._attend, fused, divisor=divisor)
         self._undo.callback(setattr, attn, 'scaled_dot_product_attention', fused)
 
     def see_weights(self, _, args: tuple) -> None:
         """Keep the weights, which are the first argument."""
         self.record.raw_attention = args[0].detach()
 
-    def _attend(self, fused: Callable, q: Tensor, k: Tensor, v: Tensor, *args, **kwargs) -> Tensor:
+    def _attend(self, fused: Callable, q: Tensor, k: Tensor, v: Tensor, *args, divisor: float | None,
+                **kwargs) -> Tensor:
         """Attend as the model does, and keep the weights of the same q and k."""
         with torch.no_grad():
-            # With qk_scale, MMPretrain divides by the scale that it should multiply with. The model counts.
-            divisor = fused.keywords['scale'] if isinstance(fused, partial) else q.shape[-1]**0.5
-            self.record.raw_attention = (q @ k.transpose(-2, -1) / divisor).softmax(dim=-1)
+            scores = q @ k.transpose(-2, -1) / (divisor or q.shape[-1]**0.5)
+            self.record.raw_attention = scores.softmax(dim=-1)
         return fused(q, k, v, *args, **kwargs)
 
 
@@ -241,6 +247,7 @@ class SwinRecorder(BlockRecorder):
             shift = 0
         window = attn.window_size if isinstance(attn.window_size, int) else attn.window_size[0]
         self.record.window_tokens = number_windows(tuple(args[1]), window, shift)
+        self.record.window_ids = shifted_window_ids(self.record.window_tokens, tuple(args[1]), shift)
 
     def watch_attention(self, attention: bool, qkv: bool) -> None:
         """The weights are what the softmax gives."""
@@ -307,6 +314,19 @@ def number_windows(hw_shape: tuple[int, int], window: int, shift: int) -> Tensor
     return partition(rolled[None, :, :, None], (window, window))[:, :, 0]
 
 
+def shifted_window_ids(window_tokens: Tensor, hw_shape: tuple[int, int], shift: int) -> Tensor:
+    """Number of the part of the map that each token attends within, ``(N,)``.
+
+    A shifted window at the border holds tokens from opposite sides of the map, which Swin keeps apart.
+    """
+    h, w = hw_shape
+    ids = torch.zeros(h * w, dtype=torch.long)
+    for number, places in enumerate(window_tokens):
+        ids[places[places >= 0]] = 4 * number
+    rows, cols = torch.arange(h) < shift, torch.arange(w) < shift  # rolled to the other side
+    return ids + (2 * rows[:, None] + cols[None, :].long()).flatten()
+
+
 def find_recorders(backbone: nn.Module) -> list[BlockRecorder]:
     """A recorder for each block of a backbone, in the order of the blocks; empty for backbones of other kinds.
 
@@ -321,7 +341,7 @@ def find_recorders(backbone: nn.Module) -> list[BlockRecorder]:
         attn = getattr(module, 'attn', None)
         if isinstance(module, PerViTBlock):
             found.append(PerViTRecorder(backbone, module))
-        elif attn is not None and hasattr(backbone, 'patch_embed') and (
+        elif is_a(module, 'TransformerEncoderLayer', 'DeiT3TransformerEncoderLayer') and (
                 is_a(attn, 'BEiTAttention') or hasattr(attn, 'scaled_dot_product_attention')):
             found.append(ViTRecorder(backbone, module))
         elif attn is not None and is_a(getattr(attn, 'w_msa', attn), 'WindowMSA', 'WindowMSAV2'):

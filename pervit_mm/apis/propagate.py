@@ -73,6 +73,8 @@ def propagate(subject: Subject, frames: Sequence[Path], mask: str | Path, out_di
         raise UserError(f'blocks (--block) must be one or two, got {list(blocks)}')
     if protocol not in PROTOCOLS:
         raise UserError(f'protocol (--protocol) must be one of {tuple(PROTOCOLS)}, got {protocol!r}')
+    if not frames:
+        raise UserError('frames must hold at least the first one, got none besides the mask: give a folder of images')
     check_names(frames)
     indices, first = read_mask(mask), read_image(frames[0])
     if indices.shape != first.shape[:2]:

@@ -13,12 +13,20 @@ from .recalibration import recalibrate
 from .robustness import make_attacks, make_conditions, measure
 from .robustness_report import robustness_table, summarize, write_csv
 from .single_tokens import SingleTokens, single_token_accuracy
-from .transforms import PerViTCorruption, PerViTHighPass, PerViTLowPass, PerViTPatchDrop, PerViTPatchShuffle
+from .transforms import (
+    PerViTCorruption,
+    PerViTHighPass,
+    PerViTLoadSaliency,
+    PerViTLowPass,
+    PerViTPatchDrop,
+    PerViTPatchShuffle,
+)
 
 __all__ = [
-    'CORRUPTIONS', 'Features', 'FewShotResult', 'MaskIoU', 'PerViTCorruption', 'PerViTHighPass', 'PerViTLowPass',
-    'PerViTPatchDrop', 'PerViTPatchShuffle', 'ProbeResult', 'SingleTokens', 'attention_mask_iou', 'cached_features',
-    'collect_features', 'corrupt', 'draw_shots', 'drop_patches', 'few_shot_probe', 'fgsm', 'knn_accuracy',
-    'linear_probe', 'make_attacks', 'make_conditions', 'mask_iou', 'measure', 'pgd', 'probe_blocks', 'recalibrate',
-    'received_attention', 'robustness_table', 'shuffle_patches', 'single_token_accuracy', 'summarize', 'write_csv'
+    'CORRUPTIONS', 'Features', 'FewShotResult', 'MaskIoU', 'PerViTCorruption', 'PerViTHighPass',
+    'PerViTLoadSaliency', 'PerViTLowPass', 'PerViTPatchDrop', 'PerViTPatchShuffle', 'ProbeResult', 'SingleTokens',
+    'attention_mask_iou', 'cached_features', 'collect_features', 'corrupt', 'draw_shots', 'drop_patches',
+    'few_shot_probe', 'fgsm', 'knn_accuracy', 'linear_probe', 'make_attacks', 'make_conditions', 'mask_iou',
+    'measure', 'pgd', 'probe_blocks', 'recalibrate', 'received_attention', 'robustness_table', 'shuffle_patches',
+    'single_token_accuracy', 'summarize', 'write_csv'
 ]

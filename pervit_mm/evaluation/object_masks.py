@@ -11,6 +11,9 @@ from ..analysis.capture import BlockRecord, capture, find_backbone
 from ..utils.errors import UserError, UserTypeError
 from .features import evaluating, to_model
 
+#: Label of pixels that MMSegmentation ignores.
+IGNORED = 255
+
 
 @dataclass(frozen=True)
 class MaskIoU:
@@ -84,7 +87,8 @@ def attention_mask_iou(model: nn.Module, batches: Iterable) -> dict[int, MaskIoU
     Args:
         model (nn.Module): As for :func:`pervit_mm.analysis.capture`. It is run in eval mode and left as it was.
         batches (Iterable): Pairs of inputs ``(B, C, h, w)``, which are normalized already, and masks ``(B, h, w)``; or
-            batches of a data loader of MMSegmentation, for a segmentor, whose label 0 must be the ground.
+            batches of a data loader of MMSegmentation, for a segmentor, whose label 0 must be the ground. Pixels
+            without a label (255) count as ground.
 
     Returns:
         dict[int, MaskIoU]: By block, on the CPU, in the order of ``batches``. Take ``nanmean`` over images.
@@ -120,7 +124,8 @@ def _inputs_and_masks(model: nn.Module, batch: Mapping | tuple) -> tuple[Tensor,
         if not samples or not all('gt_sem_seg' in sample for sample in samples):
             raise UserError('batches of a data loader must have label maps (gt_sem_seg): put LoadAnnotations into the '
                             'pipeline, or give pairs (inputs, masks)')
-        return to_model(model, data['inputs']), torch.cat([sample.gt_sem_seg.data for sample in samples])
+        masks = torch.cat([sample.gt_sem_seg.data for sample in samples])
+        return to_model(model, data['inputs']), masks.masked_fill(masks == IGNORED, 0)
     if not (isinstance(batch, (tuple, list)) and len(batch) == 2 and all(isinstance(x, Tensor) for x in batch)):
         raise UserTypeError(f'batches must hold pairs (inputs, masks) of tensors, got {type(batch).__name__}')
     inputs, masks = batch

@@ -114,30 +114,6 @@ def shuffle_patches(images: Tensor, grid: int, generator: torch.Generator | None
     return tiles.unflatten(1, (grid, grid)).permute(0, 3, 1, 4, 2, 5).reshape(b, c, h, w)
 
 
-def salient_mask(saliency: Tensor, mass: float) -> Tensor:
-    """Mark the fewest most salient patches that hold a share of the saliency (Caron et al. 2021, DINO).
-
-    Values are added up from the smallest on. A patch is marked once the sum exceeds 1 - ``mass``.
-
-    Args:
-        saliency (Tensor): ``(B, H, W)``, not negative. Only the proportions within a map count.
-        mass (float): Share of the saliency, from 0 to 1. 0 marks nothing.
-
-    Returns:
-        Tensor: ``(B, H, W)`` bool.
-
-    Raises:
-        UserError: If ``mass`` is not from 0 to 1.
-    """
-    if not 0 <= mass <= 1:
-        raise UserError(f'mass must be a share of the saliency from 0 to 1, got {mass!r}')
-    values, places = saliency.double().flatten(1).sort(dim=1)
-    sums = values.cumsum(dim=1) / values.sum(dim=1, keepdim=True)
-    # The last sum is 1 up to rounding. With the margin, a mass of 0 marks nothing.
-    marked = torch.zeros_like(places, dtype=torch.bool).scatter_(1, places, sums > 1 - mass + 1e-9)
-    return marked.reshape(saliency.shape)
-
-
 @torch.no_grad()
 def received_attention(model: nn.Module, inputs: Tensor, batch_size: int = 100) -> Tensor:
     """Saliency by attention: what each token receives in the last block, mean over queries and heads (ours).

@@ -18,6 +18,8 @@ Predict = Callable[[Tensor], Tensor]
 
 _DROPS = {f'drop_{order}'.replace('-', '_'): order for order in ORDERS}
 _FILTERS = dict(low_pass=low_pass, high_pass=high_pass)
+#: Patches a side that are dropped at random, where no saliency gives a grid: the first that divides the image.
+DEFAULT_GRIDS = (7, 8, 5, 3, 2, 1)
 #: What :func:`make_conditions` knows, in the order of the tables.
 CONDITIONS = (*_DROPS, 'shuffle', *_FILTERS, *CORRUPTIONS)
 #: What :func:`make_attacks` knows.
@@ -56,8 +58,9 @@ def make_conditions(names: Sequence[str], size: tuple[int, int], saliency: Tenso
     Args:
         names (Sequence[str]): Some of :data:`CONDITIONS`.
         size (tuple[int, int]): Height and width of the images in pixels.
-        saliency (Tensor, optional): ``(B, H, W)`` for all images, needed for ``drop_*``; H x W is the grid of patches.
-            One source serves all models that are compared. Defaults to None.
+        saliency (Tensor, optional): ``(B, H, W)`` for all images, needed for ``drop_salient`` and ``drop_non_salient``;
+            H x W is the grid of patches. One source serves all models that are compared. Defaults to None, with which
+            ``drop_random`` takes one of :data:`DEFAULT_GRIDS`.
         fill (str): What dropped patches become, see :func:`drop_patches`. Defaults to 'zero'.
 
     Returns:
@@ -75,10 +78,14 @@ def make_conditions(names: Sequence[str], size: tuple[int, int], saliency: Tenso
 def _make_condition(name: str, size: tuple[int, int], saliency: Tensor | None, fill: str) -> Condition:
     if name in _DROPS:
         if saliency is None:
-            raise UserError(f'saliency must be given for {name}: its grid of tokens is the grid of patches')
+            if _DROPS[name] != 'random':
+                raise UserError(f'saliency must be given for {name}: its grid of tokens is the grid of patches')
+            side = next(side for side in DEFAULT_GRIDS if size[0] % side == size[1] % side == 0)
+            saliency = torch.zeros(1, side, side)  # its grid alone counts
 
         def drop(pixels, index, level, generator, order=_DROPS[name]):
-            return drop_patches(pixels, level, tuple(saliency.shape[1:]), order, fill, saliency[index], generator)
+            given = None if order == 'random' else saliency[index]
+            return drop_patches(pixels, level, tuple(saliency.shape[1:]), order, fill, given, generator)
 
         levels = tuple(i / 10 for i in range(1, 10))
         chance = fill == 'noise' or _DROPS[name] == 'random'

@@ -14,7 +14,7 @@ from mmengine.registry import TRANSFORMS
 from torch import Tensor
 
 from ..analysis.frequency import check_radius, high_pass, low_pass
-from ..utils.errors import UserError
+from ..utils.errors import UserError, told
 from .corruptions import check_corruption, corrupt
 from .occlusion import check_drop, drop_patches, shuffle_patches
 
@@ -165,3 +165,34 @@ class PerViTCorruption(BaseTransform):
         """Corrupt ``results['img']``."""
         return _change(results, lambda image: corrupt(
             image, self.name, self.strength, _generator(self.seed, results)))
+
+
+@TRANSFORMS.register_module()
+class PerViTLoadSaliency(BaseTransform):
+    """Put the saliency of an image where :class:`PerViTPatchDrop` looks for it.
+
+    ``numpy.save(file, received_attention(model, inputs))`` makes the file, with one map for each image of the data set
+    in its order; see :func:`pervit_mm.evaluation.received_attention`.
+
+    Args:
+        file (str): ``.npy`` of the shape ``(n, H, W)``.
+
+    Raises:
+        UserError: If the file can't be read; while running, if the image has no number or the file no map of it.
+    """
+
+    def __init__(self, file: str) -> None:
+        self.file = str(file)
+        with told(f'file={self.file!r} of PerViTLoadSaliency cannot be read', OSError, ValueError, EOFError):
+            self.maps = np.load(self.file, allow_pickle=False)
+        if self.maps.ndim != 3:
+            raise UserError(f'file={self.file!r} of PerViTLoadSaliency must hold (n, H, W), got {self.maps.shape}')
+
+    def transform(self, results: dict) -> dict:
+        """Add ``saliency`` ``(H, W)`` by ``sample_idx``."""
+        number = results.get('sample_idx')
+        if number is None or not 0 <= number < len(self.maps):
+            raise UserError(f'file={self.file!r} of PerViTLoadSaliency holds {len(self.maps)} maps, and the image has '
+                            f'the number {number!r}: make the file from the same data set')
+        results['saliency'] = self.maps[number]
+        return results

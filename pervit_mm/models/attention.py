@@ -104,6 +104,7 @@ class PeripheralAttention(nn.Module):
 
     def forward_with_maps(self, x: Tensor, hw_shape: tuple[int, int], log_position: Tensor | None = None,
                           window_size: tuple[int, int] | None = None) -> tuple[Tensor, dict[str, Tensor]]:
-        """Output ``(B, N, C)`` of :meth:`forward`, and the maps of :meth:`attention_maps`, with the same arguments."""
+        """Output ``(B, N, C)`` of :meth:`forward`, and Φc, Φp and Φa of :meth:`attention_maps`, with its arguments."""
         out, maps = self.attention_maps(x, hw_shape, log_position, window_size)
-        return self.proj_drop(self.proj(out.transpose(1, 2).flatten(2))), maps
+        shown = {name: maps[name] for name in ('content', 'position', 'attention')}
+        return self.proj_drop(self.proj(out.transpose(1, 2).flatten(2))), shown

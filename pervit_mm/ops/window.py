@@ -109,6 +109,21 @@ def attend_in_windows(x: Tensor, hw_shape: tuple[int, int], window: tuple[int, i
     return out.flatten(1, 2)
 
 
+def window_numbers(hw_shape: tuple[int, int], window: tuple[int, int], device: torch.device | None = None) -> Tensor:
+    """Number of the window of each token.
+
+    Args:
+        hw_shape (tuple[int, int]): Map (H, W) in tokens, N = H * W.
+        window (tuple[int, int]): Window sides (h, w) in tokens.
+        device (torch.device, optional): Where the result is made.
+
+    Returns:
+        Tensor: ``(N,)`` integer.
+    """
+    rows, cols = (torch.arange(size, device=device) // side for size, side in zip(hw_shape, window))
+    return (rows[:, None] * -(-hw_shape[1] // window[1]) + cols).flatten()
+
+
 def spread_windows(log_position: Tensor | None, hw_shape: tuple[int, int], window: tuple[int, int],
                    device: torch.device) -> Tensor:
     """log Φp of all windows as one map over the whole grid, for analysis.
@@ -126,7 +141,7 @@ def spread_windows(log_position: Tensor | None, hw_shape: tuple[int, int], windo
     """
     rows, cols = (torch.arange(size, device=device) for size in hw_shape)
     h, w = window
-    number = (rows[:, None] // h * -(-hw_shape[1] // w) + cols // w).flatten()  # of each token's window
+    number = window_numbers(hw_shape, window, device)
     if log_position is None:
         spread = torch.zeros(1, len(number), len(number), device=device)
     else:

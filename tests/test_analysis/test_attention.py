@@ -56,6 +56,13 @@ def test_a_row_without_mass_is_uniform():
     assert normalize_attention(torch.zeros(4, 4)).eq(0.25).all()
 
 
+def test_a_diverged_model_does_not_look_healthy():
+    attention = torch.ones(2, 9, 9)
+    attention[1, 3, 4] = torch.nan
+    found = attention_distance(attention, (3, 3))
+    assert found[0].isfinite() and found[1].isnan()
+
+
 def test_nonlocality_is_not_normalized_as_distance_is():
     """Φp ≡ 1 has the mean distance as its nonlocality, times one key: the mean over q and k, not the sum over k."""
     ones = torch.ones(25, 25)

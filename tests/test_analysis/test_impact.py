@@ -59,6 +59,8 @@ def test_keys_of_other_windows_do_not_count():
 
 def test_nothing_that_varies_has_no_share():
     assert math.isnan(impact_of([0., 0.], [0., 0.])['share'])
+    for constant in (-0.7, -5.3):  # rounding is no variance
+        assert math.isnan(impact_of([constant] * 7, [0.] * 7)['share'])
 
 
 def test_mistakes():

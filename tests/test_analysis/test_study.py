@@ -1,4 +1,5 @@
 """The study of a model against a plain recording of all images at once."""
+import numpy as np
 import pytest
 import torch
 from conftest import TINY_ARCH, randomize
@@ -20,8 +21,8 @@ from pervit_mm.analysis import (
     token_localization,
     token_uniformity,
 )
-from pervit_mm.analysis import study as study_module
-from pervit_mm.analysis.study import count_steps, default_blocks
+from pervit_mm.analysis import plan as plan_module
+from pervit_mm.analysis.plan import Plan, default_blocks
 from pervit_mm.models import PerViT
 from pervit_mm.utils.errors import UserError
 
@@ -64,7 +65,7 @@ def blocks(model, images):
 @pytest.fixture
 def cut(monkeypatch):
     """Nine images in batches of 5 and 4."""
-    monkeypatch.setattr(study_module, 'MOST_IMAGES', 4)
+    monkeypatch.setattr(plan_module, 'MOST_IMAGES', 4)
 
 
 def distance(rows, hw_shape):
@@ -157,13 +158,14 @@ def test_the_model_stays_as_it_was(model, images):
 @pytest.mark.parametrize('largest', [1, 5 * 2 * 25**2])
 @pytest.mark.parametrize('count', [1, 3, 4, 7, 8, COUNT])
 def test_batches_are_large_enough_for_cka_and_progress_is_told(model, images, monkeypatch, largest, count):
-    monkeypatch.setattr(study_module, 'MAP_VALUES', largest)
+    monkeypatch.setattr(plan_module, 'MAP_VALUES', largest)
+    monkeypatch.setattr(plan_module, 'CKA_IMAGES', 5)
     seen = []
     study = study_model(model, images[:count], shown=1, progress=lambda: seen.append(1))
     sizes = [len(gram[0]) for gram in study.grams]
     assert sum(sizes) == (count if count >= 4 else 0) and all(size >= 4 for size in sizes)
-    assert len(sizes) == (count // (4 if largest == 1 else 5) or 1) if count >= 4 else not sizes
-    assert len(seen) == count_steps(model, images[:count]) == max(1, len(sizes)) + 2
+    assert len(sizes) == (count // 5 or 1) if count >= 4 else not sizes, 'whatever fits into memory'
+    assert len(seen) == Plan(model, images[:count]).steps == max(1, len(sizes)) + 2
 
 
 def test_few_images_have_all_but_cka(model, images, blocks):
@@ -179,10 +181,10 @@ def test_few_images_have_all_but_cka(model, images, blocks):
 def test_chosen_edges_are_of_all_blocks(model, images, blocks):
     study = study_model(model, images, edges=[1, 2.5])
     assert study.edges == [(1, 2.5)] * 3
-    for shares, block, uniform in zip(study.rings['attention'], blocks, study.uniform_rings()):
+    for shares, block, uniform in zip(study.rings['attention'], blocks, study.uniform['rings']):
         close(shares, ring_shares(block.attention, (5, 5), (1, 2.5)).mean(0))
         close(uniform, ring_shares(torch.ones(25, 25), (5, 5), (1, 2.5)))
-    assert study.uniform_distances() == pytest.approx([distance(torch.ones(25, 25), (5, 5)).item()] * 3)
+    assert study.uniform['distance'] == pytest.approx([distance(torch.ones(25, 25), (5, 5)).item()] * 3)
 
 
 def test_without_position_there_is_one_reason(images):
@@ -284,3 +286,28 @@ def test_mistakes_are_named(model, images):
         study_model(PerViT(TINY_ARCH, img_size=SIDE), images)
     with pytest.raises(UserError, match='model must have one of the backbones .*, got Conv2d'):
         study_model(nn.Conv2d(3, 4, 3).eval(), images)
+
+
+def test_uniform_references_stay_within_windows():
+    """A grid of 5 x 5 in windows of 3: tokens 0 to 2 and 3 to 4 of each axis attend among themselves."""
+    model = pervit(window_size=3)
+    study = study_model(model, torch.randn(1, 3, SIDE, SIDE))
+    sides = [(h, w) for h in (3, 2) for w in (3, 2)]
+    mean = sum(h * w * distance(torch.ones(h * w, h * w), (h, w)).item() for h, w in sides) / 25
+    assert study.uniform['distance'] == pytest.approx([mean] * study.blocks)
+    entropy = sum(h * w * np.log(h * w) for h, w in sides) / 25
+    assert study.uniform['entropy'] == pytest.approx([entropy] * study.blocks)
+
+
+def test_without_content_there_is_no_impact_of_position():
+    study = study_model(pervit(content=False), torch.randn(2, 3, SIDE, SIDE))
+    assert not study.impact and study.distance.keys() == {'attention', 'position'}
+    for factor in zip(*study.distance.values()):
+        close(*factor)
+    assert study.skipped['content'].startswith('This PerViT has no Φc')
+
+
+def test_images_whose_attention_would_fill_the_memory_are_refused(model, images, monkeypatch):
+    monkeypatch.setattr(plan_module, 'MOST_MAP_VALUES', 2 * 25**2 - 1)
+    with pytest.raises(UserError, match='20 x 20 pixels give a grid of .5, 5. tokens, .* give smaller images'):
+        study_model(model, images)

@@ -3,7 +3,7 @@ import pytest
 import torch
 from conftest import TINY_ARCH
 
-from pervit_mm.evaluation.occlusion import drop_patches, received_attention, salient_mask, shuffle_patches
+from pervit_mm.evaluation.occlusion import drop_patches, received_attention, shuffle_patches
 from pervit_mm.models import PerViT
 
 pytestmark = pytest.mark.usefixtures('one_thread')
@@ -90,14 +90,6 @@ def test_shuffling_keeps_the_tiles_and_differs_by_image(grid, h, w):
 def test_one_tile_is_the_image():
     image = torch.rand(2, 3, 9, 6)
     assert torch.equal(shuffle_patches(image, 1), image)
-
-
-def test_salient_mask_is_the_cumulative_mass():
-    saliency = torch.tensor([[[4., 1.], [2., 3.]]])  # sums from the smallest: 0.1, 0.3, 0.6, 1
-    for mass, expected in [(0, []), (0.3, [4]), (0.5, [4, 3]), (0.69, [4, 3]), (0.71, [4, 2, 3]), (1, [4, 1, 2, 3])]:
-        assert saliency[salient_mask(saliency, mass)].tolist() == expected
-    with pytest.raises(ValueError, match='mass must be a share of the saliency from 0 to 1, got 2'):
-        salient_mask(saliency, 2)
 
 
 def test_received_attention_is_the_mean_column_of_the_last_block():

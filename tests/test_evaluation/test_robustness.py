@@ -80,7 +80,7 @@ def test_attacks_lower_the_accuracy():
 @pytest.mark.parametrize('call, message', [
     (lambda: make_conditions(['fog'], (28, 28)), "conditions must be among drop_random, .*, got 'fog'"),
     (lambda: make_conditions(['shuffle'], (29, 29)), 'no grid of 2 to 16 tiles a side divides 29 x 29'),
-    (lambda: make_conditions(['drop_random'], (28, 28)), 'saliency must be given for drop_random'),
+    (lambda: make_conditions(['drop_salient'], (28, 28)), 'saliency must be given for drop_salient'),
     (lambda: make_conditions([], (28, 28), fill='gray'), "fill must be one of .*, got 'gray'"),
     (lambda: make_attacks(['cw'], by_brightness, LABELS), "attacks must be among fgsm, pgd, got 'cw'"),
     (lambda: rows_of(CLEAN, seeds=()), r'seeds must be at least one .* got \[\]'),
@@ -145,3 +145,10 @@ def test_the_curves_show_the_means(tmp_path):
     assert (low, high) == pytest.approx((54 - 21**0.5, 54 + 21**0.5))
     save_figure(figure, tmp_path / 'curves.png')
     assert (tmp_path / 'curves.png').read_bytes().startswith(b'\x89PNG')
+
+
+def test_patches_drop_at_random_without_a_saliency():
+    """On a grid of 2 x 2 for an image of 4 pixels a side: half of the patches are two."""
+    condition, = make_conditions(['drop_random'], (4, 4))
+    changed, removed = condition.perturb(PIXELS, slice(None), 0.5, torch.Generator().manual_seed(0))
+    assert [int((image == 0).sum()) for image in changed] == [8] * 4 and removed == pytest.approx([0.5] * 4)

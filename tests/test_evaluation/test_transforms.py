@@ -8,6 +8,7 @@ import pervit_mm.evaluation.transforms  # noqa: F401  registers them
 from pervit_mm.analysis.frequency import high_pass, low_pass
 from pervit_mm.evaluation.corruptions import corrupt
 from pervit_mm.evaluation.occlusion import drop_patches
+from pervit_mm.utils.errors import UserError
 
 
 def build(**cfg):
@@ -99,3 +100,17 @@ def test_gray_images_without_an_axis_of_channels_work_in_a_pipeline():
 def test_wrong_arguments_are_told_when_it_is_built(cfg, message):
     with pytest.raises(ValueError, match=message):
         build(**cfg)
+
+
+def test_saliency_comes_from_a_file_by_the_number_of_the_image(tmp_path):
+    """Image 1 keeps its least salient quarter."""
+    maps = np.array([[[1., 0.], [0., 0.]], [[4., 3.], [1., 2.]]])
+    np.save(tmp_path / 'saliency.npy', maps)
+    load = build(type='PerViTLoadSaliency', file=str(tmp_path / 'saliency.npy'))
+    drop = build(type='PerViTPatchDrop', fraction=0.75, grid=(2, 2), order='salient')
+    changed = drop(load(dict(img=np.full((4, 4, 1), 9, np.uint8), sample_idx=1)))['img'][..., 0]
+    assert (changed[2:, :2] == 9).all() and changed.sum() == 4 * 9
+    with pytest.raises(UserError, match='holds 2 maps, and the image has the number 2'):
+        load(dict(sample_idx=2))
+    with pytest.raises(UserError, match="PerViTLoadSaliency cannot be read"):
+        build(type='PerViTLoadSaliency', file=str(tmp_path / 'nothing.npy'))

@@ -164,7 +164,7 @@ def test_robustness_measures_all_models_with_one_saliency(run, world, tmp_path):
 def test_robustness_tells_mistakes_in_one_line(run, refused, world, tmp_path):
     models = {name: ','.join(pair(world, name)) for name in ('bare', 'resnet', 'elsewhere')}
     rest = [*CPU, '--out', tmp_path]
-    message = refused('robustness', models['resnet'], '--conditions', 'drop_random', *rest)
+    message = refused('robustness', models['resnet'], '--conditions', 'drop_salient', *rest)
     assert 'saliency needs attention between tokens' in message and '--saliency-from' in message
     assert 'must have the same test images' in refused('robustness', models['bare'], models['elsewhere'], *rest)
     assert 'which has no weights' in refused('robustness', pair(world, 'bare')[0], *rest)

@@ -45,6 +45,8 @@ def parse_args(argv=None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if not args.out.lower().endswith('.png'):
         parser.error(f'--out must end in .png, got {args.out}')
+    if not 0 <= args.seed < 2**63:
+        parser.error(f'--seed must be from 0 to 2^63 - 1, got {args.seed}')
     if args.steps < 1:
         parser.error(f'--steps must be at least 1, got {args.steps}')
     return args

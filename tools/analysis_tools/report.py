@@ -20,8 +20,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--count', type=int, default=64, help='images of the test set; default %(default)s')
     parser.add_argument('--shown', type=int, default=4, help='images that get pictures; default %(default)s')
     parser.add_argument('--blocks', type=int, nargs='+', help='blocks whose maps are shown; default three of them')
-    parser.add_argument('--query', type=int, nargs=2, metavar=('ROW', 'COLUMN'),
-                        help='token whose maps are shown; default the center')
+    parser.add_argument('--query', type=int, nargs=2, action='append', metavar=('ROW', 'COLUMN'),
+                        help='token whose maps are shown; may be given several times; default the center')
     parser.add_argument('--edges', type=float, nargs='+', metavar='TOKENS',
                         help='edges of the rings; default 1.5 3.5 6.5 on 14 x 14 tokens, scaled with the grid')
     parser.add_argument('--scale', choices=('map', 'unit'), default='map',
@@ -33,7 +33,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(tool: str, models: list, images: list, args: argparse.Namespace) -> None:
     """Measure and write, and print where."""
     try:
-        view = View(args.query and tuple(args.query), args.scale, args.sort)
+        view = View([tuple(query) for query in args.query or ()], args.scale, args.sort)
         page, unreadable = report_on(models, args.out, images, args.count, args.shown, args.blocks, args.edges, view,
                                      args.device)
     except UserError as error:

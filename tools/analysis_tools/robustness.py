@@ -11,17 +11,18 @@ default: they take longer than all else, and need captum.
 """
 import argparse
 import sys
-from pathlib import Path
 
 import torch
 from mmengine.utils import track_iter_progress
 
 import pervit_mm  # noqa: F401  registers everything
+from pervit_mm.apis.dense_features import make_folder
 from pervit_mm.apis.subject import open_subject
 from pervit_mm.evaluation.occlusion import FILLS, received_attention
 from pervit_mm.evaluation.robustness import ATTACKS, CLEAN, CONDITIONS, make_attacks, make_conditions, measure
 from pervit_mm.evaluation.robustness_report import draw_curves, robustness_table, save_figure, summarize, write_csv
-from pervit_mm.utils.errors import UserError, told
+from pervit_mm.utils.atomic_write import replacing
+from pervit_mm.utils.errors import UserError
 
 
 def parse_args(argv=None) -> argparse.Namespace:
@@ -67,11 +68,9 @@ def run(args: argparse.Namespace) -> None:
             raise UserError(f'model={model!r} and {source!r} must have the same test images: give models whose configs '
                             'have one test set')
     saliency = None
-    if any(name.startswith('drop') for name in args.conditions):
+    if {'drop_salient', 'drop_non_salient'} & set(args.conditions):
         saliency = received_attention(source_subject.model, source_subject.normalize(source_images.pixels))
-    folder = Path(args.out)
-    with told(f'out={args.out!r} (--out) cannot be made'):
-        folder.mkdir(parents=True, exist_ok=True)
+    folder = make_folder(args.out)
     rows = []
     stems = {loaded[model][0].name: model.partition(',')[0] for model in models}
     for model in models:
@@ -92,7 +91,8 @@ def run(args: argparse.Namespace) -> None:
         write_csv(rows, folder / 'robustness.csv')
     summary = summarize(rows)
     table = robustness_table(summary)
-    (folder / 'robustness.md').write_text(table + '\n')
+    with replacing(folder / 'robustness.md') as file:
+        file.write((table + '\n').encode())
     title = f'{len(source_images.pixels)} images, {args.seeds} draws each'
     if saliency is not None:
         title += f', saliency: attention received in {source}'

@@ -18,8 +18,9 @@ def position_section(cases: Sequence[Case], view: View) -> Section | None:
         return None
     section = Section(
         'position', 'Learned position attention Φp',
-        'Each cell is Φp of one head at the query in the red frame, from the weights alone. Nonlocality is the mean '
-        'over queries and keys of distance times Φp, by the definition of the authors.',
+        'Each cell is Φp of one head at the central token (red frame) of the pretraining grid or window, from the '
+        'weights alone. Nonlocality is the mean over queries and keys of distance times Φp, by the definition of the '
+        'authors.',
         'Cells: Φp from 0 (dark) to 1 (bright); a map with values above 1 is divided by its largest. Nonlocality: half '
         'the side of the grid, times Φp.',
         'Min et al. 2022 (PerViT), learned attention and nonlocality.',
@@ -49,16 +50,17 @@ def distance_section(cases: Sequence[Case], view: View) -> Section | None:
         'Rows are made to sum to one. Then the distance is the sum over keys of weight times distance, and the mean '
         'over queries and images. A dot is a head.',
         'Tokens.', "d'Ascoli et al. 2021 (ConViT); Dosovitskiy et al. 2021, figure 7.",
-        'The dashed line is uniform attention. A head may lie above it, if it looks past its surroundings.',
+        'The dashed line is uniform attention over the grid, or over the window of a block that has one. A head may '
+        'lie above it, if it looks past its surroundings.',
         'Two heads of equal distance may look at quite different places. Content Φc alone is what the head would do '
         'without Φp, not what another training would have learned.')
     chart = Chart(len(chosen))
     for case, axes in zip(chosen, chart.axes):
         heads = {factor: case.study.distance[factor] for factor in NAMES if factor in case.study.distance}
-        dots_by_block(axes, heads, case.study.uniform_distances())
+        dots_by_block(axes, heads, case.study.uniform['distance'])
         axes.set_title(case.name, fontsize=9)
         section.data[case.name] = {factor: listed(values) for factor, values in heads.items()}
-        section.data[case.name]['uniform'] = case.study.uniform_distances()
+        section.data[case.name]['uniform'] = case.study.uniform['distance']
     chart.axes[0].set_ylabel('distance (tokens)')
     section.pieces.append(chart.svg('Attention distance of each head by block'))
     return section
@@ -73,11 +75,12 @@ def entropy_section(cases: Sequence[Case], view: View) -> Section | None:
         'entropy', 'How sharp attention is',
         'Entropy of each row of Φa, mean over queries and images. A dot is a head.', 'Nats.',
         'Standard definition (Shannon 1948).',
-        'The dashed line is log N, uniform attention. 0 is attention to one token.',
+        'The dashed line is uniform attention: log N with N tokens in the grid, or in the window. 0 is attention to '
+        'one token.',
         'A sharp head need not be important: its values may be small.')
     chart = Chart(len(chosen))
     for case, axes in zip(chosen, chart.axes):
-        uniform = [float(np.log(h * w)) for h, w in case.study.grids]
+        uniform = case.study.uniform['entropy']
         dots_by_block(axes, dict(attention=case.study.entropy), uniform)
         axes.set_title(case.name, fontsize=9)
         section.data[case.name] = dict(entropy=listed(case.study.entropy), uniform=uniform)
@@ -98,25 +101,25 @@ def ring_section(cases: Sequence[Case], view: View) -> Section | None:
         "given. This rule is ours: the paper doesn't state its own. A head is counted to the ring that holds its "
         'median distance; a head is flat if its shares are those of uniform attention to 0.02.',
         'Share of the attention.', 'The idea is of Min et al. 2022 (PerViT), the rule is ours.',
-        'Uniform attention is beside the bars and in the table.',
+        'Uniform attention is beside the bars and in the table, as a mean over the blocks.',
         'Outer rings hold more tokens, and the border cuts them. Compare with the uniform shares, not between rings.')
     chart = Chart(2 * len(chosen), share_y=False)
     for number, case in enumerate(chosen):
         study, factor = case.study, 'attention'
-        uniform = study.uniform_rings()
-        labels = _ring_labels(study.edges[-1])
+        uniform = study.uniform['rings']
+        labels, even = _ring_labels(study.edges), np.mean([shares.numpy() for shares in uniform], axis=0)
         whole = np.mean([values.mean(0).numpy() for values in study.rings[factor]], axis=0)
         pie(chart.axes[2 * number], whole, labels)
         chart.axes[2 * number].set_title(f'{case.name}: Φa, all blocks', fontsize=9)
         bars_by_block(chart.axes[2 * number + 1], [values.mean(0).numpy() for values in study.rings[factor]],
-                      uniform[-1].numpy())
+                      even)
         chart.axes[2 * number + 1].set_ylabel('share of Φa')
-        found = [ring_of_heads(values, even) for values, even in zip(study.rings[factor], uniform)]
+        found = [ring_of_heads(*pair) for pair in zip(study.rings[factor], uniform)]
         counts = [sum(int((rings == ring).sum()) for rings in found) for ring in range(-1, len(labels))]
         section.tables.append((
             [case.name, *labels, 'flat'],
             [['share of Φa', *(f'{100 * share:.1f} %' for share in whole), ''],
-             ['uniform', *(f'{100 * share:.1f} %' for share in uniform[-1].tolist()), ''],
+             ['uniform', *(f'{100 * share:.1f} %' for share in even), ''],
              ['heads', *map(str, counts[1:]), str(counts[0])]]))
         section.data[case.name] = dict(
             edges=listed(study.edges), uniform=listed(uniform), heads_by_ring=counts[1:], flat_heads=counts[0],
@@ -125,9 +128,12 @@ def ring_section(cases: Sequence[Case], view: View) -> Section | None:
     return section
 
 
-def _ring_labels(edges: Sequence[float]) -> list[str]:
-    inner = [f'{low:g}–{high:g}' for low, high in zip((0, *edges), edges)]
-    return [*inner, f'beyond {edges[-1]:g}']
+def _ring_labels(edges: Sequence[Sequence[float]]) -> list[str]:
+    """Names of the rings: their edges in tokens, or only numbers where blocks have different edges."""
+    if len({*edges}) > 1:
+        return [f'ring {number}' for number in range(len(edges[0]) + 1)]
+    inner = [f'{low:g}–{high:g}' for low, high in zip((0, *edges[0]), edges[0])]
+    return [*inner, f'beyond {edges[0][-1]:g}']
 
 
 def offset_section(cases: Sequence[Case], view: View) -> Section | None:
@@ -185,7 +191,7 @@ def impact_section(cases: Sequence[Case], view: View) -> Section | None:
         shares, divergences = chart.axes[2 * number:2 * number + 2]
         lines_by_block(shares, {'share': means['share'], 'under Φa': means['weighted_share'],
                                 'covariance share': means['covariance_share']})
-        shares.set_title(case.name)
+        shares.set_title(case.name, fontsize=9)
         shares.set_ylabel('share of position')
         lines_by_block(divergences, {'Φa to Φp': means['js_position'], 'Φa to Φc': means['js_content']})
         divergences.set_ylabel('divergence (nats)')
@@ -202,15 +208,17 @@ def maps_section(cases: Sequence[Case], view: View) -> Section | None:
     scaled = 'Each map has its own colors.' if view.scale == 'map' else 'Colors go from 0 to 1 in every map.'
     section = Section(
         'maps', 'Maps on images',
-        'The red frame is the query. A row is an image, with Φa ("mixed") of each head. A model with Φp also has Φc '
-        f'("content") of each head behind that, and Φp, the same for all images, in the top row. {scaled}',
+        'The red frame is the query. A row is an image, with Φa ("mixed") of each head. A model with Φp and Φc also '
+        f'has Φc ("content") of each head behind that, and Φp, the same for all images, in the top row. {scaled}',
         'Weights of Φa and Φc sum to one over the keys. Φp is shown as it was learned, without this.',
         'Layout of Min et al. 2022 (PerViT), qualitative results.', 'A uniform map has one color.',
-        'These are a few images and one query. They show what heads can look like, not what they usually do.')
+        'These are a few images and queries. They show what heads can look like, not what they usually do.')
     for case in chosen:
         for block, maps in case.study.maps.items():
-            picture = side_by_side(case.rgb, {name: values.numpy() for name, values in maps.items()},
-                                   case.study.grids[block], view.query, view.scale, view.sort)
-            section.pieces.append((picture, f'Attention maps of block {block} of {case.name}'))
+            arrays = {name: values.numpy() for name, values in maps.items()}
+            for query in view.queries or (None, ):
+                picture = side_by_side(case.rgb, arrays, case.study.grids[block], query, view.scale, view.sort)
+                where = 'the central token' if query is None else f'token {query}'
+                section.pieces.append((picture, f'Attention maps of block {block} of {case.name} at {where}'))
         section.data[case.name] = dict(blocks=sorted(case.study.maps))
     return section

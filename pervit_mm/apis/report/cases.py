@@ -9,10 +9,10 @@ from mmengine.model import initialize
 from torch import Tensor
 
 from ...analysis.logit_cam import logit_cam
-from ...analysis.mosaics import place_of_query
 from ...analysis.nonlocality import position_nonlocality
+from ...analysis.plan import MOST_IMAGES, Plan
 from ...analysis.position_maps import draw_position_maps
-from ...analysis.study import MOST_IMAGES, Study, default_blocks, grids_of, study_model
+from ...analysis.study import Study, study_model
 from ...evaluation.single_tokens import SingleTokens, single_token_accuracy
 from ...models import PerViT
 from ...models.init_rules import rule_name
@@ -31,6 +31,7 @@ class Case:
         study (Study): Measures on images.
         rgb (np.ndarray): The images, ``(B, h, w, 3)`` uint8.
         names (list[str]): Their names.
+        labels (list[int], optional): Their classes.
         position_picture (np.ndarray, optional): Learned Φp of all blocks and heads.
         nonlocality (list[np.ndarray], optional): ``(nH,)`` for each block, from the weights.
         initial_nonlocality (list[np.ndarray], optional): The same after initialization.
@@ -44,6 +45,7 @@ class Case:
     study: Study
     rgb: np.ndarray
     names: list[str]
+    labels: list[int] | None
     skipped: dict[str, str]
     position_picture: np.ndarray | None = None
     nonlocality: list[np.ndarray] | None = None
@@ -53,34 +55,30 @@ class Case:
     predicted: Sequence[str] = ()
 
 
-def make_case(subject: Subject, images: Images, shown: int = 4, blocks: Sequence[int] | None = None,
-              edges: Sequence[float] | None = None, query: tuple[int, int] | None = None,
+def make_case(subject: Subject, images: Images, plan: Plan, shown: int = 4, blocks: Sequence[int] | None = None,
               progress: Callable[[], Any] = lambda: None) -> Case:
     """Measure one model.
 
     Args:
         subject (Subject): The model.
         images (Images): Images for it.
+        plan (Plan): Of the model on these images, normalized.
         shown (int): The first so many get pictures. Defaults to 4.
         blocks (Sequence[int], optional): Blocks whose maps are shown; see :func:`pervit_mm.analysis.study_model`.
-        edges (Sequence[float], optional): Edges of the rings in tokens. Defaults to None, those for the grid.
-        query (tuple[int, int], optional): Token whose maps are shown. Defaults to None, the center.
-        progress (Callable): Called after each step, :func:`pervit_mm.analysis.study.count_steps` and one more times.
+        progress (Callable): Called after each step, ``plan.steps + 1`` times.
 
     Returns:
         Case: What was measured.
 
     Raises:
-        UserError: As :func:`pervit_mm.analysis.study_model`, or if the query lies outside the grid.
+        UserError: As :func:`pervit_mm.analysis.study_model`.
     """
     inputs, backbone = subject.normalize(images.pixels), subject.backbone
-    grids = grids_of(subject.model, inputs)
-    for block in default_blocks(len(grids)) if blocks is None else blocks:
-        place_of_query(query, grids[min(max(block, 0), len(grids) - 1)])  # now, not after minutes; study checks blocks
-    study = study_model(subject.model, inputs, shown, blocks, edges, progress)
-    case = Case(subject.name, type(backbone).__name__, study, images.rgb(), images.names, dict(study.skipped))
+    study = study_model(subject.model, inputs, shown, blocks, progress=progress, plan=plan)
+    labels = None if images.labels is None else images.labels.tolist()
+    case = Case(subject.name, type(backbone).__name__, study, images.rgb(), images.names, labels, dict(study.skipped))
     if isinstance(backbone, PerViT) and 'position' not in case.skipped:
-        case.position_picture = draw_position_maps(backbone, query)
+        case.position_picture = draw_position_maps(backbone)
         case.nonlocality = [values.cpu().numpy() for values in position_nonlocality(backbone)]
         case.initial_nonlocality = initial_nonlocality(subject)
     _see_single_tokens(case, subject, images, inputs, shown)
@@ -91,12 +89,12 @@ def make_case(subject: Subject, images: Images, shown: int = 4, blocks: Sequence
 def initial_nonlocality(subject: Subject) -> list[np.ndarray]:
     """Nonlocality of a newly initialized backbone of the same config, without pretrained weights.
 
-    The paper's initialization of Φp has no random part.
+    The paper's initialization of Φp has no random part. Others are drawn with seed 0.
     """
-    config = dict(subject.cfg.model.backbone)
-    fresh = build(config, subject.cfg.get('default_scope'))
-    fresh.init_cfg = [rule for rule in fresh.init_cfg if rule_name(rule) != 'Pretrained']
     with torch.random.fork_rng():
+        torch.manual_seed(0)
+        fresh = build(dict(subject.cfg.model.backbone), subject.cfg.get('default_scope'))
+        fresh.init_cfg = [rule for rule in fresh.init_cfg if rule_name(rule) != 'Pretrained']
         initialize(fresh, fresh.init_cfg)
     return [values.numpy() for values in position_nonlocality(fresh.eval())]
 

@@ -25,12 +25,9 @@ def cka_section(cases: Sequence[Case], view: View) -> Section | None:
         'Independent features have an expectation of 0. Values below 0 are noise of the estimator.',
         'High similarity is about directions of large variance. Small but important directions may differ.')
     pairs = [(case.name, case.study.cka) for case in chosen]
-    cuts = [[gram.shape[-1] for gram in case.study.grams] for case in chosen]
-    if len(chosen) == 2 and chosen[0].names != chosen[1].names:
+    seen = [(case.names, case.labels) for case in chosen]
+    if len(chosen) == 2 and seen[0] != seen[1]:
         section.rule += ' The two models saw different images, so their blocks are not compared with each other.'
-    elif len(chosen) == 2 and cuts[0] != cuts[1]:
-        section.rule += (' The two models took their images in batches of different sizes, so their blocks are not '
-                         'compared with each other.')
     elif len(chosen) == 2:
         cross = CKAMatrix()
         for a, b in zip(chosen[0].study.grams, chosen[1].study.grams):
@@ -51,25 +48,25 @@ def norms_section(cases: Sequence[Case], view: View) -> Section | None:
     """Skip against branch norms, and token uniformity."""
     section = Section(
         'tokens', 'Skip connections and uniformity of tokens',
-        'Left: norm of the skip connection over the norm of the branch that is added to it, mean over images. Right: '
-        'mean cosine of all pairs of different tokens of an image.',
+        'Cosine: the mean over all pairs of different tokens of an image. Ratio: the norm of the skip connection over '
+        'the norm of the branch that is added to it. Both are means over images.',
         'Ratio; cosine.', 'Raghu et al. 2021, section 5. Ghiasi et al. 2022, section 4, ask how alike tokens are; the '
         'cosine is ours.',
         'Ratio 1: both add equally. Cosine 1: all tokens of an image have one direction.',
         'Tokens of nearly one direction may still differ in small ways that the head reads.')
-    chart = Chart(2, share_y=False)
     ratios = {}
     for case in cases:
         if case.study.norms:
             for half, name in enumerate(('attention', 'FFN')):
                 ratios[f'{case.name}: {name}' if len(cases) > 1 else name] = [pair[half] for pair in case.study.norms]
         section.data[case.name] = dict(norms=listed(case.study.norms), uniformity=case.study.uniformity)
+    chart = Chart(2 if ratios else 1, share_y=False)
+    lines_by_block(chart.axes[0], {case.name: case.study.uniformity for case in cases})
+    chart.axes[0].set_ylabel('cosine between tokens')
     if ratios:
-        lines_by_block(chart.axes[0], ratios)
-        chart.axes[0].set_yscale('log')
-    chart.axes[0].set_ylabel('skip / branch')
-    lines_by_block(chart.axes[1], {case.name: case.study.uniformity for case in cases})
-    chart.axes[1].set_ylabel('cosine between tokens')
+        lines_by_block(chart.axes[1], ratios)
+        chart.axes[1].set_yscale('log')
+        chart.axes[1].set_ylabel('skip / branch')
     section.pieces.append(chart.svg('Skip and branch norms, and uniformity of tokens, by block'))
     return section
 
@@ -78,9 +75,9 @@ def field_section(cases: Sequence[Case], view: View) -> Section | None:
     """Effective receptive field."""
     section = Section(
         'field', 'Effective receptive field',
-        'Gradient of the center token of the last block with respect to the pixels, positive parts, mean over at most '
-        '50 images, as log10 of the share of the largest. The table has the area of the centered square that holds a '
-        'share of the sum.',
+        'Gradient of the positive features of the center token of the last block with respect to the pixels; positive '
+        'parts, mean over at most 50 images, as log10 of the share of the largest. The table has the area of the '
+        'centered square that holds a share of the sum.',
         'Area over that of the image.', 'Luo et al. 2016; Ding et al. 2022 (RepLKNet).',
         'A uniform field has an area of about the share itself.',
         'It tells what can move the center token a little, not what the model relies on.')
@@ -156,14 +153,17 @@ def single_token_section(cases: Sequence[Case], view: View) -> Section | None:
         return None
     section = Section(
         'single', 'What single tokens know',
-        'With mean pooling and a linear head, the mean of the logits of all tokens is the logits of the model. Above: '
-        'accuracy of the head on the token at each place. Below: logits of the predicted class by token, over images.',
-        'Percent of the images of this report; logits, scaled in each image.',
-        'Ghiasi et al. 2022, section 4; Zhou et al. 2016 for the map.',
-        'The table has the accuracy of all tokens together, on the same images.',
-        'Few images: differences of some percent are chance. The best place is chosen on these images.')
+        'With mean pooling and a linear head, the mean of the logits of all tokens is the logits of the model. The '
+        'pictures show the logits of the predicted class by token.',
+        'Logits, scaled in each image.', 'Zhou et al. 2016; Ghiasi et al. 2022, section 4.',
+        'The mean over an image is the logit of the model.',
+        'Each image has its own colors, so a map may look structured though its tokens hardly differ.')
     accurate = [case for case in chosen if case.single_tokens is not None]
     if accurate:
+        section.rule += ' The chart has the accuracy of the head on the token at each place.'
+        section.unit += ' Percent of the images of this report.'
+        section.reference += ' The table has the accuracy of all tokens together, on the same images.'
+        section.caution += ' With few images, some percent are chance. The best place is chosen on these images.'
         chart = Chart(len(accurate), 3.0, 2.6, share_y=False)
         rows = []
         for case, axes in zip(accurate, chart.axes):

@@ -49,7 +49,7 @@ _PAGE = '''<!DOCTYPE html>
 {% for row in facts[1] %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>
 {% endfor %}</table></div>
 <p>Φc is content attention, Φp position attention, Φa the mixture of both that the model uses. Blocks count from 0.
-The same numbers are in <code>{{ json_name }}</code>.</p>
+The numbers of charts and tables are also in <code>{{ json_name }}</code>.</p>
 {% if absent %}<h2 id="absent">What does not apply</h2>
 <ul class="absent">{% for line in absent %}<li>{{ line }}</li>{% endfor %}</ul>{% endif %}
 <nav aria-label="Figures"><ul>

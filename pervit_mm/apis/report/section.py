@@ -37,18 +37,20 @@ class View:
     """What of the cases is drawn.
 
     Attributes:
-        query (tuple[int, int], optional): Token whose maps are shown; None is the center.
+        queries (Sequence[tuple[int, int]]): Tokens whose maps are shown; none is the center.
         scale (str): 'map' or 'unit', see :func:`pervit_mm.analysis.mosaics.map_cell`.
         sort (bool): Whether heads are sorted by reach.
     """
-    query: tuple[int, int] | None = None
+    queries: Sequence[tuple[int, int]] = ()
     scale: str = 'map'
     sort: bool = False
 
 
 def listed(values: Sequence[Any]) -> list:
+    """Tensors and arrays as lists of numbers, for JSON."""
     return [np.asarray(value).tolist() for value in values]
 
 
 def cases_with(cases: Sequence[Case], has: Callable[[Case], Any]) -> list[Case]:
+    """Those cases that have something."""
     return [case for case in cases if has(case)]

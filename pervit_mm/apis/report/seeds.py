@@ -26,8 +26,8 @@ def read_report(path: str | Path) -> dict:
     """
     with told(f'report {str(path)!r} cannot be read', OSError, ValueError):
         content = json.loads(Path(path).read_text(encoding='utf-8'))
-    if not isinstance(content, dict) or not {'models', 'figures'} <= content.keys():
-        raise UserError(f'report {str(path)!r} is no report.json: give files that report.py wrote')
+    if not isinstance(content, dict) or not {'models', 'figures'} <= content.keys() or len(content['models']) != 1:
+        raise UserError(f'report {str(path)!r} is no report.json of one model: give files that report.py wrote')
     return content
 
 
@@ -41,20 +41,25 @@ def seeds_table(paths: Sequence[str | Path]) -> str:
         str: A Markdown table. A row without a measure in all reports is left out.
 
     Raises:
-        UserError: If there are fewer than two reports, or they are of models with different numbers of blocks.
+        UserError: If there are fewer than two reports, or they are of different models or images, or have no
+            measure in common.
     """
     if len(paths) < 2:
         raise UserError(f'reports must be at least two, one for each seed, got {len(paths)}')
     reports = [read_report(path) for path in paths]
-    depths = {len(report['models'][0]['grids']) for report in reports}
-    if len(depths) > 1:
-        raise UserError(f'reports must be of models with one number of blocks, got {sorted(depths)}')
+    models = [report['models'][0] for report in reports]
+    for key in ('name', 'grids', 'images'):
+        if any(model[key] != models[0][key] for model in models):
+            raise UserError('reports must be of one model with different seeds, on the same images, and they differ '
+                            f'in {key}: give reports of one config')
     rows = []
     for figure, entry, name in ROWS:
         found = [_by_block(report, figure, entry) for report in reports]
         if None not in found:
             rows.append({'measure': name, **{f'block {i}': f'{mean(block):.2f} ± {stdev(block):.2f}'
                                              for i, block in enumerate(zip(*found))}})
+    if not rows:
+        raise UserError('reports have no measure by block in common: they are of a model without attention')
     return markdown_table(rows)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ...utils.atomic_write import replacing
-from ...utils.errors import told
+from ..dense_features import make_folder
 from .cases import Case
 from .page import render
 from .section import View
@@ -30,9 +30,7 @@ def make_report(cases: Sequence[Case], out_dir: str | Path, view: View | None = 
     Raises:
         UserError: If the folder cannot be made or written to.
     """
-    out_dir, view = Path(out_dir), view or View()
-    with told(f'out_dir={str(out_dir)!r} (--out) cannot be made'):
-        out_dir.mkdir(parents=True, exist_ok=True)
+    out_dir, view = make_folder(out_dir), view or View()
     sections = [section for make in SECTIONS if (section := make(cases, view)) is not None]
     facts = (['model', 'backbone', 'blocks', 'grid', 'images'],
              [[case.name, case.kind, str(case.study.blocks), ' → '.join(_grids(case)), str(case.study.images)]
