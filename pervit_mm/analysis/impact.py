@@ -55,7 +55,7 @@ def position_impact(log_position: Tensor, scores: Tensor) -> dict[str, Tensor]:
     wide = torch.promote_types(torch.promote_types(log_position.dtype, scores.dtype), torch.float32)
     inside = log_position > float('-inf')
     s, p = scores.to(wide), log_position.to(wide).masked_fill(~inside, 0)
-    even = (inside / inside.sum(dim=-1, keepdim=True)).to(wide)
+    even = inside.to(wide) / inside.sum(dim=-1, keepdim=True)
     outside = torch.zeros_like(p).masked_fill(~inside, float('-inf'))
     attention, content, position = ((x + outside).softmax(dim=-1) for x in (s + p, s, p))
     shares = {}

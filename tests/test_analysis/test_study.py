@@ -64,8 +64,9 @@ def blocks(model, images):
 
 @pytest.fixture
 def cut(monkeypatch):
-    """Nine images in batches of 5 and 4."""
-    monkeypatch.setattr(plan_module, 'MOST_IMAGES', 4)
+    """Nine images in batches of 5 and 4 for CKA, of which three run at once."""
+    monkeypatch.setattr(plan_module, 'CKA_IMAGES', 4)
+    monkeypatch.setattr(plan_module, 'MOST_IMAGES', 3)
 
 
 def distance(rows, hw_shape):
