@@ -4,8 +4,7 @@ A suite takes :class:`Settings` and ``oracle``, a module with the network by its
 with.
 """
 import copy
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import partial
 from types import ModuleType
 
@@ -18,48 +17,10 @@ from ..apis.flops import count_flops
 from ..models.position import DistanceProjection, PerViTPeripheralPosition, PositionInit
 from ..ops import peripheral_attention
 from ..utils.errors import UserError
+from .pretraining import nearest_neighbors, pretraining, pretraining_step
+from .settings import Rows, Settings, row
 from .subjects import RIVALS, ConstantPosition, by_definition, detector_step, device, infer, pervit, rival, step
-from .timing import interleave, run_case
-
-Rows = list[dict[str, object]]
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What all suites share.
-
-    Attributes:
-        sizes (Sequence[str]): Sizes of PerViT. Defaults to tiny and small.
-        batches (Sequence[int]): Batch sizes, in place of the suite's own; the suites "bf16" and "compile" take only the
-            first. Defaults to (), the suite's own.
-        pixels (Sequence[int]): Image sides of the suite "inference". Defaults to 224 and 384.
-        repeats (int): Turns that count, at least 7. Defaults to 7.
-        command (Sequence[str]): What runs a case of :func:`memory_case` in a process of its own: a script and its
-            arguments. The name of the case is added as the last one. Defaults to (); suites that measure memory need
-            it.
-    """
-
-    sizes: Sequence[str] = ('tiny', 'small')
-    batches: Sequence[int] = ()
-    pixels: Sequence[int] = (224, 384)
-    repeats: int = 7
-    command: Sequence[str] = ()
-
-    def batches_or(self, *default: int) -> tuple[int, ...]:
-        """``batches``, or else the suite's own batch sizes."""
-        return tuple(self.batches) or default
-
-    def first_call(self, case: str) -> dict[str, float]:
-        """Peak memory and time of a case, measured in a process of its own, see :func:`run_case`."""
-        return run_case([*self.command, case])
-
-
-def _row(timing, **labels: object) -> dict[str, object]:
-    return dict(labels, **{
-        'ms': f'{1000 * timing.median:.1f}',
-        'ratio': f'{timing.ratio:.3f}',
-        'quartiles': f'{timing.low:.3f} to {timing.high:.3f}'
-    })
+from .timing import interleave
 
 
 def inference(settings: Settings, oracle: ModuleType) -> Rows:
@@ -75,7 +36,7 @@ def inference(settings: Settings, oracle: ModuleType) -> Rows:
                 timings = interleave({name: infer(model, images) for name, model in models.items()}, settings.repeats)
                 for name, timing in timings.items():
                     rate = batch / timing.median
-                    rows.append(_row(timing, model=name, pixels=side, batch=batch, **{
+                    rows.append(row(timing, model=name, pixels=side, batch=batch, **{
                         'images/s': f'{rate:.1f}', 'GFLOPs': f'{flops[name] / 1e9:.2f}',
                         'GFLOP/s': f'{rate * flops[name] / 1e9:.1f}'}))
     return rows
@@ -128,7 +89,7 @@ def training(settings: Settings, oracle: ModuleType) -> Rows:
                 f'oracle {size}': step(live, images, by_definition),
             }
             for name, timing in interleave(subjects, settings.repeats, warmup=1).items():
-                rows.append(_row(timing, model=name, batch=batch))
+                rows.append(row(timing, model=name, batch=batch))
     return rows
 
 
@@ -153,7 +114,7 @@ def attention(settings: Settings, oracle: ModuleType) -> Rows:
         'trainable mask, ours': run(lambda: peripheral_attention(q, k, v, mask)),
         "trainable mask, torch's": run(lambda: F.scaled_dot_product_attention(q, k, v, attn_mask=mask[None])),
     }
-    return [_row(timing, attention=name) for name, timing in interleave(subjects, max(settings.repeats, 15)).items()]
+    return [row(timing, attention=name) for name, timing in interleave(subjects, max(settings.repeats, 15)).items()]
 
 
 def _position_subjects(oracle: ModuleType | None) -> dict[str, Callable[[], None]]:
@@ -187,7 +148,7 @@ def position(settings: Settings, oracle: ModuleType) -> Rows:
     memory = {name: settings.first_call(f'position/{name}')['peak_mib'] for name in timings}
     base = memory['full form']
     return [
-        _row(timing, form=name, **{'peak MiB': f'{memory[name]:.0f}', 'peak ratio': f'{memory[name] / base:.3f}'})
+        row(timing, form=name, **{'peak MiB': f'{memory[name]:.0f}', 'peak ratio': f'{memory[name] / base:.3f}'})
         for name, timing in timings.items()
     ]
 
@@ -224,7 +185,7 @@ def dense(settings: Settings, oracle: ModuleType) -> Rows:
         timing = timings[f'{kind} {side}']
         first = {state: settings.first_call(f'dense/{kind}/{side}/{state}')
                  for state in ('frozen', 'live')}
-        rows.append(_row(timing, attention=kind, pixels=f'{side} x {side}', **{
+        rows.append(row(timing, attention=kind, pixels=f'{side} x {side}', **{
             'ms/token': f'{1000 * timing.median / (side // 16)**2:.4f}',
             'peak MiB': f'{first["frozen"]["peak_mib"]:.0f}', 'live: peak MiB': f'{first["live"]["peak_mib"]:.0f}',
             'live: first call s': f'{first["live"]["seconds"]:.1f}'}))
@@ -262,7 +223,7 @@ def bf16(settings: Settings, oracle: ModuleType) -> Rows:
                 model(images)
 
         for name, timing in interleave({'float32': infer(model, images), 'bf16': half}, settings.repeats).items():
-            rows.append(_row(timing, model=f'PerViT {size}', precision=name, batch=len(images)))
+            rows.append(row(timing, model=f'PerViT {size}', precision=name, batch=len(images)))
     return rows
 
 
@@ -287,7 +248,7 @@ def compiled(settings: Settings, oracle: ModuleType) -> Rows:
             for other in (batch + 2, batch + 4):
                 _compiled_call(make, model, fast, torch.randn(other, 3, 224, 224, device=device()))()
             for name, timing in timings.items():
-                rows.append(_row(timing, model=f'PerViT {size}', work=what, mode=name, batch=batch,
+                rows.append(row(timing, model=f'PerViT {size}', work=what, mode=name, batch=batch,
                                  graphs=len(graphs) if name == 'compiled' else ''))
     return rows
 
@@ -304,14 +265,15 @@ def _compiled_call(make: Callable, model: nn.Module, fast: Callable, images: tor
 
 SUITES: dict[str, Callable[[Settings, ModuleType], Rows]] = dict(
     inference=inference, training=training, attention=attention, position=position, dense=dense, detection=detection,
-    bf16=bf16, compile=compiled)
+    bf16=bf16, compile=compiled, pretraining=pretraining)
 
 
 def memory_case(name: str, oracle: ModuleType | None = None) -> Callable[[], Callable[[], None]]:
     """What a new process builds and calls once, to measure peak memory.
 
     Args:
-        name (str): 'position/FORM', 'dense/KIND/PIXELS/STATE' or 'detection/KIND/HEIGHT/WIDTH'.
+        name (str): 'position/FORM', 'dense/KIND/PIXELS/STATE', 'detection/KIND/HEIGHT/WIDTH' or
+            'pretraining/WORK/BATCH'.
         oracle (ModuleType, optional): The by-definition form, for 'position/full form'. Defaults to None.
 
     Returns:
@@ -327,5 +289,7 @@ def memory_case(name: str, oracle: ModuleType | None = None) -> Callable[[], Cal
         return lambda: _dense_case(rest[0], int(rest[1]), rest[2] == 'frozen')
     if suite == 'detection':
         return lambda: detector_step(rest[0], int(rest[1]), int(rest[2]))
-    raise UserError("memory case must be 'position/FORM', 'dense/KIND/PIXELS/STATE' or 'detection/KIND/HEIGHT/WIDTH', "
-                    f'got {name!r}')
+    if suite == 'pretraining':
+        return nearest_neighbors if rest[0] == 'k-NN' else lambda: pretraining_step(rest[0], int(rest[1]))
+    raise UserError("memory case must be 'position/FORM', 'dense/KIND/PIXELS/STATE', 'detection/KIND/HEIGHT/WIDTH' or "
+                    f"'pretraining/WORK/BATCH', got {name!r}")

@@ -3,6 +3,15 @@
 ``custom_imports=['pervit_mm', 'pervit_mm.evaluation']`` registers the transforms of the robustness study.
 """
 from .attacks import fgsm, pgd
+from .baselines import (
+    Baseline,
+    baseline_records,
+    baseline_table,
+    center_features,
+    few_shot_knn,
+    measure_features,
+    pixel_features,
+)
 from .corruptions import CORRUPTIONS, corrupt
 from .features import Features, cached_features, collect_features
 from .linear_probe import FewShotResult, ProbeResult, draw_shots, few_shot_probe, linear_probe, probe_blocks
@@ -10,6 +19,7 @@ from .neighbours import knn_accuracy
 from .object_masks import MaskIoU, attention_mask_iou, mask_iou
 from .occlusion import drop_patches, received_attention, shuffle_patches
 from .recalibration import recalibrate
+from .region_matching import RegionMatching, region_matching_accuracy
 from .robustness import make_attacks, make_conditions, measure
 from .robustness_report import robustness_table, summarize, write_csv
 from .single_tokens import SingleTokens, single_token_accuracy
@@ -23,10 +33,12 @@ from .transforms import (
 )
 
 __all__ = [
-    'CORRUPTIONS', 'Features', 'FewShotResult', 'MaskIoU', 'PerViTCorruption', 'PerViTHighPass',
-    'PerViTLoadSaliency', 'PerViTLowPass', 'PerViTPatchDrop', 'PerViTPatchShuffle', 'ProbeResult', 'SingleTokens',
-    'attention_mask_iou', 'cached_features', 'collect_features', 'corrupt', 'draw_shots', 'drop_patches',
+    'CORRUPTIONS', 'Baseline', 'Features', 'FewShotResult', 'MaskIoU', 'PerViTCorruption', 'PerViTHighPass',
+    'PerViTLoadSaliency', 'PerViTLowPass', 'PerViTPatchDrop', 'PerViTPatchShuffle', 'ProbeResult', 'RegionMatching',
+    'SingleTokens', 'attention_mask_iou', 'baseline_records', 'baseline_table', 'cached_features',
+    'center_features', 'collect_features', 'corrupt', 'draw_shots', 'drop_patches', 'few_shot_knn',
     'few_shot_probe', 'fgsm', 'knn_accuracy', 'linear_probe', 'make_attacks', 'make_conditions', 'mask_iou',
-    'measure', 'pgd', 'probe_blocks', 'recalibrate', 'received_attention', 'robustness_table', 'shuffle_patches',
-    'single_token_accuracy', 'summarize', 'write_csv'
+    'measure', 'measure_features', 'pgd', 'pixel_features', 'probe_blocks', 'recalibrate', 'received_attention',
+    'region_matching_accuracy', 'robustness_table', 'shuffle_patches', 'single_token_accuracy', 'summarize',
+    'write_csv'
 ]

@@ -13,6 +13,7 @@ class Recorder(Hook):
         interval (int): Every so many epochs, or iterations. Defaults to 1.
         by_epoch (bool): Whether ``interval`` counts epochs. Runs by iteration, as MMSegmentation's are, need False.
             Defaults to True.
+        before_training (bool): Whether to record what training starts from, too. Defaults to True.
 
     Raises:
         UserError: If ``interval`` is not a positive integer, or, when training starts, if the run has no epochs.
@@ -20,11 +21,11 @@ class Recorder(Hook):
 
     priority = 'LOW'
 
-    def __init__(self, interval: int = 1, by_epoch: bool = True) -> None:
+    def __init__(self, interval: int = 1, by_epoch: bool = True, before_training: bool = True) -> None:
         if type(interval) is not int or interval < 1:
             raise UserError(f'interval of {type(self).__name__} must be a positive number of epochs or iterations, '
                             f'got {interval!r}')
-        self.interval, self.by_epoch = interval, by_epoch
+        self.interval, self.by_epoch, self.before_training = interval, by_epoch, before_training
 
     def record_all(self, runner: Runner, step: int) -> None:
         """Record what there is after so many epochs or iterations."""
@@ -39,7 +40,8 @@ class Recorder(Hook):
         if self.by_epoch and isinstance(runner.train_loop, IterBasedTrainLoop):
             raise UserError(f'{type(self).__name__} counts epochs, and this run goes by iteration: give it '
                             'by_epoch=False and an interval in iterations')
-        self._record(runner, runner.epoch if self.by_epoch else runner.iter)
+        if self.before_training:
+            self._record(runner, runner.epoch if self.by_epoch else runner.iter)
 
     def after_train_epoch(self, runner: Runner) -> None:
         """Record every ``interval`` epochs."""

@@ -1,12 +1,15 @@
 """KNNHook in real runners: what it logs, and that the training doesn't notice it."""
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
 from classifier_run import log_of, runner
+from distillation_run import BACKBONE, DINO, distillation_runner, distiller
 from mmengine.hooks import Hook
 from mmengine.registry import DATASETS, HOOKS
 
+from pervit_mm.engine.hooks.knn_hook import KNNHook
 from pervit_mm.evaluation import knn_accuracy
 from pervit_mm.utils.errors import UserError
 
@@ -27,6 +30,19 @@ class Losses(Hook):
         self.seen.append((float(outputs['loss']), float(torch.rand(()))))
 
 
+def logged_in(folder):
+    """What was logged, in the order of the steps."""
+    lines = (next(folder.rglob('vis_data')) / 'scalars.json').read_text().splitlines()
+    return [entry for entry in map(json.loads, lines) if 'knn/top1_k5' in entry]
+
+
+def images_and_labels(mean=127, std=64):
+    """The normalized images and their labels."""
+    dataset = DATASETS.build(LOADER['dataset'])
+    images = torch.stack([dataset[i]['inputs'] for i in range(8)]).float()
+    return (images - mean) / std, torch.cat([dataset[i]['data_samples'].gt_label for i in range(8)])
+
+
 def trained(folder, hooks):
     run, losses = runner(folder, hooks, backbone=dict(drop_rate=0.1)), Losses()
     run.register_hook(losses)
@@ -37,15 +53,11 @@ def trained(folder, hooks):
 def test_it_logs_the_neighbors_of_the_output(tmp_path):
     """Before training and after each epoch; the last value against features made here."""
     run, _ = trained(tmp_path, [HOOK])
-    lines = (next(tmp_path.rglob('vis_data')) / 'scalars.json').read_text().splitlines()
-    logged = [entry for entry in map(json.loads, lines) if 'knn/top1_k5' in entry]
+    logged, (images, labels) = logged_in(tmp_path), images_and_labels()
     assert [entry['step'] for entry in logged] == [0, 1, 2]
-    dataset = DATASETS.build(LOADER['dataset'])
-    images = torch.stack([dataset[i]['inputs'] for i in range(8)]).float()
-    labels = torch.cat([dataset[i]['data_samples'].gt_label for i in range(8)])
     run.model.eval()
     with torch.no_grad():
-        features = run.model.backbone((images - 127) / 64)[0]
+        features = run.model.backbone(images)[0]
     expected = knn_accuracy(features, labels, features, labels, (1, 5))
     assert (logged[-1]['knn/top1_k1'], logged[-1]['knn/top1_k5']) == pytest.approx((expected[1], expected[5]))
     assert expected[1] == 100, 'each image is its own nearest neighbor'
@@ -58,6 +70,63 @@ def test_the_training_does_not_notice_it(tmp_path):
     run, found = trained(tmp_path / 'with', [dict(HOOK, recalibrate=8)])
     assert found == expected
     assert all(module.momentum == 0.1 for module in run.model.modules() if hasattr(module, 'momentum'))
+
+
+def test_the_start_can_be_left_out(tmp_path):
+    trained(tmp_path, [dict(HOOK, before_training=False)])
+    assert [entry['step'] for entry in logged_in(tmp_path)] == [1, 2]
+
+
+class Modes(Hook):
+    """Keeps the mode of every module before each iteration, and the mode of the student in each of its forwards."""
+
+    def before_run(self, runner):
+        self.modes, self.student = [], []
+        runner.model.backbone.register_forward_hook(lambda module, *args: self.student.append(module.training))
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        self.modes.append([module.training for module in runner.model.modules()])
+
+
+def distilled(folder, hooks):
+    run, modes = distillation_runner(
+        folder, dict(DINO, backbone=dict(BACKBONE, in_channels=3, drop_path_rate=0.2)), channels=3,
+        hooks=[dict(type='DistillationHook'), *hooks],
+        visualizer=dict(type='Visualizer', vis_backends=[dict(type='LocalVisBackend')])), Modes()
+    run.register_hook(modes)
+    run.train()
+    return run, modes
+
+
+def test_the_teachers_neighbors_are_those_of_its_features(tmp_path):
+    """The student isn't asked, and the training doesn't notice: weights, statistics and modes are the same."""
+    run, found = distilled(tmp_path / 'with', [dict(HOOK, backbone='teacher.module.backbone', interval=2)])
+    logged, (images, labels) = logged_in(tmp_path), images_and_labels()
+    assert [entry['step'] for entry in logged] == [0, 2] and all(found.student)
+    run.model.eval()
+    features = run.model.teacher_tokens([images]).mean(1)
+    expected = knn_accuracy(features, labels, features, labels, (1, 5))
+    assert (logged[-1]['knn/top1_k1'], logged[-1]['knn/top1_k5']) == pytest.approx((expected[1], expected[5]))
+    other, without = distilled(tmp_path / 'without', [])
+    assert found.modes == without.modes
+    for key, value in other.model.state_dict().items():
+        assert torch.equal(run.model.state_dict()[key], value), key
+
+
+def test_a_backbone_that_is_not_there_is_told(tmp_path):
+    """When training starts, also if it would be asked only at the end."""
+    with pytest.raises(UserError, match="backbone of KNNHook names 'teacher.module.backbone', which ImageClassifier "
+                       "does not have; at its top are .*'backbone'"):
+        trained(tmp_path, [dict(HOOK, backbone='teacher.module.backbone', before_training=False)])
+
+
+def test_the_backbone_is_found_behind_a_wrapper():
+    model = distiller()
+    for name, part in (('backbone', model.backbone), ('teacher.module.backbone', model.teacher.module['backbone'])):
+        hook = KNNHook(LOADER, LOADER, backbone=name)
+        for outer in (model, torch.nn.DataParallel(model)):
+            found = hook._part(SimpleNamespace(model=outer))
+            assert found.backbone is part and found.data_preprocessor is model.data_preprocessor
 
 
 def test_mistakes(tmp_path):

@@ -1,0 +1,16 @@
+# PerViT on 1 % of the labels of ImageNet-1k from DINO: 13 images of each class, drawn by a seed. Never run.
+_base_ = 'pervit-tiny_simmim-pre_8xb256-coslr-100e_in1k.py'
+custom_imports = dict(imports=['pervit_mm', 'pervit_mm.selfsup'], allow_failed_imports=False)
+
+train_dataloader = dict(
+    batch_size=128,
+    sampler=dict(_delete_=True, type='DefaultSampler', shuffle=True),
+    dataset=dict(
+        _delete_=True, type='PerViTFewLabels', fraction=0.01, seed=0, dataset=_base_.train_dataloader.dataset))
+model = dict(
+    backbone=dict(
+        init_cfg=dict(
+            checkpoint='work_dirs/dino_pervit-tiny_8xb64-amp-coslr-100e_in1k/epoch_100.pth',
+            prefix='teacher.module.backbone.')))
+optim_wrapper = dict(optimizer=dict(lr=1e-3), paramwise_cfg=dict(layer_decay_rate=0.75))
+auto_scale_lr = dict(base_batch_size=1024)

@@ -1,0 +1,101 @@
+"""What a pre-training learned, by measures that need no labels: hidden pixels, and matches between two crops."""
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.device import get_device
+from mmengine.registry import MODELS, TRANSFORMS, DefaultScope
+from torch import Tensor
+
+from ..checkpoints import read_checkpoint
+from ..checkpoints.files import entry_of
+from ..evaluation import RegionMatching, region_matching_accuracy
+from ..evaluation.features import read_batch
+from ..selfsup.hidden_pixels import HiddenPixelError, hidden_pixel_error, mean_of
+from ..utils.errors import UserError, told
+from .building import load_strictly
+from .named_models import check_device
+from .probe import build_loader, build_sets, classifier_with_backbone
+
+
+def score_hidden_pixels(cfg: Config, checkpoint: str, labels: Config, *, images: int | None = None, seed: int = 0,
+                        device: str | None = None) -> HiddenPixelError:
+    """Measure the error of a SimMIM on the pixels that it doesn't see, on the test images of another config.
+
+    Args:
+        cfg (Config): Of the pre-training. The ``SimMIMMaskGenerator`` of its training pipeline draws the masks.
+        checkpoint (str): Path of its checkpoint.
+        labels (Config): Of a classifier on the same images. Its training set, with the pipeline of its test set, makes
+            the mean image, and its test set is scored.
+        images (int, optional): Images of the test set, evenly from its first to its last. Defaults to None, all.
+        seed (int): Draws the masks. Defaults to 0.
+        device (str, optional): Defaults to None, which takes a GPU if there is one.
+
+    Returns:
+        HiddenPixelError: Of the model and of two predictors that learn nothing.
+
+    Raises:
+        UserError: If the pre-training has no ``SimMIMMaskGenerator``, or the checkpoint or the images don't fit.
+    """
+    steps = [step for step in cfg.train_dataloader.dataset.get('pipeline', ()) if 'MaskGenerator' in step['type']]
+    if len(steps) != 1:
+        raise UserError(f'config {str(cfg.filename)!r} must have one SimMIMMaskGenerator in its training pipeline, got '
+                        f'{len(steps)}: give the config of a SimMIM')
+    scope = cfg.get('default_scope', 'mmengine')
+    with DefaultScope.overwrite_default_scope(scope), told(f'the model of {cfg.filename} cannot be built', KeyError):
+        model = MODELS.build(dict(cfg.model, data_preprocessor=cfg.get('data_preprocessor')))
+        generator = TRANSFORMS.build(steps[0])
+    load_strictly(model, entry_of(read_checkpoint(checkpoint), 'state_dict'), f"'{checkpoint}'")
+    model.to(check_device(device or get_device()))
+    loaders = [build_loader(labels, part) for part in build_sets(labels, None, images)]
+
+    def batches() -> Iterator[tuple[Tensor, Tensor]]:
+        for batch in loaders[1]:
+            inputs, _ = read_batch(model, batch)
+            masks = np.stack([generator.transform({})['mask'] for _ in inputs])
+            yield inputs, torch.from_numpy(masks).to(inputs.device)
+
+    mean_image = mean_of(model, loaders[0])
+    state = np.random.get_state()  # the generator draws from NumPy's own
+    np.random.seed(seed)
+    try:
+        return hidden_pixel_error(model, batches(), mean_image)
+    finally:
+        np.random.set_state(state)
+
+
+def score_region_matching(cfg: Config, checkpoint: str, *, prefix: str = 'backbone.', crop: int | None = None,
+                          shift: int | None = None, images: int = 1000, tolerance: float = 1., seed: int = 0,
+                          device: str | None = None) -> RegionMatching:
+    """Match tokens of two crops of test images, see :func:`pervit_mm.evaluation.region_matching_accuracy`.
+
+    Args:
+        cfg (Config): Of a classifier.
+        checkpoint (str): Path, of a classifier or of a pre-training.
+        prefix (str): What the backbone's keys in it begin with. Defaults to 'backbone.'.
+        crop (int, optional): Side of the crops in pixels. Defaults to None, about 5/7 of the image in whole tokens.
+        shift (int, optional): From one crop to the other, in pixels: up, down, left or right. Defaults to None, two
+            tokens.
+        images (int): Images of the test set, evenly from its first to its last. Defaults to 1000.
+        tolerance (float): Largest distance of a right match, in tokens. Defaults to 1.
+        seed (int): Draws the places of the crops. Defaults to 0.
+        device (str, optional): Defaults to None, which takes a GPU if there is one.
+
+    Returns:
+        RegionMatching: Accuracy and chance in percent.
+
+    Raises:
+        UserError: As :func:`pervit_mm.apis.probe.classifier_with_backbone` and ``region_matching_accuracy``.
+    """
+    model = classifier_with_backbone(cfg, checkpoint, prefix).to(check_device(device or get_device()))
+    backbone = model.backbone
+    if hasattr(backbone, 'out_type'):
+        backbone.out_type = 'raw'
+    loader = build_loader(cfg, build_sets(cfg, 1, images)[1])
+    inputs = torch.cat([read_batch(model, batch)[0] for batch in loader])
+    stride = getattr(backbone, 'out_stride', 16)
+    crop = crop or max(stride, round(min(inputs.shape[2:]) * 5 / 7 / stride) * stride)
+    shift = shift or 2 * stride
+    offsets = [(shift, 0), (-shift, 0), (0, shift), (0, -shift)]
+    return region_matching_accuracy(backbone, inputs, offsets, crop, tolerance, seed)

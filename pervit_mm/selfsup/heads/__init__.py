@@ -1,0 +1,7 @@
+"""Losses between a student and its teacher."""
+from .contrast_head import ContrastHead
+from .distillation_head import DistillationHead
+from .region_matching_head import RegionMatchingHead
+from .token_distillation_head import TokenDistillationHead
+
+__all__ = ['ContrastHead', 'DistillationHead', 'RegionMatchingHead', 'TokenDistillationHead']
