@@ -2,18 +2,24 @@
 """Pre-train PerViT-nano on Fashion-MNIST by each system, fine-tune it on 1 % of the labels, and print the table.
 
     python tools/pretraining_study.py                        # all systems, two seeds each, two runs at a time
-    python tools/pretraining_study.py --systems simmim sit --seeds 0 --jobs 1
+    python tools/pretraining_study.py --systems simmim sit --seeds 0 --jobs 1 --out study.csv
 
 You can stop it at any time and start it again with the same arguments. Finished runs are kept, and an interrupted run
 goes on from its last checkpoint. The seed of a run also draws its images with labels. Beside the systems stand two
 controls without pre-training: the same fine-tuning from scratch, and one that sees as many images more as the longest
-pre-training. "k-NN" is the accuracy at k = 20 with all labels after pre-training.
+pre-training. Columns: k-NN at k = 20 with all labels; k-NN and linear probe on 1 % of the labels, mean of three draws;
+fine-tuning on 1 %; tokens that find their place in another crop, exactly and within one token.
 """
 import argparse
+import json
 import os
 from pathlib import Path
 
-from pervit_mm.benchmarks.run_queue import Run, train_all
+from pervit_mm.apis.configs import load_config
+from pervit_mm.apis.pretraining_scores import score_region_matching
+from pervit_mm.apis.probe import probe
+from pervit_mm.benchmarks.run_queue import Run, last_checkpoint, train_all
+from pervit_mm.evaluation import write_csv
 from pervit_mm.utils.errors import UserError
 from pervit_mm.utils.markdown import markdown_table
 
@@ -24,8 +30,12 @@ CONTROLS = dict(scratch=80, scratch_long=580)
 
 
 def queue(systems: list[str], controls: list[str], seeds: list[int]) -> list[Run]:
-    """All trainings, each fine-tuning behind its pre-training."""
+    """All trainings: the controls, then each system, its fine-tuning behind it."""
     configs, runs = ROOT / 'configs' / 'selfsup', []
+    for control in controls:
+        config = configs / 'benchmarks' / f'pervit-nano_scratch_1xb50-coslr-{CONTROLS[control]}e_fashion-mnist-1pct.py'
+        runs += [Run(f'{control}-1pct_seed{seed}', str(config), seed, (f'train_dataloader.dataset.seed={seed}', ))
+                 for seed in seeds]
     for system in systems:
         config = configs / f'{system}_pervit-nano_1xb128-coslr-{SYSTEMS[system]}e_fashion-mnist.py'
         runs += [Run(f'{system}_seed{seed}', str(config), seed) for seed in seeds]
@@ -34,11 +44,22 @@ def queue(systems: list[str], controls: list[str], seeds: list[int]) -> list[Run
             start = f'model.backbone.init_cfg.checkpoint={{{system}_seed{seed}}}'
             runs.append(Run(f'{system}-1pct_seed{seed}', str(config), seed,
                             (f'train_dataloader.dataset.seed={seed}', start)))
-    for control in controls:
-        config = configs / 'benchmarks' / f'pervit-nano_scratch_1xb50-coslr-{CONTROLS[control]}e_fashion-mnist-1pct.py'
-        runs += [Run(f'{control}-1pct_seed{seed}', str(config), seed, (f'train_dataloader.dataset.seed={seed}', ))
-                 for seed in seeds]
     return runs
+
+
+def score(work_dir: Path, prefix: str) -> dict[str, float]:
+    """What the features of a pre-training are worth, in percent. A result that is there is not made again."""
+    result = work_dir / 'scores.json'
+    if result.is_file():
+        return json.loads(result.read_text())
+    cfg, checkpoint = load_config(ROOT / 'configs' / 'pervit_nano_3e_fashion-mnist.py'), last_checkpoint(work_dir)
+    # Masks, corruption and small crops changed the statistics of BatchNorm.
+    row, = probe(cfg, checkpoint, prefix=prefix, recalibration=8192, k=(20, ))
+    scores = {'k-NN': row.knn[20], 'k-NN, 1 %': row.few_knn.mean, 'probe, 1 %': row.few_probe.mean}
+    for tolerance, found in zip((0, 1), score_region_matching(cfg, checkpoint, prefix=prefix, tolerances=(0, 1))):
+        scores[f'place ± {tolerance}'] = found.accuracy
+    result.write_text(json.dumps(scores))
+    return scores
 
 
 def main() -> None:
@@ -49,20 +70,25 @@ def main() -> None:
     parser.add_argument('--seeds', nargs='+', type=int, default=[0, 1])
     parser.add_argument('--jobs', type=int, default=2, help='runs at a time')
     parser.add_argument('--root', default='work_dirs/pretraining', help='folder of all runs')
+    parser.add_argument('--out', metavar='FILE.csv', help='default none')
     args = parser.parse_args()
-    runs = queue(args.systems, args.controls, args.seeds)
+    runs, root, rows = queue(args.systems, args.controls, args.seeds), Path(args.root), []
     try:
-        found = train_all(ROOT / 'tools' / 'train.py', runs, args.root, args.jobs,
-                          max(1, (os.cpu_count() or 1) // args.jobs))
+        found = train_all(ROOT / 'tools' / 'train.py', runs, root, args.jobs,
+                          max(1, (os.cpu_count() or 1) // max(1, args.jobs)))
+        for name in (*args.controls, *args.systems):
+            for seed in args.seeds:
+                prefix = 'backbone.' if name == 'simmim' else 'teacher.module.backbone.'
+                scores = score(root / f'{name}_seed{seed}', prefix) if name in SYSTEMS else dict.fromkeys(
+                    ('k-NN', 'k-NN, 1 %', 'probe, 1 %', 'place ± 0', 'place ± 1'))
+                rows.append({'system': name, 'seed': seed, **scores,
+                             'fine-tuned, 1 %': found[f'{name}-1pct_seed{seed}']['accuracy/top1']})
+        if args.out:
+            write_csv(rows, args.out)
     except UserError as error:
         raise SystemExit(f'tools/pretraining_study.py: {error}') from error
-    rows = []
-    for name in (*args.systems, *args.controls):
-        for seed in args.seeds:
-            before = found.get(f'{name}_seed{seed}', {})
-            rows.append({'system': name, 'seed': seed, 'k-NN': before.get('knn/top1_k20', ''),
-                         'fine-tuned on 1 %': found[f'{name}-1pct_seed{seed}']['accuracy/top1']})
-    print(markdown_table(rows))
+    print(markdown_table([{key: f'{value:.1f}' if isinstance(value, float) else '' if value is None else value
+                           for key, value in row.items()} for row in rows]))
 
 
 if __name__ == '__main__':

@@ -1,5 +1,5 @@
 """What a pre-training learned, by measures that need no labels: hidden pixels, and matches between two crops."""
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -66,8 +66,8 @@ def score_hidden_pixels(cfg: Config, checkpoint: str, labels: Config, *, images:
 
 
 def score_region_matching(cfg: Config, checkpoint: str, *, prefix: str = 'backbone.', crop: int | None = None,
-                          shift: int | None = None, images: int = 1000, tolerance: float = 1., seed: int = 0,
-                          device: str | None = None) -> RegionMatching:
+                          shift: int | None = None, images: int = 1000, tolerances: Sequence[float] = (0., 1.),
+                          seed: int = 0, device: str | None = None) -> list[RegionMatching]:
     """Match tokens of two crops of test images, see :func:`pervit_mm.evaluation.region_matching_accuracy`.
 
     Args:
@@ -78,12 +78,12 @@ def score_region_matching(cfg: Config, checkpoint: str, *, prefix: str = 'backbo
         shift (int, optional): From one crop to the other, in pixels: up, down, left or right. Defaults to None, two
             tokens.
         images (int): Images of the test set, evenly from its first to its last. Defaults to 1000.
-        tolerance (float): Largest distance of a right match, in tokens. Defaults to 1.
+        tolerances (Sequence[float]): Largest distances of a right match, in tokens. Defaults to (0, 1).
         seed (int): Draws the places of the crops. Defaults to 0.
         device (str, optional): Defaults to None, which takes a GPU if there is one.
 
     Returns:
-        RegionMatching: Accuracy and chance in percent.
+        list[RegionMatching]: Accuracy and chance in percent, for each of ``tolerances``.
 
     Raises:
         UserError: As :func:`pervit_mm.apis.probe.classifier_with_backbone` and ``region_matching_accuracy``.
@@ -98,4 +98,4 @@ def score_region_matching(cfg: Config, checkpoint: str, *, prefix: str = 'backbo
     crop = crop or max(stride, round(min(inputs.shape[2:]) * 5 / 7 / stride) * stride)
     shift = shift or 2 * stride
     offsets = [(shift, 0), (-shift, 0), (0, shift), (0, -shift)]
-    return region_matching_accuracy(backbone, inputs, offsets, crop, tolerance, seed)
+    return [region_matching_accuracy(backbone, inputs, offsets, crop, tolerance, seed) for tolerance in tolerances]

@@ -19,7 +19,7 @@ TRIAL, TRIAL_SECONDS = 24, 60.
 WARMUP = 100
 #: Held while a config is read: MMEngine finds the packages of its bases by pkg_resources, which fails if several
 #: threads use it at a time.
-_READING = Lock()
+READING = Lock()
 
 
 def scalars(work_dir: str | Path) -> list[dict]:
@@ -125,7 +125,7 @@ def run_for(tool: str | Path, config: str, root: str | Path, seed: int, minutes:
     name = f'{Path(config).stem}_seed{seed}'
     work_dir = Path(root) / name
     result, plan = work_dir / 'result.json', work_dir / 'plan.json'
-    with _READING:
+    with READING:
         contents = load_config(config).dump()
     settings = dict(minutes=minutes, options=list(options), threads=threads,
                     config=sha256(contents.encode()).hexdigest()[:8])

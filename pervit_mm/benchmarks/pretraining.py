@@ -54,8 +54,8 @@ def pretraining_step(subject: str, batch: int = 128) -> Callable[[], None]:
     samples = []
     for _ in range(batch):
         sample = DataSample().set_gt_label(int(torch.randint(10, (), generator=generator)))
-        # 29 of 49 tokens are hidden, which is SimMIM's 60 %.
-        sample.set_field((torch.randperm(49, generator=generator) < 29).view(7, 7).long(), 'mask', dtype=torch.Tensor)
+        # 30 of 49 tokens are hidden, SimMIM's 60 % rounded up.
+        sample.set_field((torch.randperm(49, generator=generator) < 30).view(7, 7).long(), 'mask', dtype=torch.Tensor)
         samples.append(sample)
     data = dict(inputs=views if sides else views[0], data_samples=samples)
 

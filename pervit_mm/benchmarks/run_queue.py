@@ -3,13 +3,15 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
+from ..apis.configs import load_config
 from ..utils.errors import UserError
-from .equal_time import scalars
+from .equal_time import READING, scalars
 
 #: Keys of MMEngine's log that are no metric.
 _NO_METRIC = ('step', 'time', 'data_time', 'lr', 'base_lr', 'iter', 'epoch', 'memory')
@@ -55,6 +57,27 @@ def last_checkpoint(work_dir: str | Path) -> str:
     return str(Path(work_dir) / Path(note.read_text().strip()).name)
 
 
+def is_finished(work_dir: str | Path, config: str) -> bool:
+    """Whether a run saved the checkpoint of its last epoch or iteration, as its own copy of the config counts them."""
+    copy = Path(work_dir) / Path(config).name
+    if not copy.is_file() or not (Path(work_dir) / 'last_checkpoint').is_file():
+        return False
+    with READING:
+        train_cfg = load_config(copy).train_cfg
+    last = f'iter_{train_cfg.max_iters}' if 'max_iters' in train_cfg else f'epoch_{train_cfg.max_epochs}'
+    return Path(last_checkpoint(work_dir)).stem == last
+
+
+def is_unmeasured(work_dir: str | Path, config: str, metrics: Mapping[str, float]) -> bool:
+    """Whether a run should have validated, and its log has no metric of a validation."""
+    copy = Path(work_dir) / Path(config).name
+    if not copy.is_file():
+        return False
+    with READING:
+        validates = load_config(copy).get('val_evaluator') is not None
+    return validates and not any('/' in key and not key.startswith('knn/') for key in metrics)
+
+
 def train_once(tool: str | Path, run: Run, root: str | Path, threads: int | None = None) -> dict[str, float]:
     """Train a run in a process of its own, or resume it. A finished run is not repeated.
 
@@ -71,12 +94,16 @@ def train_once(tool: str | Path, run: Run, root: str | Path, threads: int | None
         UserError: If the folder has a run with other settings, or the process fails.
     """
     work_dir = Path(root) / run.name
-    options = list(run.options)
+    options, starts = list(run.options), {}
     for other in (path.name for path in Path(root).iterdir() if path.is_dir()) if Path(root).is_dir() else ():
         if f'{{{other}}}' in ' '.join(options):
             checkpoint = last_checkpoint(Path(root) / other)
+            starts[other] = int(os.path.getmtime(checkpoint))
             options = [option.replace(f'{{{other}}}', checkpoint) for option in options]
-    settings = dict(config=Path(run.config).name, seed=run.seed, options=list(run.options))
+    with READING:
+        contents = load_config(run.config).dump()
+    settings = dict(config=Path(run.config).name, seed=run.seed, options=list(run.options),
+                    contents=sha256(contents.encode()).hexdigest()[:8], starts=starts)
     plan, result = work_dir / 'settings.json', work_dir / 'result.json'
     if plan.is_file():
         old = json.loads(plan.read_text())
@@ -87,14 +114,18 @@ def train_once(tool: str | Path, run: Run, root: str | Path, threads: int | None
         return json.loads(result.read_text())
     work_dir.mkdir(parents=True, exist_ok=True)
     plan.write_text(json.dumps(settings))
-    command = [sys.executable, str(tool), run.config, '--work-dir', str(work_dir), '--seed', str(run.seed), '--resume']
-    command += ['--cfg-options', *options] if options else []
-    environment = dict(os.environ, **({} if threads is None else {'OMP_NUM_THREADS': str(threads)}))
-    with open(work_dir / 'output.txt', 'a') as output:
-        code = subprocess.run(command, env=environment, stdout=output, stderr=subprocess.STDOUT).returncode
-    if code:
-        raise UserError(f'training {run.name} stopped with exit code {code}: see {work_dir}/output.txt')
+    if not is_finished(work_dir, run.config):  # a queue may be stopped between a training's end and its result
+        command = [sys.executable, str(tool), run.config, '--work-dir', str(work_dir), '--seed', str(run.seed),
+                   '--resume', *(('--cfg-options', *options) if options else ())]
+        environment = dict(os.environ, **({} if threads is None else {'OMP_NUM_THREADS': str(threads)}))
+        with open(work_dir / 'output.txt', 'a') as output:
+            code = subprocess.run(command, env=environment, stdout=output, stderr=subprocess.STDOUT).returncode
+        if code:
+            raise UserError(f'training {run.name} stopped with exit code {code}: see {work_dir}/output.txt')
     metrics = {key: value for line in scalars(work_dir) for key, value in line.items() if key not in _NO_METRIC}
+    if is_unmeasured(work_dir, run.config, metrics):
+        raise UserError(f'training {run.name} is finished and was stopped in its last validation: remove '
+                        f'{last_checkpoint(work_dir)} and {work_dir}/last_checkpoint, and start again')
     result.write_text(json.dumps(metrics, indent=1))
     return metrics
 
@@ -116,6 +147,8 @@ def train_all(tool: str | Path, runs: Sequence[Run], root: str | Path, jobs: int
     Raises:
         UserError: If two runs have one name, a run names one that doesn't come earlier, or a training fails.
     """
+    if type(jobs) is not int or jobs < 1:
+        raise UserError(f'jobs must be a positive number of runs at a time, got {jobs!r}')
     names = [run.name for run in runs]
     for place, run in enumerate(runs):
         if run.name in names[:place]:
@@ -134,6 +167,9 @@ def train_all(tool: str | Path, runs: Sequence[Run], root: str | Path, jobs: int
         for run in runs:
             futures[run.name] = pool.submit(work, run)
         try:
+            done, _ = wait(futures.values(), return_when=FIRST_EXCEPTION)
+            for future in done:
+                future.result()  # raises what a training raised
             return {name: future.result() for name, future in futures.items()}
         except BaseException:  # running trainings may end, and no other starts
             pool.shutdown(cancel_futures=True)

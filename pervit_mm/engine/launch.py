@@ -15,6 +15,7 @@ from mmengine.runner import Runner
 from ..checkpoints import check_checkpoint, check_pretrained, find_resumable
 from ..utils.errors import UserError
 from . import machine
+from .preflight import check_masks
 
 # MMPretrain's small datasets, which download themselves where `download` isn't False.
 SELF_DOWNLOADING = ('MNIST', 'FashionMNIST', 'CIFAR10', 'CIFAR100')
@@ -96,6 +97,7 @@ def prepare_config(cfg: Config,
         cfg.resume = path is not None
     if cfg.get('load_from'):
         check_checkpoint(cfg.load_from, '--resume' if cfg.get('resume') else 'load_from')
+    check_masks(cfg)
     check_pretrained(cfg.model)  # read even ahead of resuming: Runner fills in weights first
     for loader in ('train_dataloader', 'val_dataloader'):
         check_data(cfg, loader)

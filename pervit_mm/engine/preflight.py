@@ -33,6 +33,9 @@ def building(what: str) -> Iterator[None]:
     except (AssertionError, AttributeError, IndexError, KeyError, OSError, TypeError, ValueError) as error:
         words = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
         words = words.strip().splitlines()[0] if words.strip() else 'no reason is given'
+        if isinstance(error, KeyError) and ' registry' in words:
+            words = f"{words.split('. ')[0]}; check the name, and that custom_imports names its module: 'pervit_mm', " \
+                    "and 'pervit_mm.selfsup' for pre-training"
         raise UserError(f'{what} of the config cannot be built ({type(error).__name__}: {words})') from error
 
 
@@ -77,11 +80,36 @@ def check_run(runner: Runner) -> None:
         if one is not None:
             check_classes(model, one.dataloader.dataset, name)
     check_preprocessor(model)
+    if hasattr(model, 'check_pipeline'):  # algorithms of pervit_mm.selfsup know what they need
+        model.check_pipeline(runner.train_loop.dataloader.dataset)
     if runner._val_loop is not None:
         check_metrics(model, runner.val_loop.evaluator)
         for hook in runner.hooks:
             if isinstance(hook, CheckpointHook) and hook.save_best and 'auto' not in hook.key_indicators:
                 check_save_best(hook.key_indicators, runner.val_loop.evaluator)
+
+
+def check_masks(cfg: dict) -> None:
+    """Raise UserError if MMPretrain's ``SimMIMMaskGenerator`` has values that it would assert, or not look at.
+
+    Args:
+        cfg (dict): The config.
+    """
+    dataset = (cfg.get('train_dataloader') or {}).get('dataset')
+    while isinstance(dataset, dict) and isinstance(dataset.get('dataset'), dict):
+        dataset = dataset['dataset']
+    for step in (dataset.get('pipeline') or ()) if isinstance(dataset, dict) else ():
+        if not str(step.get('type')).endswith('SimMIMMaskGenerator'):
+            continue
+        size, unit, token = (step.get(name, default) for name, default in (
+            ('input_size', 192), ('mask_patch_size', 32), ('model_patch_size', 4)))
+        ratio = step.get('mask_ratio', 0.6)
+        if size % unit or unit % token:
+            raise UserError(f'SimMIMMaskGenerator of train_dataloader: mask_patch_size must divide input_size={size} '
+                            f'and be a multiple of model_patch_size={token}, got {unit}')
+        if not 0 < ratio < 1:
+            raise UserError(f'SimMIMMaskGenerator of train_dataloader: mask_ratio must be above 0 and below 1, got '
+                            f'{ratio!r}')
 
 
 def check_channels(model: nn.Module) -> None:
@@ -94,7 +122,14 @@ def check_channels(model: nn.Module) -> None:
     made = getattr(backbone, 'out_channels', None)
     if not isinstance(made, (tuple, list)) or not made:
         return
+    for name, value in (('encoder_stride', 'out_stride'), ('out_channels', 'in_channels')):
+        # A decoder of pixels. A loss would broadcast other channels without a word.
+        given, own = getattr(neck, name, None), getattr(backbone, value, None)
+        if hasattr(neck, 'encoder_stride') and isinstance(given, int) and isinstance(own, int) and given != own:
+            raise UserError(f'model.neck.{name} is {given}, and the backbone has {value}={own}: set it to {own}')
     wanted = getattr(neck, 'in_channels', None)
+    if isinstance(wanted, int) and hasattr(neck, 'encoder_stride'):
+        wanted = [wanted]
     if isinstance(wanted, (tuple, list)) and len({*wanted}) > 1 and tuple(wanted) != tuple(made):
         raise UserError(f'model.neck.in_channels is {tuple(wanted)}, and the backbone gives maps of {tuple(made)} '
                         'channels (model.backbone.out_indices chooses them)')

@@ -32,7 +32,7 @@ class ProbeResult:
 
 @dataclass(frozen=True)
 class FewShotResult:
-    """Linear probes on few labels, one for each draw.
+    """Accuracy on few labels, one for each draw.
 
     Attributes:
         top1 (tuple[float, ...]): Accuracy in percent of each draw.

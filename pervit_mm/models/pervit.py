@@ -235,9 +235,9 @@ class PerViT(BaseModule):
             check_position(position, f'blocks[{i}].attn.position')  # it may have been replaced from outside
         runs = self.out_indices[-1] + 1  # blocks after the last output don't run
         known: list[Tensor | None] = []
-        if PositionCache.usable() and not self._on_meta():
+        if self.position_cache is not None and PositionCache.usable() and not self._on_meta():
             known = self.position_cache.get(positions[:runs], grids[:runs], self.num_heads, self.position_proj)
-        elif torch.is_grad_enabled() and not self._recomputes():
+        elif (torch.is_grad_enabled() or self.position_cache is None) and not self._recomputes():
             known = make_log_positions(positions[:runs], grids[:runs], self.position_proj)
         known = known + [None] * (self.num_layers - len(known))
 
@@ -328,7 +328,7 @@ class PerViT(BaseModule):
     def train(self, mode: bool = True) -> 'PerViT':
         """Switch the mode. What is frozen stays in eval mode."""
         super().train(mode)
-        if mode:
+        if mode and self.position_cache is not None:
             self.position_cache.clear()  # the first step changes the weights and makes what is kept useless
         self._freeze_stages()
         if mode and self.norm_eval:

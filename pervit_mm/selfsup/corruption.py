@@ -7,6 +7,9 @@ from torch import Tensor
 
 from ..utils.errors import UserError
 
+# Rectangles that are drawn for an image before it is asked whether all images are covered enough.
+_TURNS = 16
+
 
 @MODELS.register_module()
 class GroupCorruption:
@@ -76,10 +79,11 @@ class GroupCorruption:
                             f'{size[0]} x {size[1]}: raise max_side or take larger images')
         mask = cover(number, size, self.ratio, self.max_side, images.device)[:, None]
         source = torch.zeros_like(images)
-        if number > 1:
-            chosen = (torch.rand(number) < self.replace_prob).to(images.device)
-            mask[chosen, 0] = cover(int(chosen.sum()), size, self.replace_ratio, self.max_side, images.device)
-            source[chosen] = images.roll(int(torch.randint(1, number, ())), 0)[chosen]
+        if number > 1 and self.replace_prob:
+            chosen = (torch.rand(number) < self.replace_prob).to(images.device)[:, None, None, None]
+            replaced = cover(number, size, self.replace_ratio, self.max_side, images.device)[:, None]
+            mask = torch.where(chosen, replaced, mask)
+            source = torch.where(chosen, images.roll(int(torch.randint(1, number, ())), 0), source)
         return torch.where(mask, source, images), mask
 
 
@@ -104,12 +108,13 @@ def cover(number: int, size: tuple[int, int], share: float, max_side: float,
     pixels = [torch.arange(side, device=device) for side in size]
     sides = torch.tensor(size)[:, None]
     longest = torch.tensor([int(max_side * side) for side in size])[:, None]
-    while short.any():
-        # (2, number): first what concerns rows, then what concerns columns.
-        length = 1 + (longest * torch.rand(2, number)).long()
-        start = ((sides - length + 1) * torch.rand(2, number)).long()
-        rows, columns = ((place >= first[:, None]) & (place < behind[:, None]) for place, first, behind in zip(
-            pixels, start.to(device), (start + length).to(device)))
-        covered |= (rows & short[:, None])[:, :, None] & columns[:, None, :]
-        short = covered.flatten(1).sum(1) < share * size[0] * size[1]
+    while short.any():  # this waits for the GPU, so several turns are made in between
+        # (turns, 2, number): first what concerns rows, then what concerns columns.
+        length = 1 + (longest * torch.rand(_TURNS, 2, number)).long()
+        start = ((sides - length + 1) * torch.rand(_TURNS, 2, number)).long()
+        for first, behind in zip(start.to(device), (start + length).to(device)):
+            rows, columns = ((place >= low[:, None]) & (place < high[:, None])
+                             for place, low, high in zip(pixels, first, behind))
+            covered |= (rows & short[:, None])[:, :, None] & columns[:, None, :]
+            short = covered.flatten(1).sum(1) < share * size[0] * size[1]
     return covered

@@ -5,6 +5,8 @@ from mmengine.model import BaseModule
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
+from ..models import PerViT
+from ..utils.errors import UserError
 from .checks import check_counts
 
 
@@ -29,6 +31,7 @@ class PixelShuffleDecoder(BaseModule):
         super().__init__(init_cfg)
         check_counts('PixelShuffleDecoder', in_channels=in_channels, encoder_stride=encoder_stride,
                      out_channels=out_channels)
+        self.in_channels, self.encoder_stride, self.out_channels = in_channels, encoder_stride, out_channels
         self.conv = nn.Conv2d(in_channels, encoder_stride**2 * out_channels, 1)
         self.shuffle = nn.PixelShuffle(encoder_stride)
 
@@ -39,7 +42,7 @@ class PixelShuffleDecoder(BaseModule):
 
 @MODELS.register_module()
 class TokenDecoder(BaseModule):
-    """Three Linear layers on each token, then a transposed convolution to its pixels: SiT's decoder.
+    """Three Linear layers with GELU on each token, then a transposed convolution to its pixels: SiT's decoder.
 
     Args:
         in_channels (int): Width of the tokens.
@@ -56,9 +59,9 @@ class TokenDecoder(BaseModule):
         super().__init__(init_cfg)
         check_counts('TokenDecoder', in_channels=in_channels, encoder_stride=encoder_stride,
                      out_channels=out_channels)
-        self.encoder_stride = encoder_stride
+        self.in_channels, self.encoder_stride, self.out_channels = in_channels, encoder_stride, out_channels
         layers = [layer for _ in range(3) for layer in (nn.Linear(in_channels, in_channels), nn.GELU())]
-        self.mlp = nn.Sequential(*layers[:-1])
+        self.mlp = nn.Sequential(*layers)
         self.to_pixels = nn.ConvTranspose2d(in_channels, out_channels, encoder_stride, stride=encoder_stride)
 
     def forward(self, x: Tensor, size: Sequence[int]) -> Tensor:
@@ -69,3 +72,13 @@ class TokenDecoder(BaseModule):
         h, w = size
         grid = -(-h // self.encoder_stride), -(-w // self.encoder_stride)
         return self.to_pixels(self.mlp(x).transpose(1, 2).unflatten(2, grid))[:, :, :h, :w]
+
+
+def check_decoder(decoder: nn.Module, backbone: PerViT) -> None:
+    """Raise UserError if a decoder makes other images than the backbone takes: losses would broadcast silently."""
+    wanted = dict(in_channels=backbone.out_channels[-1], encoder_stride=backbone.out_stride,
+                  out_channels=backbone.in_channels)
+    for name, value in wanted.items():
+        if getattr(decoder, name, value) != value:
+            raise UserError(f'{name} of {type(decoder).__name__} must be {value}, as the backbone has it, got '
+                            f'{getattr(decoder, name)}')

@@ -24,8 +24,8 @@ class SelfDistillation(TeacherStudent):
     - EsViT (Li et al. 2022): ``region_neck``, ``region_head`` and ``region_weight=0.5``.
 
     PerViT has no class token. The mean of its normed tokens stands in for it. AttMask asks how much attention the class
-    token pays to each token. Here that is the mean of a column of the last Φa over queries and heads: exactly the
-    weight of each value in the pooled output of the last attention.
+    token pays to each token. For each head, the mean of a column of the last Φa over queries is the weight of that
+    token's value in the mean output. We average it over heads.
 
     Args:
         backbone (dict): PerViT with ``out_type='raw'``; ``MaskTokenPerViT`` where tokens are masked.
@@ -71,8 +71,13 @@ class SelfDistillation(TeacherStudent):
         self.relative_attention = relative_attention
         check_share(region_weight=region_weight)
         self.region_weight = region_weight if region_head is not None else 0.
-        if masking is not None and not isinstance(self.backbone, MaskTokenPerViT):
-            raise UserError(f'masking needs a backbone of type MaskTokenPerViT, got {type(self.backbone).__name__}')
+        if (masking is not None) != isinstance(self.backbone, MaskTokenPerViT):
+            # With a mask token that nothing uses, DDP would miss its gradient.
+            raise UserError(f'masking and a backbone of type MaskTokenPerViT go together, got masking={masking!r} and '
+                            f'{type(self.backbone).__name__}')
+        if relative_attention and not getattr(self.masking, 'needs_attention', False):
+            raise UserError("relative_attention=True needs masking=dict(type='AttentionMask'), got "
+                            f'masking={masking!r}')
         for name, used, used_neck in (('head', self.head, self.neck), ('token_head', self.token_head, self.neck),
                                       ('region_head', self.region_head, getattr(self, 'region_neck', None))):
             if used is not None and used.out_channels != used_neck.out_channels:
@@ -112,11 +117,17 @@ class SelfDistillation(TeacherStudent):
             with torch.no_grad():
                 targets = self.teacher.module['region_neck'](teacher)
             losses['region_loss'] = self.region_weight * self.region_head.loss(
-                [self.region_neck(view) for view in tokens], targets.chunk(num), tokens, teacher.chunk(num))
+                self._region_logits(tokens), targets.chunk(num), tokens, teacher.chunk(num))
             self.region_head.update_center(targets)
         losses.update(self.head.statistics(logits[min(1, len(views) - 1)], teacher_logits[0]))
         self.head.update_center(torch.cat(teacher_logits))
         return losses
+
+    def _region_logits(self, tokens: list[Tensor]) -> list[Tensor]:
+        """Logits ``(B, N, K)`` of each view's tokens ``(B, N, C)``, all through the neck at once."""
+        logits = self.region_neck(torch.cat([view.flatten(0, 1) for view in tokens]))
+        parts = logits.split([view.shape[0] * view.shape[1] for view in tokens])
+        return [part.unflatten(0, view.shape[:2]) for part, view in zip(parts, tokens)]
 
     def _look(self, views: list[Tensor]) -> tuple[Tensor, Tensor | None]:
         """The teacher's tokens ``(V * B, N, C)``, and its attention ``(V * B, N)`` if the masking asks for it."""
@@ -141,8 +152,9 @@ class SelfDistillation(TeacherStudent):
     def collapsed(self, log: dict[str, float]) -> str | None:
         """Say by what the losses and statistics of an iteration show a collapse, or return None."""
         if log['entropy'] > NO_ANSWER:
-            return f"the teacher's answers have {log['entropy']:.3f} of the largest entropy, so they say nothing"
+            return (f"the teacher's answers have {log['entropy']:.3f} of the largest entropy, so they say nothing: "
+                    'lower teacher_temp')
         if log['spread'] < ONE_ANSWER:
             return (f"the teacher's mean answer has {log['spread']:.3f} of the largest entropy, so all images get the "
-                    'same answer')
+                    'same answer: lower the rate, or raise the momentum of the teacher')
         return None

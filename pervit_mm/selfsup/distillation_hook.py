@@ -3,6 +3,7 @@ import math
 
 import torch
 from mmengine.hooks import Hook
+from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapperDict
 from mmengine.registry import HOOKS
@@ -20,12 +21,13 @@ PATIENCE = 0.1
 class DistillationHook(Hook):
     """Drive a run of :class:`pervit_mm.selfsup.SelfDistillation` or :class:`pervit_mm.selfsup.SiT`.
 
-    - Before training, unless it is resumed, the teacher is made equal to the student. So ``load_from`` with weights of
-      a student alone is fine.
+    - Before training, unless weights of a teacher were loaded, the teacher is made equal to the student. So
+      ``load_from`` takes weights of a student alone, and of a whole pre-training.
     - The model hears before each iteration how far the run is. All schedules follow from it, and a resumed run goes on
       where it stopped.
     - The teacher moves after each step of the optimizer, and not after iterations that only accumulate gradients.
-    - Gradients are clipped and frozen as DINO does, right before the step.
+    - If asked for, each parameter's gradient is clipped by itself right before the step, and prototypes get none in the
+      first epochs.
     - A collapse is reported in one sentence, once.
 
     Args:
@@ -56,17 +58,19 @@ class DistillationHook(Hook):
     def before_train(self, runner: Runner) -> None:
         """Check the model, make the teacher equal to the student, and wait for steps of the optimizer."""
         model = self._model(runner)
-        if runner.iter == 0:
+        if model.teacher.loaded:
+            print_log('The teacher goes on with the weights that were loaded for it.', 'current')
+        else:
             model.sync_teacher()
+            print_log('The teacher starts as a copy of the student.', 'current')
+        wrapper = runner.optim_wrapper
+        if isinstance(wrapper, OptimWrapperDict):
+            raise UserError(f'DistillationHook takes one optimizer, got {type(wrapper).__name__}')
         if self.freeze_prototypes and isinstance(runner.train_loop, IterBasedTrainLoop):
             raise UserError(f'freeze_prototypes of DistillationHook counts epochs, got {self.freeze_prototypes} in a '
                             'run by iteration, which has none: set it to 0, or train by epoch')
         if self.clip_grad is None and not self.freeze_prototypes:
             return
-        wrapper = runner.optim_wrapper
-        if isinstance(wrapper, OptimWrapperDict):
-            raise UserError('clip_grad and freeze_prototypes of DistillationHook take one optimizer, got '
-                            f'{type(wrapper).__name__}: leave them out')
         if wrapper.optimizer.defaults.get('fused') and getattr(wrapper, 'loss_scaler', None) is not None:
             raise UserError('clip_grad and freeze_prototypes of DistillationHook need gradients without loss scale, '
                             'and a fused optimizer unscales them itself: set fused=False, or train in bfloat16')
@@ -101,9 +105,7 @@ class DistillationHook(Hook):
         reason = model.collapsed(log) if log else None
         if reason is not None:
             self._told = True
-            runner.logger.warning(
-                f'The features collapse, at iteration {runner.iter + 1}: {reason}. Stop the run; lower teacher_temp or '
-                'the rate, raise the momentum of the teacher, or take larger batches.')
+            runner.logger.warning(f'The features collapse, at iteration {runner.iter + 1}: {reason}.')
 
     def _looks(self, runner: Runner) -> bool:
         """Whether it is time to look for a collapse: now and then, because reading a value waits for the GPU."""

@@ -19,7 +19,8 @@ class PerViTFewLabels:
         seed (int): The same seed draws the same images. Defaults to 0.
 
     Raises:
-        UserError: If neither or both of ``shots`` and ``fraction`` are given, or one is out of range.
+        UserError: If the data set has no labels, neither or both of ``shots`` and ``fraction`` are given, or one is out
+            of range.
 
     Examples:
         >>> train_dataloader = dict(dataset=dict(
@@ -43,7 +44,11 @@ class PerViTFewLabels:
         if self._fully_initialized:
             return
         self.dataset.full_init()
-        labels = torch.as_tensor(self.dataset.get_gt_labels())
+        try:
+            labels = torch.as_tensor(self.dataset.get_gt_labels())
+        except (KeyError, AttributeError, TypeError) as error:
+            raise UserError(f'dataset of PerViTFewLabels must have one label for each image, and '
+                            f'{type(self.dataset).__name__} has none: give one with labels') from error
         shots = self.shots
         if shots is None:
             shots = max(1, round(self.fraction * int(labels.unique(return_counts=True)[1].min())))

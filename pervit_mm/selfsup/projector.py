@@ -49,4 +49,9 @@ class DistillationNeck(BaseModule):
 
     def forward(self, x: Tensor) -> Tensor:
         """Features ``(..., C)`` to logits ``(..., K)``: cosines, so from -1 to 1."""
-        return F.linear(F.normalize(self.mlp(x), dim=-1), F.normalize(self.prototypes, dim=-1))
+        x, prototypes, device = self.mlp(x), self.prototypes, x.device.type
+        if torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.bfloat16:
+            # Cosines of 8 bits, divided by the teacher's temperature, would be steps of 0.1.
+            with torch.autocast(device, enabled=False):
+                return F.linear(F.normalize(x.float(), dim=-1), F.normalize(prototypes.float(), dim=-1))
+        return F.linear(F.normalize(x, dim=-1), F.normalize(prototypes, dim=-1))

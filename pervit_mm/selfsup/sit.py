@@ -1,8 +1,10 @@
 """SiT: corrupted images are restored, and recognized among others."""
+import torch
 from mmengine.dist import get_world_size
 from mmengine.registry import MODELS
 from torch import Tensor
 
+from .decoders import check_decoder
 from .teacher_student import TeacherStudent
 
 
@@ -21,14 +23,16 @@ class SiT(TeacherStudent):
         head (dict): ``ContrastHead``.
         corruption (dict): ``GroupCorruption``.
         pixel_loss (dict): Of the restored pixels. Defaults to MMPretrain's ``PixelReconstructionLoss`` with
-            ``criterion='L1'``; set its ``channel`` to the channels of the image.
-        pixel_weight (float): λ, weight of the pixel loss. Defaults to 5, SiT's on small data sets.
+            ``criterion='L1'``. Its ``channel`` is set to the channels of the image.
+        pixel_weight (float): λ, weight of the mean pixel loss of both views. The contrast losses of both views are
+            added up, as the authors do. Defaults to 5, SiT's on small data sets; theirs on others is 1.
         momentum (float): Share of the old teacher in each update at the start. It rises to 1. Defaults to 0.996.
         data_preprocessor (dict, optional): Defaults to None, MMPretrain's ``SelfSupDataPreprocessor``.
         init_cfg (dict, optional): Defaults to None.
 
     Raises:
-        UserError: As :class:`TeacherStudent`; while training, if there are not two views of one size.
+        UserError: As :class:`TeacherStudent`; if the decoder makes other images than the backbone takes; while
+            training, if there are not two views of one size.
     """
 
     def __init__(self, backbone: dict, neck: dict, decoder: dict, head: dict, corruption: dict,
@@ -37,6 +41,10 @@ class SiT(TeacherStudent):
                  init_cfg: dict | None = None) -> None:
         super().__init__(backbone, neck, {}, momentum, 2, 2, data_preprocessor, init_cfg)
         self.decoder, self.head = MODELS.build(decoder), MODELS.build(head)
+        check_decoder(self.decoder, self.backbone)
+        pixel_loss = dict(pixel_loss)
+        if pixel_loss['type'].endswith('PixelReconstructionLoss'):
+            pixel_loss.setdefault('channel', self.backbone.in_channels)
         self.corruption, self.pixel_loss = MODELS.build(corruption), MODELS.build(pixel_loss)
         self.pixel_weight = pixel_weight
 
@@ -54,17 +62,19 @@ class SiT(TeacherStudent):
         views = self.check_views(inputs)[:2]
         corrupted, masks = zip(*(self.corruption(view) for view in views))
         tokens = self.student_tokens(list(corrupted))
-        found = [self.neck((view.mean(1), ))[0] for view in tokens]
-        known = [self.teacher.module['neck']((view.mean(1), ))[0] for view in self.teacher_tokens(views).chunk(2)]
+        found = self.neck((torch.cat(tokens).mean(1), ))[0].chunk(2)
+        with torch.no_grad():
+            known = self.teacher.module['neck']((self.teacher_tokens(views).mean(1), ))[0].chunk(2)
         losses, accuracies = zip(*(self.head.loss(found[v], known[1 - v]) for v in (0, 1)))
         restored = [self.decoder(view, image.shape[2:]) for view, image in zip(tokens, views)]
         pixel = [self.pixel_loss(*each) for each in zip(restored, views, masks)]
-        return dict(contrast_loss=sum(losses) / 2, pixel_loss=self.pixel_weight * sum(pixel) / 2,
+        return dict(contrast_loss=sum(losses), pixel_loss=self.pixel_weight * sum(pixel) / 2,
                     agreement=sum(accuracies) / 2,
                     chance=accuracies[0].new_tensor(1 / len(views[0]) / get_world_size()))
 
     def collapsed(self, log: dict[str, float]) -> str | None:
         """Say by what the losses and statistics of an iteration show a collapse, or return None."""
-        if log['agreement'] < 2 * log['chance']:
-            return f"the student finds {100 * log['agreement']:.1f} % of the images, which is no more than chance"
+        if log['chance'] <= 1 / 16 and log['agreement'] < 2 * log['chance']:  # small batches are found by chance
+            return (f"the student finds {100 * log['agreement']:.1f} % of the images, and chance is "
+                    f"{100 * log['chance']:.1f} %: lower the rate or take larger batches")
         return None

@@ -23,11 +23,14 @@ class EMATeacher(BaseAveragedModel):
     Attributes:
         module (nn.Module): The copy. Its parameters need no gradient.
         steps (Tensor): Number of updates, an int64 buffer.
+        loaded (bool): Whether a checkpoint had weights for the teacher.
     """
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model)
         self.train(self.training)
+        self.loaded = False
+        self._register_load_state_dict_pre_hook(self._note_loaded)
 
     def avg_func(self, averaged_param: Tensor, source_param: Tensor, steps: int) -> None:
         """Not used: :meth:`update_parameters` averages all parameters at once."""
@@ -40,6 +43,9 @@ class EMATeacher(BaseAveragedModel):
             if module is not self and not isinstance(module, _BatchNorm):
                 module.training = False
         return self
+
+    def _note_loaded(self, state: dict, prefix: str, *_) -> None:
+        self.loaded = any(key.startswith(f'{prefix}module.') for key in state)
 
     @torch.no_grad()
     def sync(self, model: nn.Module) -> None:

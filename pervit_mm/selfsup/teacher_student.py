@@ -11,6 +11,7 @@ from ..utils.errors import UserError
 from .checks import check_share
 from .schedules import cosine
 from .teacher import EMATeacher
+from .transforms import MultiCropWithBoxes
 
 
 class TeacherStudent(BaseSelfSupervisor):
@@ -56,8 +57,21 @@ class TeacherStudent(BaseSelfSupervisor):
                 self.add_module(name, MODELS.build(module) if isinstance(module, dict) else module)
                 self._taught.append(name)
         self.momentum, self.num_teacher_views, self.min_views = momentum, num_teacher_views, min_views
+        self._check_necks()
         self.teacher = EMATeacher(self._student())
+        # Its weights change at each step, so nothing that is kept would ever be valid.
+        self.teacher.module['backbone'].position_cache = None
         self._progress: float | None = None
+
+    def _check_necks(self) -> None:
+        """Raise UserError for a neck that takes another width than the backbone gives."""
+        width = self.backbone.out_channels[-1]
+        for name in self._taught[1:]:
+            neck = getattr(self, name)
+            first = next((module for module in neck.modules() if isinstance(module, nn.Linear)), None)
+            if first is not None and first.in_features != width:
+                raise UserError(f'{name}.in_channels of {type(self).__name__} must be the width of the backbone, '
+                                f'{width}, got {first.in_features}')
 
     @staticmethod
     def _describe(backbone: nn.Module) -> str:
@@ -104,6 +118,21 @@ class TeacherStudent(BaseSelfSupervisor):
                             'set_progress(share) before each step and update_teacher() after it')
         return self._progress
 
+    def check_pipeline(self, dataset) -> None:
+        """Check the views that a data set makes, ahead of training.
+
+        Args:
+            dataset (BaseDataset): Of training. One without ``MultiCropWithBoxes`` is checked by its first batch.
+
+        Raises:
+            UserError: As :meth:`check_views`.
+        """
+        while hasattr(dataset, 'dataset'):
+            dataset = dataset.dataset
+        for step in getattr(getattr(dataset, 'pipeline', None), 'transforms', ()):
+            if isinstance(step, MultiCropWithBoxes):
+                self._check_sizes([(crop.scale[1], crop.scale[0]) for crop, _ in step.views])
+
     def check_views(self, inputs: Tensor | list[Tensor]) -> list[Tensor]:
         """The views of a batch, each ``(B, C, h, w)``.
 
@@ -116,12 +145,17 @@ class TeacherStudent(BaseSelfSupervisor):
         Raises:
             UserError: If there are too few views, the teacher's differ in size, or one is smaller than a token.
         """
-        name, views = type(self).__name__, inputs if isinstance(inputs, (list, tuple)) else [inputs]
+        views = list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]
         self._checked_progress()
-        if len(views) < self.min_views:
+        self._check_sizes([tuple(view.shape[2:]) for view in views])
+        return views
+
+    def _check_sizes(self, sizes: list[tuple[int, int]]) -> None:
+        name = type(self).__name__
+        if len(sizes) < self.min_views:
             raise UserError(f'inputs of {name} must hold at least {self.min_views} views of each image, got '
-                            f'{len(views)}: put MultiCropWithBoxes into the pipeline of train_dataloader')
-        sizes = [tuple(view.shape[2:]) for view in views]
+                            f'{len(sizes)}: put MultiCropWithBoxes with {self.num_teacher_views} global views and more '
+                            'into the pipeline of train_dataloader')
         if len(set(sizes[:self.num_teacher_views])) > 1:
             raise UserError(f'the first {self.num_teacher_views} views of {name} must have one size, got '
                             f'{sizes[:self.num_teacher_views]}: set global_size of MultiCropWithBoxes')
@@ -129,7 +163,6 @@ class TeacherStudent(BaseSelfSupervisor):
         if any(min(size) < stride for size in sizes):
             raise UserError(f'each view of {name} must be at least one token, {stride} px, got {sizes}: set local_size '
                             'of MultiCropWithBoxes')
-        return list(views)
 
     def student_tokens(self, views: list[Tensor], mask: Tensor | None = None) -> list[Tensor]:
         """Run the student. Neighboring views of one size go through it together.

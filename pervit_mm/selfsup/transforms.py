@@ -41,7 +41,9 @@ class MultiCropWithBoxes(BaseTransform):
             after crop and resize on a dict of ``img`` and ``img_shape``. ``RandomFlip`` may stand in it once; no other
             transform may move pixels, or the boxes are wrong. Defaults to (), no transform.
         local_transforms (Sequence): The pipeline of all local views. Defaults to ().
-        interpolation (str): 'nearest', 'bilinear', 'bicubic', 'area' or 'lanczos', by OpenCV. Defaults to 'bicubic'.
+        interpolation (str): 'nearest', 'bilinear', 'bicubic', 'area' or 'lanczos'. Defaults to 'bicubic'.
+        backend (str): 'cv2' or 'pillow'. Pillow filters what it shrinks, as DINO's crops do, and takes no single
+            channel in ``(h, w, 1)``. Defaults to 'cv2'.
 
     Raises:
         UserError: If there is no view, a size is not positive, a scale not ``0 < low <= high <= 1``, or the number of
@@ -71,7 +73,8 @@ class MultiCropWithBoxes(BaseTransform):
                  num_local: int = 0,
                  global_transforms: Sequence = (),
                  local_transforms: Sequence = (),
-                 interpolation: str = 'bicubic') -> None:
+                 interpolation: str = 'bicubic',
+                 backend: str = 'cv2') -> None:
         for name, number in (('num_global', num_global), ('num_local', num_local)):
             if type(number) is not int or number < 0:
                 raise UserError(f'{name} of MultiCropWithBoxes must be a whole number of at least 0, got {number!r}')
@@ -88,7 +91,10 @@ class MultiCropWithBoxes(BaseTransform):
         elif len(global_transforms) != num_global:
             raise UserError(f'global_transforms of MultiCropWithBoxes must be one pipeline, or one for each of '
                             f'num_global={num_global} views, got {len(global_transforms)} pipelines')
-        self.interpolation = interpolation
+        if backend not in ('cv2', 'pillow') or (backend == 'pillow' and interpolation == 'area'):
+            raise UserError("backend of MultiCropWithBoxes must be 'cv2', or 'pillow' with another interpolation than "
+                            f"'area', got {backend!r} with {interpolation!r}")
+        self.interpolation, self.backend = interpolation, backend
         global_crop = _build_crop('global', global_size, global_scale)
         local_crop = _build_crop('local', local_size, local_scale)
         #: A crop and a pipeline for each view.
@@ -101,7 +107,7 @@ class MultiCropWithBoxes(BaseTransform):
         views, boxes, flipped = [], [], []
         for crop, pipeline in self.views:
             top, left, height, width = crop.rand_crop_params(image)
-            view = mmcv.imresize(image[top:top + height, left:left + width], crop.scale, backend='cv2',
+            view = mmcv.imresize(image[top:top + height, left:left + width], crop.scale, backend=self.backend,
                                  interpolation=self.interpolation)
             view = view.reshape(*view.shape[:2], *image.shape[2:])  # OpenCV drops the axis of a single channel
             made = pipeline(dict(img=view, img_shape=view.shape[:2]))

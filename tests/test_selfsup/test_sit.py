@@ -63,7 +63,7 @@ def test_the_losses_are_their_formulas():
     model, views = example(pixel_weight=3.)
     losses = model.loss(views)
     contrast, pixel, agreement = losses_by_hand(model, views)
-    assert losses['contrast_loss'].item() == pytest.approx(contrast.item(), rel=1e-5)
+    assert losses['contrast_loss'].item() == pytest.approx(2 * contrast.item(), rel=1e-5)
     assert losses['pixel_loss'].item() == pytest.approx(3 * pixel.item(), rel=1e-5)
     assert losses['agreement'].item() == pytest.approx(agreement.item()) and losses['chance'].item() == 0.25
 
@@ -106,10 +106,11 @@ def test_the_pixel_loss_is_mmpretrains_by_default():
     assert torch.equal(model.pixel_loss(prediction, image, mask), twin.pixel_loss(prediction, image, mask))
 
 
-@pytest.mark.parametrize('agreement, words', [(0.01, 'finds 1.0 % of the images, which is no more than chance'),
+@pytest.mark.parametrize('agreement, words', [(0.01, 'finds 1.0 % of the images, and chance is 0.8 %'),
                                               (0.5, None)])
 def test_collapse_is_named(agreement, words):
     found = distiller(SIT).collapsed(dict(agreement=agreement, chance=1 / 128, loss=1.))
+    assert distiller(SIT).collapsed(dict(agreement=0.5, chance=0.5, loss=1.)) is None  # a batch of two says nothing
     assert found is None if words is None else words in found
 
 
@@ -134,12 +135,12 @@ def test_the_decoder_puts_each_token_on_its_pixels():
 
 
 def test_the_decoder_is_its_formula():
-    """Three Linear layers with GELU between them, then one more to the pixels of the patch."""
+    """Three Linear layers with GELU after each, then one more to the pixels of the patch."""
     model, tokens = decoder(), torch.randn(2, 6, 5)
     hidden = tokens
-    for i, layer in enumerate(model.mlp[::2]):
-        hidden = F.linear(F.gelu(hidden) if i else hidden, layer.weight, layer.bias)
-    assert len(model.mlp) == 5
+    for layer in model.mlp[::2]:
+        hidden = F.gelu(F.linear(hidden, layer.weight, layer.bias))
+    assert len(model.mlp) == 6
     patches = torch.einsum('bnc,codx->bnodx', hidden, model.to_pixels.weight) + model.to_pixels.bias[:, None, None]
     found = model(tokens, (12, 8))
     for token in range(6):

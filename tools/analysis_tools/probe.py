@@ -7,7 +7,7 @@
 
 CONFIG is that of a classifier, because labels are needed. Its training set, with the pipeline of its test set, is the
 bank that votes, and its test set is classified. CHECKPOINT may be a classifier's or that of a training without labels.
-It is a file, or pervit_mm:// and the name of a published one. The table has top-1 accuracies in percent. Votes are
+It is a file, or pervit_mm:// and the name of a published file. The table has top-1 accuracies in percent. Votes are
 weighted with a temperature of 0.07. ± is the deviation over draws of the labeled images. On few labels 20 neighbors
 vote, or all labeled images if they are fewer. --out writes every single accuracy as CSV.
 """
@@ -27,7 +27,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('config', help='config of a classifier')
-    parser.add_argument('checkpoint', nargs='?', help='file, or pervit_mm:// and a name; default none')
+    parser.add_argument('checkpoint', nargs='?', help='file, or pervit_mm:// and a published file; default none')
     parser.add_argument('--pixels', action='store_true', help='measure pixels as well, as they are and centered')
     parser.add_argument('--random', action='store_true', help='measure random weights as well; the first of --seeds '
                         'draws them')

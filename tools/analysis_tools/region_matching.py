@@ -31,18 +31,15 @@ def main(argv=None) -> None:
     parser.add_argument('--seed', type=int, default=0, help='draws the places of the crops; default 0')
     parser.add_argument('--device', help='such as cpu or cuda:0; default a GPU if there is one')
     args = parser.parse_args(argv)
-    rows = []
     try:
-        cfg = load_config(args.config)
-        for tolerance in args.tolerance:
-            found = score_region_matching(
-                cfg, args.checkpoint, prefix=args.prefix, crop=args.crop, shift=args.shift, images=args.images,
-                tolerance=tolerance, seed=args.seed, device=args.device)
-            rows.append({'tolerance': f'{tolerance:g}', 'right %': f'{found.accuracy:.1f}',
-                         'chance %': f'{found.chance:.1f}', 'tokens': found.tokens})
+        found = score_region_matching(
+            load_config(args.config), args.checkpoint, prefix=args.prefix, crop=args.crop, shift=args.shift,
+            images=args.images, tolerances=args.tolerance, seed=args.seed, device=args.device)
     except UserError as error:
         sys.exit(f'tools/analysis_tools/region_matching.py: {error}')
-    print(markdown_table(rows))
+    print(markdown_table([{'tolerance': f'{tolerance:g}', 'right %': f'{one.accuracy:.1f}',
+                           'chance %': f'{one.chance:.1f}', 'tokens': one.tokens}
+                          for tolerance, one in zip(args.tolerance, found)]))
 
 
 if __name__ == '__main__':

@@ -18,6 +18,7 @@ crops = dict(
     local_size=96,
     local_scale=(0.05, 0.4),
     num_local=8,
+    backend='pillow',
     global_transforms=[
         [flip, *colors, dict(blur, prob=1.0)],
         [flip, *colors, dict(blur, prob=0.1), dict(type='Solarize', thr=128, prob=0.2)],

@@ -2,7 +2,7 @@
 import copy
 from collections.abc import Sequence
 
-from mmengine.model import is_model_wrapper
+from mmengine.model import is_model_wrapper, revert_sync_batchnorm
 from mmengine.registry import DATASETS, HOOKS
 from mmengine.runner import Runner
 from torch import nn
@@ -60,6 +60,9 @@ class KNNHook(Recorder):
             # Only the first rank records, so its sampler takes all images and not those of its rank.
             config.update(dataset=dataset, sampler=SequentialSampler(dataset))
             self._loaders.append(Runner.build_dataloader(config))
+        if max(self.k) > len(self._loaders[0].dataset):
+            raise UserError(f'k of KNNHook must be at most {len(self._loaders[0].dataset)}, the images of its bank, '
+                            f'got {self.k}')
         self._part(runner)  # a wrong name is an error now and not after hours
         super().before_train(runner)
 
@@ -81,7 +84,7 @@ class KNNHook(Recorder):
         model = self._part(runner)
         state = get_generators()  # each start of a loader draws a random number
         if self.recalibrate:
-            model = copy.deepcopy(model)
+            model = revert_sync_batchnorm(copy.deepcopy(model))  # only the first rank is here
             recalibrate(model, self._loaders[0], self.recalibrate)
         bank, queries = (collect_features(model, loader, ()) for loader in self._loaders)
         set_generators(state)

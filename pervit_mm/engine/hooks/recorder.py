@@ -19,7 +19,8 @@ class Recorder(Hook):
         UserError: If ``interval`` is not a positive integer, or, when training starts, if the run has no epochs.
     """
 
-    priority = 'LOW'
+    # After CheckpointHook, which is VERY_LOW: if recording fails, what was trained is saved.
+    priority = 'LOWEST'
 
     def __init__(self, interval: int = 1, by_epoch: bool = True, before_training: bool = True) -> None:
         if type(interval) is not int or interval < 1:

@@ -7,6 +7,7 @@ from mmengine.model import BaseModule
 from mmengine.registry import MODELS
 from torch import Tensor
 
+from ...utils.errors import UserError
 from ..checks import check_counts, check_positive, check_share
 from ..schedules import warm_up
 
@@ -29,7 +30,8 @@ class DistillationHead(BaseModule):
         init_cfg (dict, optional): Defaults to None; there is no parameter.
 
     Raises:
-        UserError: If ``out_channels`` is not a positive integer, a temperature not above 0 or a share not from 0 to 1.
+        UserError: If ``out_channels`` is not a positive integer, a temperature not above 0, a share not from 0 to 1,
+            or one of ``warmup_teacher_temp`` and ``warmup`` is given without the other.
     """
 
     def __init__(self, out_channels: int, student_temp: float = 0.1, teacher_temp: float = 0.04,
@@ -40,6 +42,10 @@ class DistillationHead(BaseModule):
         check_counts(type(self).__name__, out_channels=out_channels)
         check_positive(student_temp=student_temp, teacher_temp=teacher_temp, warmup_teacher_temp=start)
         check_share(warmup=warmup, center_momentum=center_momentum)
+        if (start != teacher_temp) != (warmup > 0):
+            raise UserError('warmup_teacher_temp and warmup go together: a temperature that rises needs a share of the '
+                            f'run above 0, got warmup_teacher_temp={warmup_teacher_temp}, teacher_temp={teacher_temp} '
+                            f'and warmup={warmup}')
         self.out_channels, self.student_temp, self.center_momentum = out_channels, student_temp, center_momentum
         self._temperatures = start, teacher_temp, warmup
         self.register_buffer('center', torch.zeros(out_channels))
@@ -75,7 +81,7 @@ class DistillationHead(BaseModule):
     @torch.no_grad()
     def update_center(self, teacher: Tensor) -> None:
         """Move the center to the mean of the teacher's logits ``(..., K)``, over all processes."""
-        mean = teacher.float().flatten(0, -2).mean(0)
+        mean = teacher.flatten(0, -2).mean(0, dtype=torch.float32)
         all_reduce(mean, op='mean')
         self.center.lerp_(mean, 1 - self.center_momentum)
 

@@ -1,0 +1,101 @@
+"""Queues of trainings, with a stand-in for tools/train.py that writes logs and checkpoints like MMEngine's."""
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from pervit_mm.benchmarks.run_queue import Run, train_all
+from pervit_mm.utils.errors import UserError
+
+TOOL = '''
+import json, os, sys
+from pathlib import Path
+args = sys.argv[1:]
+work_dir = Path(args[args.index('--work-dir') + 1])
+with open(work_dir.parent / 'calls.jsonl', 'a') as file:
+    file.write(json.dumps([work_dir.name, args[0], args[args.index('--seed') + 1], os.environ.get('OMP_NUM_THREADS'),
+                           args[args.index('--cfg-options') + 1:] if '--cfg-options' in args else []]) + '\\n')
+if args[0] == 'broken.py':
+    sys.exit(3)
+log = work_dir / '20260101_000000' / 'vis_data' / 'scalars.json'
+log.parent.mkdir(parents=True, exist_ok=True)
+log.write_text('\\n'.join(map(json.dumps, [
+    dict(loss=2., lr=0.1, time=1., iter=1, step=1), {'knn/top1_k20': 70., 'step': 1},
+    {'knn/top1_k20': 80., 'step': 2}])))
+(work_dir / args[0]).write_text(Path(args[0]).read_text())
+(work_dir / 'epoch_2.pth').write_text('weights')
+(work_dir / 'last_checkpoint').write_text('/somewhere/else/epoch_2.pth')
+'''
+
+
+@pytest.fixture
+def tool(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / 'train.py'
+    path.write_text(TOOL)
+    for name in ('a', 'b', 'c', 'broken'):
+        Path(f'{name}.py').write_text('max_epochs = 2\ntrain_cfg = dict(max_epochs=max_epochs)\n')
+    return path
+
+
+def calls(root):
+    return [json.loads(line) for line in (root / 'calls.jsonl').read_text().splitlines()]
+
+
+@pytest.mark.parametrize('jobs', [1, 2])
+def test_a_run_starts_from_the_last_checkpoint_of_another_and_nothing_is_repeated(tmp_path, tool, jobs):
+    root = tmp_path / 'runs'
+    runs = [Run('a', 'a.py', 3), Run('b', 'b.py', 4, ('x={a}', 'y=1'))]
+    for _ in range(2):
+        found = train_all(tool, runs, root, jobs, threads=1)
+        assert found == dict.fromkeys('ab', {'loss': 2., 'knn/top1_k20': 80.})
+    assert calls(root) == [['a', 'a.py', '3', '1', []],
+                           ['b', 'b.py', '4', '1', [f'x={root}/a/epoch_2.pth', 'y=1']]]
+
+
+def test_a_failure_stops_the_queue_and_what_is_done_stays(tmp_path, tool):
+    root, runs = tmp_path / 'runs', [Run('a', 'a.py', 0), Run('b', 'broken.py', 0), Run('c', 'c.py', 0)]
+    with pytest.raises(UserError, match='training b stopped with exit code 3: see .*b/output.txt'):
+        train_all(tool, runs, root)
+    assert [call[0] for call in calls(root)] in (['a', 'b'], ['a', 'b', 'c'])  # c may have begun already
+    assert (root / 'a' / 'result.json').is_file() and not (root / 'b' / 'result.json').exists()
+
+
+def test_other_settings_are_refused(tmp_path, tool):
+    train_all(tool, [Run('a', 'a.py', 0)], tmp_path / 'runs')
+    with pytest.raises(UserError, match=r"has a run with other settings, .*'seed': 0.*, not .*'seed': 1.*: remove it"):
+        train_all(tool, [Run('a', 'a.py', 1)], tmp_path / 'runs')
+
+
+def test_another_config_or_start_is_refused(tmp_path, tool):
+    root, runs = tmp_path / 'runs', [Run('a', 'a.py', 0), Run('b', 'b.py', 0, ('x={a}', ))]
+    train_all(tool, runs, root)
+    os.utime(root / 'a' / 'epoch_2.pth', (0, 0))  # as if it had been trained anew
+    with pytest.raises(UserError, match="runs/b has a run with other settings, .*'starts': {'a': 0}"):
+        train_all(tool, runs, root)
+    Path('a.py').write_text('max_epochs = 3\ntrain_cfg = dict(max_epochs=max_epochs)\n')
+    with pytest.raises(UserError, match='runs/a has a run with other settings'):
+        train_all(tool, runs[:1], root)
+
+
+def test_a_queue_that_was_stopped_ahead_of_the_result_reads_it_from_the_log(tmp_path, tool):
+    root, run = tmp_path / 'runs', Run('a', 'a.py', 0)
+    train_all(tool, [run], root)
+    (root / 'a' / 'result.json').unlink()
+    assert train_all(tool, [run], root)['a']['knn/top1_k20'] == 80. and len(calls(root)) == 1
+    # A run that validates and was stopped in its last validation has no result.
+    (root / 'a' / 'result.json').unlink()
+    with open(root / 'a' / 'a.py', 'a') as file:
+        file.write("val_evaluator = dict(type='Accuracy')")
+    with pytest.raises(UserError, match='is finished and was stopped in its last validation: remove .*epoch_2.pth'):
+        train_all(tool, [run], root)
+
+
+def test_mistakes_in_the_queue_are_told_ahead_of_all_runs(tmp_path, tool):
+    for runs, words in (([Run('b', 'b.py', 0, ('x={a}', )), Run('a', 'a.py', 0)], 'b starts from a, which must come'),
+                        ([Run('a', 'a.py', 0), Run('a', 'b.py', 0)], "got 'a' twice"),
+                        ([Run('a', 'a.py', 0, ('x={a}', ))], 'a starts from a, which must come earlier')):
+        with pytest.raises(UserError, match=words):
+            train_all(tool, runs, tmp_path / 'runs')
+    assert not (tmp_path / 'runs').exists()

@@ -1,0 +1,42 @@
+"""Each pre-training config of the nano size builds, and trains on what its own pipeline makes of random images."""
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.dataset import default_collate
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import MODELS, TRANSFORMS, DefaultScope
+
+import pervit_mm.selfsup  # noqa: F401  (registers everything)
+
+pytest.importorskip('mmpretrain')
+pytestmark = pytest.mark.usefixtures('one_thread')
+CONFIGS = {path.name.split('_')[0]: path
+           for path in (Path(__file__).parents[2] / 'configs' / 'selfsup').glob('*_pervit-nano_*.py')}
+
+
+@pytest.mark.parametrize('name', sorted({'attmask', 'dino', 'esvit', 'ibot', 'simmim', 'sit', *CONFIGS}))
+def test_each_config_takes_a_step(name):
+    """On random images, through its own pipeline; losses are finite and the backbone moves."""
+    cfg = Config.fromfile(str(CONFIGS[name]))
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        pipeline = [TRANSFORMS.build(transform) for transform in cfg.train_dataloader.dataset.pipeline]
+        model = MODELS.build(dict(cfg.model, data_preprocessor=cfg.data_preprocessor))
+        model.init_weights()
+        optim_wrapper = build_optim_wrapper(model.train(), cfg.optim_wrapper)
+    samples = []
+    for image in torch.randint(0, 255, (4, 28, 28, 1), dtype=torch.uint8).numpy():
+        sample = dict(img=image, img_shape=(28, 28), ori_shape=(28, 28))
+        for transform in pipeline:
+            sample = transform(sample)
+        samples.append(sample)
+    if name != 'simmim':
+        model.set_progress(0.5)
+    before = [param.detach().clone() for param in model.backbone.parameters()]
+    log = model.train_step(default_collate(samples), optim_wrapper)
+    assert all(value.isfinite() for value in log.values()) and log['loss'] > 0
+    moved = [not torch.equal(old, new) for old, new in zip(before, model.backbone.parameters())]
+    # Convolutions of the position network have no gradient in the first step.
+    assert sum(moved) > 0.8 * len(moved)
+    assert not torch.isnan(torch.cat([param.flatten() for param in model.parameters()])).any()
