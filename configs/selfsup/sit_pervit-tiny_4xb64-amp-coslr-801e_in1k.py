@@ -3,9 +3,14 @@ _base_ = '../_base_/selfsup/imagenet.py'
 
 flip = dict(type='RandomFlip', prob=0.5)
 colors = [
+    # torchvision's jitter: with NumPy 2, that of mmcv 2.1 fails on every second hue.
     dict(
         type='RandomApply',
-        transforms=[dict(type='ColorJitter', brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1)],
+        transforms=[
+            dict(type='NumpyToPIL', to_rgb=True),
+            dict(type='torchvision/ColorJitter', brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1),
+            dict(type='PILToNumpy', to_bgr=True),
+        ],
         prob=0.8),
     dict(type='RandomGrayscale', prob=0.2, keep_channels=True, channel_weights=(0.114, 0.587, 0.2989)),
 ]
