@@ -210,6 +210,8 @@ class PerViT(BaseModule):
         """
         x = self.stem(images.contiguous(memory_format=torch.channels_last), hidden)
         hw_shape = (x.shape[2], x.shape[3])
+        if torch.jit.is_tracing():  # sizes are tensors then; a trace is for one grid, as it is for one Φp
+            hw_shape = (int(hw_shape[0]), int(hw_shape[1]))
         return x.flatten(2).transpose(1, 2), hw_shape  # (B, C, H, W) → (B, N, C)
 
     def position_terms(self, hw_shape: tuple[int, int]) -> LogPositions:
@@ -237,7 +239,8 @@ class PerViT(BaseModule):
         known: list[Tensor | None] = []
         if self.position_cache is not None and PositionCache.usable() and not self._on_meta():
             known = self.position_cache.get(positions[:runs], grids[:runs], self.num_heads, self.position_proj)
-        elif (torch.is_grad_enabled() or self.position_cache is None) and not self._recomputes():
+        elif not self._recomputes() and (
+                torch.is_grad_enabled() or self.position_cache is None or torch.jit.is_tracing()):
             known = make_log_positions(positions[:runs], grids[:runs], self.position_proj)
         known = known + [None] * (self.num_layers - len(known))
 

@@ -114,7 +114,8 @@ def peripheral_attention(q: Tensor, k: Tensor, v: Tensor, log_position: Tensor |
     half = q.dtype in (torch.float16, torch.bfloat16)
     if log_position is not None:
         log_position = log_position.to(q.dtype)
-    if q.device.type == 'cpu' and torch.is_grad_enabled():
+    # A trace is one graph for both modes, so it has torch's own attention.
+    if q.device.type == 'cpu' and torch.is_grad_enabled() and not torch.jit.is_tracing():
         trained = log_position is not None and log_position.requires_grad
         # In half precision, backward of torch's kernel is slow on few tokens, with a frozen mask and without a mask
         # alike. In float32 it is not slow.

@@ -97,7 +97,7 @@ def hidden_offset_map(weights: PositionWeights, hw_shape: tuple[int, int], step:
     Returns:
         Tensor: ``(L, D, 2H - 1 + 2p, 2W - 1 + 2p)`` in :func:`exact_dtype`.
     """
-    blocks, channels, _, kernel, _ = weights.conv1_weight.shape
+    blocks, channels, _, kernel, _ = map(int, weights.conv1_weight.shape)  # in a trace, sizes are tensors
     distances = offset_distances(hw_shape, step, 2 * (kernel // 2), weights.proj_weight.device)
     exact = exact_dtype(distances.device)
     patches = F.unfold(distances[None, None], kernel)[0].to(exact)
@@ -124,7 +124,7 @@ def first_norm(hidden: Tensor, weights: PositionWeights, hw_shape: tuple[int, in
         tuple[Tensor, Tensor, Tensor]: The maps minus their own means; then factor and summand, each ``(L, D, H, W)`` by
         query. All float32.
     """
-    kernel = weights.conv1_weight.shape[-1]
+    kernel = int(weights.conv1_weight.shape[-1])
     margin = kernel // 2
     # A constant cancels in the norm. Without the mean the variance below, a difference of squares, keeps its digits.
     hidden = hidden - hidden.mean((2, 3), keepdim=True)
@@ -171,10 +171,12 @@ def log_positions(weights: PositionWeights, hw_shape: tuple[int, int], step: flo
     blocks_each, queries_each = slice_plan(weights, hw_shape, SLICE_BYTES if slice_bytes is None else slice_bytes)
     by_block = (hidden, factor, summand, weights.conv2_weight, weights.conv2_bias, weights.norm2_weight,
                 weights.norm2_bias)
+    # A trace is one graph for both modes: torch records it with gradients and checks it without.
+    keep = torch.is_grad_enabled() or torch.jit.is_tracing()
     made: list[Tensor] = []
     for start in range(0, hidden.shape[0], blocks_each):
         part = (t if t is None else t[start:start + blocks_each] for t in by_block)
-        log_position = query_position(*part, rows, cols, hw_shape, eps, queries_each, torch.is_grad_enabled())[0]
+        log_position = query_position(*part, rows, cols, hw_shape, eps, queries_each, keep)[0]
         made += log_position.flatten(4, 5).flatten(2, 3).unbind()
     return tuple(made)
 
@@ -210,7 +212,7 @@ def slice_plan(weights: PositionWeights, hw_shape: tuple[int, int], slice_bytes:
     Returns:
         tuple[int, int]: Blocks in a slice, and queries of each block; both at least 1.
     """
-    blocks, channels, _, kernel, _ = weights.conv1_weight.shape
+    blocks, channels, _, kernel, _ = map(int, weights.conv1_weight.shape)  # in a trace, sizes are tensors
     margin, (h, w) = kernel // 2, hw_shape
     query_bytes = 4 * channels * (h + 2 * margin) * (w + 2 * margin)  # float32
     blocks_each = max(1, min(blocks, slice_bytes // (query_bytes * w)))
