@@ -84,9 +84,10 @@ class TeacherStudent(BaseSelfSupervisor):
         return nn.ModuleDict({name: getattr(self, name) for name in self._taught})
 
     def init_weights(self) -> None:
-        """Initialize the student, then make the teacher equal to it."""
+        """Initialize the student, then make the teacher equal to it, unless ``init_cfg`` loaded a teacher."""
         super().init_weights()
-        self.sync_teacher()
+        if not self.teacher.loaded:
+            self.sync_teacher()
 
     def sync_teacher(self) -> None:
         """Make the teacher equal to the student, as after loading weights for the student alone."""

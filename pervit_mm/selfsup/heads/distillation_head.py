@@ -30,8 +30,8 @@ class DistillationHead(BaseModule):
         init_cfg (dict, optional): Defaults to None; there is no parameter.
 
     Raises:
-        UserError: If ``out_channels`` is not a positive integer, a temperature not above 0, a share not from 0 to 1,
-            or one of ``warmup_teacher_temp`` and ``warmup`` is given without the other.
+        UserError: If ``out_channels`` is not an integer of at least 2, a temperature not above 0, a share not from 0 to
+            1, or one of ``warmup_teacher_temp`` and ``warmup`` is given without the other.
     """
 
     def __init__(self, out_channels: int, student_temp: float = 0.1, teacher_temp: float = 0.04,
@@ -40,6 +40,9 @@ class DistillationHead(BaseModule):
         super().__init__(init_cfg)
         start = teacher_temp if warmup_teacher_temp is None else warmup_teacher_temp
         check_counts(type(self).__name__, out_channels=out_channels)
+        if out_channels < 2:
+            raise UserError(f'out_channels of {type(self).__name__} must be at least 2, got 1: one prototype tells '
+                            'nothing apart')
         check_positive(student_temp=student_temp, teacher_temp=teacher_temp, warmup_teacher_temp=start)
         check_share(warmup=warmup, center_momentum=center_momentum)
         if (start != teacher_temp) != (warmup > 0):

@@ -115,9 +115,12 @@ def test_the_teachers_neighbors_are_those_of_its_features(tmp_path):
 
 def test_a_backbone_that_is_not_there_is_told(tmp_path):
     """When training starts, also if it would be asked only at the end."""
+    run, losses = runner(tmp_path, [dict(HOOK, backbone='teacher.module.backbone', before_training=False)]), Losses()
+    run.register_hook(losses)
     with pytest.raises(UserError, match="backbone of KNNHook names 'teacher.module.backbone', which ImageClassifier "
                        "does not have; at its top are .*'backbone'"):
-        trained(tmp_path, [dict(HOOK, backbone='teacher.module.backbone', before_training=False)])
+        run.train()
+    assert not losses.seen
 
 
 def test_the_backbone_is_found_behind_a_wrapper():
