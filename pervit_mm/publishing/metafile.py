@@ -17,6 +17,7 @@ _METRICS = {
     'coco/segm_mAP': ('Instance Segmentation', 'mask AP', 100),
     'coco/segm_mAP_50': ('Instance Segmentation', 'mask AP50', 100),
     'mIoU': ('Semantic Segmentation', 'mIoU', 1),
+    'knn/top1_k20': ('Self-Supervised Learning', 'k-NN Top 1 Accuracy', 1),
 }
 _DATASETS = {'fashion-mnist': 'Fashion-MNIST', 'fashion-scenes': 'FashionScenes'}
 

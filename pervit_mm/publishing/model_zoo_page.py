@@ -32,6 +32,10 @@ images are of several sizes. Classifiers and segmentors count to the logits, det
 The Fashion-MNIST models squeeze every image to 28 x 28 gray pixels. They were trained on bright items on black. A
 photograph of dark clothes on white is out of their distribution.
 
+Pre-trainings are networks to start from: `init_cfg=dict(type='Pretrained', checkpoint='pervit_mm://…',
+prefix='teacher.module.backbone.')`, see [pre-training](pretraining.md#use-the-weights). Their result is the accuracy of
+20 nearest neighbors among all training images.
+
 **The `3rdparty` names have no weights.** `get_model(NAME, pretrained=True)`, `inference_model`,
 `ImageClassificationInferencer` and `FeatureExtractor` only warn ("Unable to find pre-defined checkpoint of the model.")
 and go on with random ones. Give them a converted file, `pretrained='pervit_tiny.pth'`.

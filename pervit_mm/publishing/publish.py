@@ -112,18 +112,23 @@ def recorded_outputs(model: nn.Module, cfg: Config) -> np.ndarray:
     Returns:
         np.ndarray: Of a classifier the logits ``(2, num_classes)``. Of maps the mean, the four corners and the center
         of each channel, ``(2, 6 * sum of channels)``. The maps of a segmentor are its logits. The maps of a detector
-        are the levels of its features, because its heads choose among boxes, so their outputs may jump.
+        are the levels of its features, because its heads choose among boxes, so their outputs may jump. Of the tokens
+        of a pre-training the mean, the first, the last and the middle one, ``(2, 4 * C)``.
     """
     shape = (2, *input_shape(cfg, RECORDED_SIZE))
     steps = torch.arange(int(np.prod(shape)))
     images = ((steps * steps * 7919 % 251) / 125. - 1.).reshape(shape)
     outputs = model.extract_feat(images) if cfg.get('default_scope') == 'mmdet' else model(images)
     levels = (outputs, ) if isinstance(outputs, Tensor) else tuple(outputs)
-    return torch.cat([_landmarks(x) if x.dim() > 2 else x for x in levels], 1).numpy()
+    return torch.cat([_landmarks(x) for x in levels], 1).numpy()
 
 
 def _landmarks(x: Tensor) -> Tensor:
-    """Mean, corners and center of maps ``(B, C, H, W)``, as ``(B, 6 * C)``. A mean alone would not show moved maps."""
+    """Mean and single places of maps ``(B, C, H, W)`` or tokens ``(B, N, C)``, because a mean would not show moves."""
+    if x.dim() == 2:
+        return x
+    if x.dim() == 3:
+        return torch.cat([x.mean(1), x[:, 0], x[:, -1], x[:, x.shape[1] // 2]], 1)
     height, width = x.shape[2:]
     places = [(0, 0), (0, -1), (-1, 0), (-1, -1), (height // 2, width // 2)]
     return torch.cat([x.mean((2, 3)), *(x[:, :, row, column] for row, column in places)], 1)

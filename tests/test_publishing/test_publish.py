@@ -312,5 +312,9 @@ def test_records_of_segmentors_and_detectors_tell_moved_maps_apart():
     cfg.default_scope = 'mmseg'
     found = recorded_outputs(torch.nn.Identity(), cfg)
     np.testing.assert_allclose(found, values(images), atol=1e-5)
+    tokens = recorded_outputs(lambda x: x.flatten(2).transpose(1, 2), cfg)  # of a pre-training
+    flat = images.reshape(2, 3, -1)
+    np.testing.assert_allclose(
+        tokens, np.concatenate([flat.mean(2), *(flat[..., i] for i in (0, -1, flat.shape[2] // 2))], 1), atol=1e-5)
     for moved in (torch.adjoint, lambda x: x.flip(2), lambda x: x.flip(3), lambda x: x.roll(1, 2)):
         assert np.abs(recorded_outputs(moved, cfg) - found).max() > 0.1
