@@ -189,6 +189,8 @@ def test_the_wheel_s_tools_work_from_an_empty_folder(python, tmp_path):
     toolboxes, shown = dict(configs='mmpretrain', detection='mmdet', segmentation='mmseg'), []
     for name in yaml.safe_load((ROOT / 'model-index.yml').read_text())['Import']:
         for entry in yaml.safe_load((ROOT / name).read_text())['Models']:
+            if Path(name).parent.name == 'selfsup':  # pre-trainings predict nothing
+                continue
             if 'Weights' in entry and find_spec(toolboxes[Path(name).parent.name]):
                 run(python, root / 'demo' / 'image_demo.py', 'shots', entry['Name'], '--out-dir', entry['Name'],
                     '--device', 'cpu', cwd=tmp_path)

@@ -67,6 +67,9 @@ class ImagePredictor:
 
     def __init__(self, model: str, weights: str | None = None, device: str | None = None) -> None:
         cfg, weights = resolve_model(model, weights)
+        if cfg.get('test_dataloader') is None:
+            raise UserError(f'model={model!r} has no test_dataloader, as a pre-training without labels, which predicts '
+                            'nothing: fine-tune it first (docs/pretraining.md), or give another model')
         if '://' not in weights:  # for a damaged or hostile file the inferencer's own message would be unclear
             read_classifier(weights)
         self.scope = cfg.get('default_scope')

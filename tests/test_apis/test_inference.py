@@ -173,6 +173,12 @@ def test_a_published_segmentor_works_by_name(tmp_path):
     assert (np.abs(drawn - blended).max(-1) <= 2).mean() > 0.5
 
 
+def test_a_pretraining_predicts_nothing():
+    name = next(name for name in models_by_name() if name.startswith('sit_'))
+    with pytest.raises(UserError, match=f"^model='{name}' has no test_dataloader, .* fine-tune it first"):
+        ImagePredictor(name)
+
+
 @pytest.mark.parametrize('name', ['evil.yml', 'evil.yaml', 'evil.json'])
 def test_a_config_that_looks_like_data_is_not_run(tmp_path, name):
     """MMEngine imports what custom_imports of a YAML file names."""
