@@ -1,4 +1,5 @@
 """The model of a config, with weights, none missing and none left over."""
+import copy
 from collections.abc import Mapping
 
 from mmengine.config import Config
@@ -32,6 +33,25 @@ def build(config: dict, scope: str | None) -> nn.Module:
     except (TypeError, ValueError) as error:
         # Of a class of another package, an option of which the config has wrong; or, rarely, a bug.
         raise UserError(f'the model of the config cannot be built: {error}; see the class for what it takes') from error
+
+
+def build_with_preprocessor(cfg: Config, model: dict | None = None) -> nn.Module:
+    """Build the model of a config with the config's data preprocessor, as Runner does.
+
+    Args:
+        cfg (Config): Of any toolbox.
+        model (dict, optional): A changed copy of ``cfg.model``. Defaults to None, ``cfg.model``.
+
+    Returns:
+        nn.Module: On the CPU, not initialized.
+
+    Raises:
+        UserError: As :func:`build`.
+    """
+    model = dict(cfg.model if model is None else model)
+    if cfg.get('data_preprocessor'):
+        model.setdefault('data_preprocessor', copy.deepcopy(cfg.data_preprocessor))
+    return build(model, cfg.get('default_scope', 'mmengine'))
 
 
 def load_strictly(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
@@ -69,10 +89,7 @@ def build_model(cfg: Config, state: Mapping[str, Tensor]) -> nn.Module:
     Raises:
         UserError: If the model cannot be built, or the weights don't fit it.
     """
-    config = dict(cfg.model)
-    if cfg.get('data_preprocessor'):  # as Runner does
-        config.setdefault('data_preprocessor', cfg.data_preprocessor)
-    model = build(config, cfg.get('default_scope', 'mmengine'))
+    model = build_with_preprocessor(cfg)
     load_strictly(model, state, 'checkpoint')
     model.eval()  # not chained, because eval() of some of MMPretrain's backbones returns None
     return model

@@ -5,7 +5,7 @@ import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.device import get_device
-from mmengine.registry import MODELS, TRANSFORMS, DefaultScope
+from mmengine.registry import TRANSFORMS, DefaultScope
 from torch import Tensor
 
 from ..checkpoints import read_checkpoint
@@ -13,8 +13,8 @@ from ..checkpoints.files import entry_of
 from ..evaluation import RegionMatching, region_matching_accuracy
 from ..evaluation.features import read_batch
 from ..selfsup.hidden_pixels import HiddenPixelError, hidden_pixel_error, mean_of
-from ..utils.errors import UserError, told
-from .building import load_strictly
+from ..utils.errors import UserError
+from .building import build_with_preprocessor, load_strictly
 from .named_models import check_device
 from .probe import build_loader, build_sets, classifier_with_backbone
 
@@ -42,9 +42,8 @@ def score_hidden_pixels(cfg: Config, checkpoint: str, labels: Config, *, images:
     if len(steps) != 1:
         raise UserError(f'config {str(cfg.filename)!r} must have one SimMIMMaskGenerator in its training pipeline, got '
                         f'{len(steps)}: give the config of a SimMIM')
-    scope = cfg.get('default_scope', 'mmengine')
-    with DefaultScope.overwrite_default_scope(scope), told(f'the model of {cfg.filename} cannot be built', KeyError):
-        model = MODELS.build(dict(cfg.model, data_preprocessor=cfg.get('data_preprocessor')))
+    model = build_with_preprocessor(cfg)
+    with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmengine')):
         generator = TRANSFORMS.build(steps[0])
     load_strictly(model, entry_of(read_checkpoint(checkpoint), 'state_dict'), f"'{checkpoint}'")
     model.to(check_device(device or get_device()))

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from mmengine.config import Config, ConfigDict
+from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.logging import MMLogger
 from mmengine.registry import DATASETS, DefaultScope
@@ -19,12 +19,13 @@ from torch.utils.data import DataLoader, Dataset, SequentialSampler, Subset
 from ..checkpoints import read_checkpoint
 from ..checkpoints.files import beginnings, entry_of
 from ..engine.launch import check_data
+from ..engine.preflight import innermost_dataset
 from ..evaluation import Features, collect_features, recalibrate
 from ..evaluation.baselines import Baseline, center_features, check_seeds, measure_features, pixel_features
 from ..evaluation.neighbours import NUM_NEIGHBORS
 from ..models.init_rules import rule_name
 from ..utils.errors import UserError, told
-from .building import build, load_strictly
+from .building import build_with_preprocessor, load_strictly
 from .named_models import check_device
 
 #: Images of the bank from which BatchNorm of random weights gets its statistics if nothing else is asked for.
@@ -125,8 +126,7 @@ def build_sets(cfg: Config, bank: int | None = None, images: int | None = None) 
             raise UserError(f'config {str(cfg.filename)!r} has no {missing}, and k-NN and probes need labeled images: '
                             'give a config with labels, such as that of the classifier that starts from this training')
         check_data(cfg, loader)
-        while isinstance(config.get('dataset'), dict):
-            config = config['dataset']
+        _, config = innermost_dataset(cfg, loader)
         if 'pipeline' not in config:
             raise UserError(f'{loader}.dataset ({config.get("type")}) has no pipeline and no single dataset within: '
                             'name one data set in the config')
@@ -164,7 +164,7 @@ def random_classifier(cfg: Config, seed: int) -> nn.Module:
         config.backbone.init_cfg = [rule for rule in rules if rule_name(rule) != 'Pretrained'] or None
     with torch.random.fork_rng(devices=[]), _quiet():
         torch.manual_seed(seed)
-        model = _build(cfg, config)
+        model = build_with_preprocessor(cfg, config)
         model.backbone.init_weights()
     return model
 
@@ -188,7 +188,7 @@ def classifier_with_backbone(cfg: Config, checkpoint: str, prefix: str = 'backbo
     state = entry_of(read_checkpoint(checkpoint), 'state_dict')
     state = {key.removeprefix('module.'): value for key, value in state.items()
              if isinstance(value, Tensor)} if isinstance(state, Mapping) else {}
-    model = _build(cfg, copy.deepcopy(cfg.model))
+    model = build_with_preprocessor(cfg, copy.deepcopy(cfg.model))
     start = f'{prefix.rstrip(".")}.' if prefix else ''
     chosen = {key[len(start):]: value for key, value in state.items() if key.startswith(start)}
     own = model.backbone.state_dict()
@@ -207,13 +207,6 @@ def _suggest(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
     if found:
         return f'it has one under {", ".join(map(repr, found))}'
     return f'its keys begin with {beginnings(state)}; take a checkpoint with this backbone'
-
-
-def _build(cfg: Config, config: ConfigDict) -> nn.Module:
-    """Build a model with the data preprocessor of the config, as Runner does."""
-    if cfg.get('data_preprocessor'):
-        config.setdefault('data_preprocessor', copy.deepcopy(cfg.data_preprocessor))
-    return build(config, cfg.get('default_scope', 'mmengine'))
 
 
 @contextmanager

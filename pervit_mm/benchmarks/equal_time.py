@@ -98,12 +98,27 @@ def train(tool: str | Path, config: str, work_dir: str | Path, seed: int, iterat
         f'default_hooks.checkpoint.interval={max(1, iterations // 5) if validate else iterations}',
         f'default_hooks.logger.interval={max(1, min(50, iterations // 4))}', *options
     ]
+    call(command, work_dir, config, threads)
+
+
+def call(command: Sequence[str], work_dir: str | Path, name: str, threads: int | None) -> None:
+    """Run the command of a training, and add what it prints to ``output.txt`` in its work directory.
+
+    Args:
+        command (Sequence[str]): The command.
+        work_dir (str | Path): Folder for logs and checkpoints. It is made if need be.
+        name (str): Of the training, for the message.
+        threads (int, optional): OpenMP threads. None leaves it to the environment.
+
+    Raises:
+        UserError: If the command fails.
+    """
     environment = dict(os.environ, **({} if threads is None else {'OMP_NUM_THREADS': str(threads)}))
     Path(work_dir).mkdir(parents=True, exist_ok=True)
     with open(Path(work_dir) / 'output.txt', 'a') as output:
         code = subprocess.run(command, env=environment, stdout=output, stderr=subprocess.STDOUT).returncode
     if code:
-        raise UserError(f'training {config} stopped with exit code {code}: see {work_dir}/output.txt')
+        raise UserError(f'training {name} stopped with exit code {code}: see {work_dir}/output.txt')
 
 
 def run_for(tool: str | Path, config: str, root: str | Path, seed: int, minutes: float, options: Sequence[str] = (),

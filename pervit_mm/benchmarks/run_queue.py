@@ -1,7 +1,6 @@
 """Many trainings by their own schedules, a few at a time, in runs that can be stopped and resumed."""
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
@@ -11,7 +10,7 @@ from pathlib import Path
 
 from ..apis.configs import load_config
 from ..utils.errors import UserError
-from .equal_time import READING, scalars
+from .equal_time import READING, call, scalars
 
 #: Keys of MMEngine's log that are no metric.
 _NO_METRIC = ('step', 'time', 'data_time', 'lr', 'base_lr', 'iter', 'epoch', 'memory')
@@ -117,11 +116,7 @@ def train_once(tool: str | Path, run: Run, root: str | Path, threads: int | None
     if not is_finished(work_dir, run.config):  # a queue may be stopped between a training's end and its result
         command = [sys.executable, str(tool), run.config, '--work-dir', str(work_dir), '--seed', str(run.seed),
                    '--resume', *(('--cfg-options', *options) if options else ())]
-        environment = dict(os.environ, **({} if threads is None else {'OMP_NUM_THREADS': str(threads)}))
-        with open(work_dir / 'output.txt', 'a') as output:
-            code = subprocess.run(command, env=environment, stdout=output, stderr=subprocess.STDOUT).returncode
-        if code:
-            raise UserError(f'training {run.name} stopped with exit code {code}: see {work_dir}/output.txt')
+        call(command, work_dir, run.name, threads)
     metrics = {key: value for line in scalars(work_dir) for key, value in line.items() if key not in _NO_METRIC}
     if is_unmeasured(work_dir, run.config, metrics):
         raise UserError(f'training {run.name} is finished and was stopped in its last validation: remove '

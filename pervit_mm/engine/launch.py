@@ -15,7 +15,7 @@ from mmengine.runner import Runner
 from ..checkpoints import check_checkpoint, check_pretrained, find_resumable
 from ..utils.errors import UserError
 from . import machine
-from .preflight import check_masks
+from .preflight import check_masks, innermost_dataset
 
 # MMPretrain's small datasets, which download themselves where `download` isn't False.
 SELF_DOWNLOADING = ('MNIST', 'FashionMNIST', 'CIFAR10', 'CIFAR100')
@@ -186,10 +186,7 @@ def check_data(cfg: dict, loader: str) -> None:
         cfg (dict): The config.
         loader (str): The name of a loader in it, for example 'train_dataloader'.
     """
-    name, dataset = f'{loader}.dataset', (cfg.get(loader) or {}).get('dataset')
-    while isinstance(dataset, dict) and isinstance(dataset.get('dataset'), dict):
-        # RepeatDataset, ClassBalancedDataset, MultiImageMixDataset and the like hold another one.
-        name, dataset = f'{name}.dataset', dataset['dataset']
+    name, dataset = innermost_dataset(cfg, loader)
     if not isinstance(dataset, dict):
         return
     root = dataset.get('data_root') or ''

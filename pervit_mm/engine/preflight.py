@@ -89,15 +89,29 @@ def check_run(runner: Runner) -> None:
                 check_save_best(hook.key_indicators, runner.val_loop.evaluator)
 
 
+def innermost_dataset(cfg: dict, loader: str) -> tuple[str, Any]:
+    """The data set of a loader within RepeatDataset, ClassBalancedDataset, MultiImageMixDataset and the like.
+
+    Args:
+        cfg (dict): The config.
+        loader (str): Name of the loader, for example 'train_dataloader'.
+
+    Returns:
+        tuple[str, Any]: Where it stands in the config, for messages, and its config; None if there is no loader.
+    """
+    name, dataset = f'{loader}.dataset', (cfg.get(loader) or {}).get('dataset')
+    while isinstance(dataset, dict) and isinstance(dataset.get('dataset'), dict):
+        name, dataset = f'{name}.dataset', dataset['dataset']
+    return name, dataset
+
+
 def check_masks(cfg: dict) -> None:
     """Raise UserError if MMPretrain's ``SimMIMMaskGenerator`` has values that it would assert, or not look at.
 
     Args:
         cfg (dict): The config.
     """
-    dataset = (cfg.get('train_dataloader') or {}).get('dataset')
-    while isinstance(dataset, dict) and isinstance(dataset.get('dataset'), dict):
-        dataset = dataset['dataset']
+    _, dataset = innermost_dataset(cfg, 'train_dataloader')
     for step in (dataset.get('pipeline') or ()) if isinstance(dataset, dict) else ():
         if not str(step.get('type')).endswith('SimMIMMaskGenerator'):
             continue

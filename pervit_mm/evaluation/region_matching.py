@@ -31,6 +31,20 @@ class RegionMatching:
     tokens: int
 
 
+@torch.no_grad()
+def match_tokens(queries: Tensor, keys: Tensor) -> Tensor:
+    """For each query the key of largest cosine.
+
+    Args:
+        queries (Tensor): ``(B, N, C)``.
+        keys (Tensor): ``(B, M, C)``.
+
+    Returns:
+        Tensor: Places of keys, ``(B, N)`` int64.
+    """
+    return (F.normalize(queries, dim=-1) @ F.normalize(keys, dim=-1).transpose(1, 2)).argmax(-1)
+
+
 def region_matching_accuracy(backbone: nn.Module, images: Tensor, offsets: Sequence[tuple[int, int]], crop: int,
                              tolerance: float = 1., seed: int = 0) -> RegionMatching:
     """Match the tokens of two crops of an image whose offset is known.
@@ -70,7 +84,7 @@ def region_matching_accuracy(backbone: nn.Module, images: Tensor, offsets: Seque
             (a, grid), (b, _) = (_tokens(backbone, torch.stack([
                 image[:, top:top + crop, left:left + crop]
                 for image, (top, left) in zip(images[part], corners)])) for corners in zip(*chosen))
-            best = (F.normalize(a, dim=-1) @ F.normalize(b, dim=-1).transpose(1, 2)).argmax(-1, keepdim=True)
+            best = match_tokens(a, b)[..., None]
             first, second = torch.tensor(chosen, dtype=torch.float64).unbind(1)
             near, inside = (x.to(best.device) for x in _right_matches(second - first, crop, grid, tolerance))
             right += int(near.gather(2, best)[..., 0][inside].sum())

@@ -210,8 +210,6 @@ class PerViT(BaseModule):
         """
         x = self.stem(images.contiguous(memory_format=torch.channels_last), hidden)
         hw_shape = (x.shape[2], x.shape[3])
-        if torch.jit.is_tracing():  # sizes are tensors then; a trace is for one grid, as it is for one Φp
-            hw_shape = (int(hw_shape[0]), int(hw_shape[1]))
         return x.flatten(2).transpose(1, 2), hw_shape  # (B, C, H, W) → (B, N, C)
 
     def position_terms(self, hw_shape: tuple[int, int]) -> LogPositions:

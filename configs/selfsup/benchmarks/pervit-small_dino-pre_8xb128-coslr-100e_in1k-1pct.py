@@ -1,19 +1,9 @@
-# PerViT on 1 % of the labels of ImageNet-1k from DINO: 13 images of each class, drawn by a seed. Never run.
-_base_ = 'pervit-small_simmim-pre_8xb256-coslr-100e_in1k.py'
-custom_imports = dict(imports=['pervit_mm', 'pervit_mm.selfsup'], allow_failed_imports=False)
+# The same for PerViT-S. Never run.
+_base_ = 'pervit-tiny_dino-pre_8xb128-coslr-100e_in1k-1pct.py'
 
-train_dataloader = dict(
-    batch_size=128,
-    sampler=dict(_delete_=True, type='DefaultSampler', shuffle=True),
-    dataset=dict(
-        _delete_=True, type='PerViTFewLabels', shots=13, seed=0, dataset=_base_.train_dataloader.dataset))
 model = dict(
     backbone=dict(
-        init_cfg=dict(
-            checkpoint='work_dirs/dino_pervit-small_8xb64-amp-coslr-100e_in1k/epoch_100.pth',
-            prefix='teacher.module.backbone.')))
-optim_wrapper = dict(optimizer=dict(lr=1e-3), paramwise_cfg=dict(layer_decay_rate=0.75))
-# An epoch has twelve iterations.
-train_cfg = dict(val_interval=10)
-default_hooks = dict(checkpoint=dict(interval=10))
-auto_scale_lr = dict(base_batch_size=1024)
+        arch='small',
+        drop_path_rate=0.1,
+        init_cfg=dict(checkpoint='work_dirs/dino_pervit-small_8xb64-amp-coslr-100e_in1k/epoch_100.pth')),
+    head=dict(in_channels=464))

@@ -1,24 +1,10 @@
 """The region loss of EsViT: each token predicts what the teacher says about the token that matches it best."""
 import torch
-import torch.nn.functional as F
 from mmengine.registry import MODELS
 from torch import Tensor
 
+from ...evaluation.region_matching import match_tokens
 from .distillation_head import DistillationHead
-
-
-@torch.no_grad()
-def match_tokens(queries: Tensor, keys: Tensor) -> Tensor:
-    """For each query the key of largest cosine.
-
-    Args:
-        queries (Tensor): ``(B, N, C)``.
-        keys (Tensor): ``(B, M, C)``.
-
-    Returns:
-        Tensor: Places of keys, ``(B, N)`` int64.
-    """
-    return (F.normalize(queries, dim=-1) @ F.normalize(keys, dim=-1).transpose(1, 2)).argmax(-1)
 
 
 @MODELS.register_module()
