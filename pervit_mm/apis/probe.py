@@ -36,7 +36,7 @@ _ONLY_PRETRAINING = ('mask_token', )
 
 def probe(cfg: Config, checkpoint: str | None = None, *, pixels: bool = False, random: bool = False,
           prefix: str = 'backbone.', recalibration: int = 0, images: int | None = None, bank: int | None = None,
-          k: Sequence[int] = NUM_NEIGHBORS, shots: int = 60, seeds: Sequence[int] = (0, 1, 2),
+          k: Sequence[int] | None = NUM_NEIGHBORS, shots: int | None = 60, seeds: Sequence[int] = (0, 1, 2),
           full_probe: bool = False, device: str | None = None) -> Iterator[Baseline]:
     """Measure features of a config's data set by k-NN and linear probes, one kind after the other.
 
@@ -54,8 +54,10 @@ def probe(cfg: Config, checkpoint: str | None = None, *, pixels: bool = False, r
             training on masked images needs it. Defaults to 0, none; random weights get :data:`RECALIBRATION` then.
         images (int, optional): Images of the test set, evenly from its first to its last. Defaults to None, all.
         bank (int, optional): Images of the training set, likewise. Defaults to None, all.
-        k (Sequence[int]): Neighbors with the whole bank. Defaults to (10, 20, 100, 200).
-        shots (int): Labeled images of each class where labels are few. Defaults to 60.
+        k (Sequence[int], optional): Neighbors with the whole bank. Defaults to (10, 20, 100, 200). None takes those of
+            them that the bank has.
+        shots (int, optional): Labeled images of each class where labels are few. Defaults to 60; None leaves few labels
+            out.
         seeds (Sequence[int]): Of the draws, at least two. Defaults to (0, 1, 2).
         full_probe (bool): Whether to train a linear probe on the whole bank, too. Defaults to False.
         device (str, optional): Defaults to None, which takes a GPU if there is one.
@@ -75,6 +77,8 @@ def probe(cfg: Config, checkpoint: str | None = None, *, pixels: bool = False, r
                         f'{recalibration!r}')
     device = check_device(device or get_device())
     bank_set, query_set = build_sets(cfg, bank, images)
+    if k is None:
+        k = [count for count in NUM_NEIGHBORS if count <= len(bank_set)] or [1]
     models = []  # all of them ahead of the work, so that mistakes are told at once
     if random:
         models.append((f'random weights (seed {seeds[0]}), recalibrated', random_classifier(cfg, seeds[0]),
@@ -97,6 +101,44 @@ def probe(cfg: Config, checkpoint: str | None = None, *, pixels: bool = False, r
         if count:
             recalibrate(model, build_loader(cfg, mixed(bank_set, count)), count)
         yield measure(name, *(collect_features(model, loader, ()) for loader in loaders))
+
+
+def with_folder(cfg: Config, folder: str) -> Config:
+    """A config with an image folder as its data set, prepared as the config prepares its test images.
+
+    Args:
+        cfg (Config): Of a classifier.
+        folder (str): Has ``train/CLASS`` and ``val/CLASS`` with images, the same classes in both.
+
+    Returns:
+        Config: A changed copy. Its model has the classes of the config still, which features don't need.
+
+    Raises:
+        UserError: If the config has no pipeline for test images, or one part lacks a folder or class of the other.
+    """
+    classes = {}
+    for part in ('train', 'val'):
+        path = Path(folder) / part
+        classes[part] = sorted(found.name for found in path.iterdir() if found.is_dir()) if path.is_dir() else []
+        if not classes[part]:
+            raise UserError(f'data={folder!r} must have a folder {part!r} with a folder for each class, and has none; '
+                            'docs/custom_data.md shows the layout')
+    if classes['train'] != classes['val']:
+        odd = sorted({*classes['train']} ^ {*classes['val']})
+        raise UserError(f'data={folder!r} must have the same classes in train and val, and {", ".join(odd[:5])} '
+                        f'{"is" if len(odd) == 1 else "are"} in one of them alone')
+    _, dataset = innermost_dataset(cfg, 'test_dataloader')
+    pipeline = copy.deepcopy(dataset.get('pipeline')) if isinstance(dataset, dict) else None
+    if not pipeline:
+        raise UserError(f'config {str(cfg.filename)!r} has no test_dataloader.dataset.pipeline: give the config of the '
+                        'classifier that was trained')
+    if 'LoadImage' not in str(pipeline[0].get('type')):  # a data set of arrays, as Fashion-MNIST's
+        pipeline.insert(0, dict(type='LoadImageFromFile'))
+    changed = copy.deepcopy(cfg)
+    for loader, part in (('train_dataloader', 'train'), ('test_dataloader', 'val')):
+        changed[loader] = dict(changed.get(loader) or {}, dataset=dict(
+            type='CustomDataset', data_root=str(folder), data_prefix=part, pipeline=pipeline))
+    return changed
 
 
 def build_sets(cfg: Config, bank: int | None = None, images: int | None = None) -> tuple[Dataset, Dataset]:

@@ -4,6 +4,7 @@ import re
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from mmengine.dist import is_main_process
@@ -13,6 +14,7 @@ from mmengine.runner import BaseLoop, IterBasedTrainLoop, Runner
 from mmengine.runner.checkpoint import _load_checkpoint
 from torch import Tensor, nn
 
+from ..apis.inputs import KEY, inputs_of, recorded_inputs, tell_difference
 from ..checkpoints import check_checkpoint, find_resumable
 from ..checkpoints.contents import drop_config
 from ..models.arch import check_type
@@ -37,6 +39,8 @@ class PerViTRunner(Runner):
     - A second training in the same work directory is refused.
     - What cannot be built from a config, or would fail in the first iteration or at the first validation, is said in
       one sentence.
+    - Checkpoints record how images were normalized, and their size. Weights that were trained with another
+      normalization or size are loaded with a warning that names both.
 
     ``tools/train.py`` and ``tools/test.py`` use it. The toolboxes' own tools do where the config says
     ``runner_type = 'PerViTRunner'``, as the configs here do.
@@ -90,6 +94,9 @@ class PerViTRunner(Runner):
         """Load or resume; without a path from the newest whole checkpoint of the work directory."""
         if isinstance(self._train_loop, BaseLoop):
             check_run(self)
+            for module in self.model.modules():
+                if hasattr(module, 'pretrained_by'):  # init_cfg has been followed
+                    self._compare_inputs(*module.pretrained_by)
         if self._resume and self._load_from is None and not self._has_loaded:
             path, note = find_resumable(self.work_dir)
             if note:
@@ -149,6 +156,7 @@ class PerViTRunner(Runner):
         if self._resume and not {'meta', 'message_hub'} <= checkpoint.keys():
             raise UserError(f"--resume: '{filename}' holds weights and no state of a run (it may be a published or "
                             'converted checkpoint): start from it by load_from')
+        self._compare_inputs(filename, checkpoint)
         self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
         model = self.model
         while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
@@ -162,6 +170,25 @@ class PerViTRunner(Runner):
         self._has_loaded = True
         self.logger.info(f'Load checkpoint from {filename}')
         return checkpoint
+
+    def save_checkpoint(self, out_dir: str, filename: str, *args, meta: dict | None = None, **kwargs) -> None:
+        """Save as MMEngine does, with a record of how images are prepared.
+
+        Args:
+            out_dir (str): The folder.
+            filename (str): Name of the file in it.
+            *args: As MMEngine's method takes them.
+            meta (dict, optional): More for ``meta``. Defaults to None.
+            **kwargs: As MMEngine's method takes them; it refuses others.
+        """
+        super().save_checkpoint(out_dir, filename, *args, meta={KEY: inputs_of(self.cfg), **(meta or {})}, **kwargs)
+
+    def _compare_inputs(self, filename: str, content: Any) -> None:
+        """Warn if weights were trained on images that were prepared in another way."""
+        record = recorded_inputs(filename, content)
+        words = record and tell_difference(filename, record, inputs_of(self.cfg))
+        if words:
+            self.logger.warning(words)
 
 
 @contextmanager

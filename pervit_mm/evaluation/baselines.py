@@ -25,11 +25,12 @@ class Baseline:
         bank (int): Images of the bank, from which the few labeled ones are drawn.
         queries (int): Images that are classified.
         knn (dict[int, float]): k-NN with the whole bank, by k.
-        shots (int): Labeled images of each class where labels are few.
+        shots (int, optional): Labeled images of each class where labels are few; None if that was not measured, and
+            then the next four mean nothing.
         seeds (tuple[int, ...]): Of the draws.
-        few_k (int): Neighbors where labels are few.
-        few_knn (FewShotResult): k-NN on few labels.
-        few_probe (FewShotResult): Linear probe on the same few labels.
+        few_k (int, optional): Neighbors where labels are few.
+        few_knn (FewShotResult, optional): k-NN on few labels.
+        few_probe (FewShotResult, optional): Linear probe on the same few labels.
         full_probe (ProbeResult, optional): Linear probe with all labels of the bank; None if not asked for.
     """
 
@@ -37,11 +38,11 @@ class Baseline:
     bank: int
     queries: int
     knn: dict[int, float]
-    shots: int
+    shots: int | None
     seeds: tuple[int, ...]
-    few_k: int
-    few_knn: FewShotResult
-    few_probe: FewShotResult
+    few_k: int | None
+    few_knn: FewShotResult | None
+    few_probe: FewShotResult | None
     full_probe: ProbeResult | None
 
 
@@ -117,7 +118,7 @@ def few_shot_knn(bank: Features, queries: Features, shots: int, seeds: Sequence[
 
 
 def measure_features(name: str, bank: Features, queries: Features, k: Sequence[int] = NUM_NEIGHBORS,
-                     shots: int = 60, seeds: Sequence[int] = (0, 1, 2), full_probe: bool = False) -> Baseline:
+                     shots: int | None = 60, seeds: Sequence[int] = (0, 1, 2), full_probe: bool = False) -> Baseline:
     """Measure the outputs of a backbone, or pixels, by k-NN and linear probes.
 
     Args:
@@ -125,7 +126,8 @@ def measure_features(name: str, bank: Features, queries: Features, k: Sequence[i
         bank (Features): Of the training images, with labels.
         queries (Features): Of the test images, with labels.
         k (Sequence[int]): Neighbors with the whole bank. Defaults to (10, 20, 100, 200).
-        shots (int): Labeled images of each class where labels are few. Defaults to 60, 1 % of Fashion-MNIST.
+        shots (int, optional): Labeled images of each class where labels are few. Defaults to 60, 1 % of Fashion-MNIST;
+            None leaves few labels out.
         seeds (Sequence[int]): Of the draws, at least two. Defaults to (0, 1, 2).
         full_probe (bool): Whether to train a linear probe on the whole bank, too. It is slow. Defaults to False.
 
@@ -136,12 +138,14 @@ def measure_features(name: str, bank: Features, queries: Features, k: Sequence[i
         UserError: As :func:`pervit_mm.evaluation.knn_accuracy` and :func:`pervit_mm.evaluation.few_shot_probe`.
     """
     knn = knn_accuracy(bank.output, bank.labels, queries.output, queries.labels, k)
-    few_knn = few_shot_knn(bank, queries, shots, seeds)
-    # The probe takes blocks, and the output is the only one here.
-    one_bank, one_query = (replace(part, blocks={0: part.output}) for part in (bank, queries))
-    few_probe = few_shot_probe(one_bank, one_query, (0, ), shots, seeds)
+    few_k = few_knn = few_probe = None
+    if shots is not None:
+        few_knn = few_shot_knn(bank, queries, shots, seeds)
+        # The probe takes blocks, and the output is the only one here.
+        one_bank, one_query = (replace(part, blocks={0: part.output}) for part in (bank, queries))
+        few_probe = few_shot_probe(one_bank, one_query, (0, ), shots, seeds)
+        few_k = min(FEW_NEIGHBORS, shots * len(bank.labels.unique()))
     full = linear_probe(bank.output, bank.labels, queries.output, queries.labels) if full_probe else None
-    few_k = min(FEW_NEIGHBORS, shots * len(bank.labels.unique()))
     return Baseline(name, len(bank.output), len(queries.output), knn, shots, tuple(seeds), few_k, few_knn, few_probe,
                     full)
 
@@ -159,7 +163,8 @@ def baseline_table(rows: Sequence[Baseline]) -> str:
     for row in rows:
         line = {'features': row.features, 'bank': row.bank, 'queries': row.queries}
         line.update({f'k-NN, k = {k}': f'{value:.1f}' for k, value in row.knn.items()})
-        for name, few in ((f'k-NN, k = {row.few_k}', row.few_knn), ('linear probe', row.few_probe)):
+        of_few = () if row.shots is None else ((f'k-NN, k = {row.few_k}', row.few_knn), ('linear probe', row.few_probe))
+        for name, few in of_few:
             line[f'{name}, {row.shots} a class'] = f'{few.mean:.1f} ± {few.deviation:.1f}'
         if row.full_probe is not None:
             line['linear probe, all labels'] = f'{row.full_probe.top1:.1f}'
@@ -180,7 +185,8 @@ def baseline_records(rows: Sequence[Baseline]) -> list[dict[str, Any]]:
     records = []
     for row in rows:
         found = [('knn', k, None, None, value) for k, value in row.knn.items()]
-        for method, k, few in (('knn', row.few_k, row.few_knn), ('linear', None, row.few_probe)):
+        of_few = () if row.shots is None else (('knn', row.few_k, row.few_knn), ('linear', None, row.few_probe))
+        for method, k, few in of_few:
             found += [(method, k, row.shots, seed, value) for seed, value in zip(row.seeds, few.top1)]
         if row.full_probe is not None:
             found.append(('linear', None, None, None, row.full_probe.top1))

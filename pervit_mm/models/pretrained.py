@@ -78,6 +78,8 @@ def load_pretrained(module: nn.Module, checkpoint: str, prefix: str | None = Non
         raise UserError(f'{checkpoint} holds another {name} (arch, in_channels, position_cfg or a kernel size '
                         f'differs): {"; ".join(shapes[:5])}{" ..." if len(shapes) > 5 else ""}')
     module.load_state_dict(chosen, strict=False)
+    # A run compares what is recorded there with its own preparation of images.
+    module.pretrained_by = checkpoint, {'meta': content.get('meta')}
     print_log(f'{name}: {len(own) - len(missing)} of {len(own)} tensors loaded from {checkpoint}, prefix={prefix!r}; '
               f'missing there, left as initialized: {", ".join(missing) or "none"}; '
               f'unexpected there, not used: {", ".join(unexpected) or "none"}', 'current')

@@ -1,12 +1,14 @@
 """From the checkpoint of a training to a published one, in ``checkpoints/`` of a clone.
 
-A published file holds the weights and the names and colors of the classes, and nothing about the machine that made it.
-Equal content gives equal bytes, and so the same digest in the name. With the file come its sha256, the log of its
-training and, for the tests, outputs of the model: later versions of the package must load it and compute the same.
+A published file holds the weights, the names and colors of the classes and how images are prepared, and nothing about
+the machine that made it. Equal content gives equal bytes, and so the same digest in the name. With the file come its
+sha256, the log of its training and, for the tests, outputs of the model: later versions of the package must load it and
+compute the same.
 """
 import datetime
 import hashlib
 import io
+import json
 import re
 import sys
 from collections import OrderedDict
@@ -22,10 +24,11 @@ from torch import Tensor, nn
 from ..apis.building import build_model
 from ..apis.configs import input_shape, load_config
 from ..apis.flops import count_flops
+from ..apis.inputs import KEY as INPUTS
 from ..checkpoints.files import check_weights, own_tensor, read_checkpoint, to_bytes
 from ..checkpoints.published import FOLDER, SUMS, read_sums
 from ..utils.atomic_write import replacing
-from ..utils.errors import UserError
+from ..utils.errors import UserError, told
 from .metafile import metafile_entry, read_log
 
 #: Largest file that is published without being forced; setup.py leaves larger ones out of the wheel.
@@ -69,7 +72,7 @@ def _plain(value: Any, name: str) -> Any:
 
 
 def strip_checkpoint(content: Any) -> dict:
-    """Keep what inference needs: weights, versions of their modules, names and colors of the classes.
+    """Keep what inference needs: weights, versions of their modules, names and colors of the classes, normalization.
 
     MMEngine's ``EMAHook`` swaps weights before saving. So ``state_dict`` holds the averages if there are any, and
     ``ema_state_dict`` holds the weights that are not averaged. The latter is dropped, like the states of optimizer,
@@ -79,7 +82,8 @@ def strip_checkpoint(content: Any) -> dict:
         content (dict): What MMEngine's runner saved.
 
     Returns:
-        dict: ``state_dict``, with contiguous tensors on the CPU, and ``meta``, which is empty or has ``dataset_meta``.
+        dict: ``state_dict``, with contiguous tensors on the CPU, and ``meta``, which has ``dataset_meta`` and
+        ``inputs`` (how images are prepared) as far as the checkpoint has them.
 
     Raises:
         UserError: If the content has no state dict of dense tensors.
@@ -98,7 +102,12 @@ def strip_checkpoint(content: Any) -> dict:
         for key, value in getattr(state, '_metadata', {}).items() if 'version' in value)
     known = (content.get('meta') or {}).get('dataset_meta') or {}
     meta = {sys.intern(name): _plain(known[name], name) for name in ('classes', 'palette') if known.get(name)}
-    return dict(state_dict=weights, meta=dict(dataset_meta=meta) if meta else {})
+    stripped = dict(dataset_meta=meta) if meta else {}
+    if inputs := (content.get('meta') or {}).get(INPUTS):
+        # Only plain values pass through JSON, and each time in the same order: the bytes make the file's name.
+        with told(f'meta.{INPUTS} must hold text and numbers: save the checkpoint again with PerViTRunner', TypeError):
+            stripped[INPUTS] = json.loads(json.dumps(inputs, sort_keys=True))
+    return dict(state_dict=weights, meta=stripped)
 
 
 @torch.no_grad()

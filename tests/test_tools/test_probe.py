@@ -8,6 +8,8 @@ import pytest
 import torch
 from small_classifiers import write_images, write_model
 
+from pervit_mm.datasets.image_folder import make_image_folder
+
 pytest.importorskip('mmpretrain')
 pytest.importorskip('sklearn')
 pytestmark = pytest.mark.usefixtures('one_thread')
@@ -48,6 +50,28 @@ def test_the_table_has_all_rows_and_the_file_all_numbers(main, world, tmp_path, 
     assert len(records) == 4 * (1 + 2 + 2 + 1)
     voted = {record['features']: record['top1'] for record in records if (record['k'], record['shots']) == ('3', '')}
     assert [row[3] for row in rows] == [f'{float(voted[row[0]]):.1f}' for row in rows]
+
+
+def test_a_folder_of_ones_own_stands_in_for_the_data(main, world, tmp_path, capsys):
+    config, weights = world
+    make_image_folder(str(tmp_path / 'own'), 3, 5, 2, (20, 24))
+    main(config, weights, tmp_path / 'own', '--device', 'cpu')
+    with_folder = capsys.readouterr().out
+    other = tmp_path / 'other.py'
+    other.write_text(f"""_base_ = {config!r}
+train_dataloader = dict(dataset=dict(data_root={str(tmp_path / 'own')!r}, data_prefix='train'))
+test_dataloader = dict(dataset=dict(data_root={str(tmp_path / 'own')!r}, data_prefix='val'))
+""")
+    main(other, weights, '--k', 10, '--shots', 2, '--full-probe', '--device', 'cpu')
+    as_data = capsys.readouterr().out
+    rows = [[line.strip('| ').split(' | ') for line in text.splitlines()] for text in (with_folder, as_data)]
+    assert rows[0][0] == ['features', 'bank', 'queries', 'k-NN, k = 10', 'linear probe, all labels']
+    assert rows[0][2][1:3] == ['15', '6'] and rows[0][2] == [*rows[1][2][:4], rows[1][2][-1]]
+    (tmp_path / 'own' / 'val' / 'odd').mkdir()
+    for folder, message in ((tmp_path / 'own', 'the same classes in train and val, and odd is in one of them alone'),
+                            (tmp_path, "must have a folder 'train' with a folder for each class, and has none")):
+        with pytest.raises(SystemExit, match=message):
+            main(config, weights, folder)
 
 
 def test_mistakes_are_one_line(main, world, tmp_path):
