@@ -9,6 +9,8 @@ from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DATA_SAMPLERS, MODELS, PARAM_SCHEDULERS, init_default_scope
 
+from pervit_mm.apis.inputs import inputs_of, tell_difference
+from pervit_mm.apis.named_models import models_by_name
 from pervit_mm.engine import launch
 
 mmpretrain = pytest.importorskip('mmpretrain')
@@ -202,8 +204,9 @@ def test_384px_recipes_have_their_values(name):
     assert rates[-1] < 1e-6
 
 
-def test_the_custom_folder_config_is_consistent():
-    cfg = read('pervit_tiny_finetune_custom')
+@pytest.mark.parametrize('name', ['pervit_tiny_finetune_custom', 'pervit_nano_finetune_custom'])
+def test_the_custom_folder_configs_are_consistent(name):
+    cfg = read(name)
     assert cfg.num_classes == cfg.model.head.num_classes == cfg.data_preprocessor.num_classes
     assert cfg.model.backbone.init_cfg == dict(
         type='Pretrained', checkpoint=cfg.checkpoint, prefix='backbone.')
@@ -211,6 +214,14 @@ def test_the_custom_folder_config_is_consistent():
     for loader, split in ((cfg.train_dataloader, 'train'), (cfg.val_dataloader, 'val')):
         assert (loader.dataset.type, loader.dataset.data_root, loader.dataset.data_prefix) == \
             ('CustomDataset', 'data/custom', split)
+
+
+def test_fine_tuning_of_nano_prepares_images_as_the_classifier_did():
+    cfg, trained = read('pervit_nano_finetune_custom'), read('pervit_nano_fashion-mnist')
+    assert tell_difference(cfg.checkpoint, inputs_of(trained), inputs_of(cfg)) is None
+    assert cfg.checkpoint == models_by_name()['pervit_nano_fashion-mnist'][1]
+    rates = learning_rates(cfg, cfg.train_cfg.max_epochs, epoch_length=10)
+    assert max(rates) == pytest.approx(cfg.optim_wrapper.optimizer.lr, rel=1e-2) and rates[-1] < 2e-5
 
 
 @pytest.mark.parametrize('name, main', [(name, main) for main, others in FASHION.items() for name in (main, *others)])

@@ -12,6 +12,7 @@ from mmengine.structures import InstanceData, PixelData
 from pervit_mm.apis.named_models import models_by_name
 from pervit_mm.datasets import FASHION_CLASSES
 from pervit_mm.models import PerViT
+from pervit_mm.models.pretrained import load_pretrained
 
 pytest.importorskip('mmdet')
 pytest.importorskip('mmseg')
@@ -26,6 +27,11 @@ def test_controls_change_what_they_say(folder, name):
     changed = differences(read(f'{folder}/{MAIN[folder]}').to_dict(), read(f'{folder}/{name}').to_dict())
     if 'scratch' in name:
         assert changed == {'model.backbone.init_cfg'}
+    elif 'sit-pre' in name:
+        init = read(f'{folder}/{name}').model.backbone.init_cfg
+        assert changed == {'checkpoint', 'model.backbone.init_cfg.checkpoint', 'model.backbone.init_cfg.prefix'}
+        assert init.checkpoint == models_by_name()['sit_pervit-nano_1xb128-coslr-3e_fashion-mnist'][1]
+        load_pretrained(PerViT('nano', img_size=28, in_channels=3), init.checkpoint, init.prefix)  # raises if none fits
     elif 'global' in name:
         assert changed == {'model.backbone.window_size', 'model.backbone.position_cache_bytes'}
     else:
@@ -76,7 +82,8 @@ def test_loss_falls(folder, name, tmp_path):
     if cfg.model.backbone.get('init_cfg'):
         source = PerViT('nano', img_size=28, in_channels=1)
         source.init_weights()
-        torch.save(dict(state_dict={f'backbone.{k}': v for k, v in source.state_dict().items()}), tmp_path / 'a.pth')
+        prefix = cfg.model.backbone.init_cfg.prefix
+        torch.save(dict(state_dict={f'{prefix}{k}': v for k, v in source.state_dict().items()}), tmp_path / 'a.pth')
         cfg.model.backbone.init_cfg.checkpoint = str(tmp_path / 'a.pth')
     from mmengine.registry import DefaultScope
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
