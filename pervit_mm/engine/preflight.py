@@ -57,8 +57,9 @@ def check_run(runner: Runner) -> None:
         runner (Runner): With its loops, model and data.
 
     Raises:
-        UserError: If there is nothing to train on, a number of classes or channels does not fit, validation never
-            comes, or no metric is called as ``save_best`` says.
+        UserError: If there is nothing to train on, a number of classes or channels does not fit, training and
+            validation set differ in their classes, validation never comes, or no metric is called as ``save_best``
+            says.
     """
     loop, model = runner.train_loop, runner.model.module if is_model_wrapper(runner.model) else runner.model
     for name in ('max_epochs', 'max_iters'):
@@ -79,6 +80,8 @@ def check_run(runner: Runner) -> None:
                       ('val_dataloader', runner.val_loop if runner._val_loop is not None else None)):
         if one is not None:
             check_classes(model, one.dataloader.dataset, name)
+    if runner._val_loop is not None:
+        check_same_classes(runner.train_loop.dataloader.dataset, runner.val_loop.dataloader.dataset)
     check_preprocessor(model)
     if hasattr(model, 'check_pipeline'):  # algorithms of pervit_mm.selfsup know what they need
         model.check_pipeline(runner.train_loop.dataloader.dataset)
@@ -179,6 +182,24 @@ def check_classes(model: nn.Module, dataset: Any, loader: str) -> None:
         if isinstance(topk, (tuple, list)) and topk and max(topk) > outputs:
             raise UserError(f'model.{name}.topk is {tuple(topk)}, and there are {outputs} classes: leave out what is '
                             'larger, in the evaluators too')
+
+
+def check_same_classes(train: Any, val: Any) -> None:
+    """Raise UserError if two data sets number their classes differently: labels would mean other things in each.
+
+    Folders of classes are numbered in sorted order, so one that is missing shifts all behind it.
+
+    Args:
+        train (Any): The training set. One without ``metainfo['classes']`` is not checked.
+        val (Any): The validation set, likewise.
+    """
+    ours, theirs = (list((getattr(dataset, 'metainfo', None) or {}).get('classes') or ()) for dataset in (train, val))
+    if not ours or not theirs or ours == theirs:
+        return
+    at = next((i for i, (a, b) in enumerate(zip(ours, theirs)) if a != b), min(len(ours), len(theirs)))
+    first, second = (f'{names[at]!r}' if at < len(names) else 'nothing' for names in (ours, theirs))
+    raise UserError(f'train_dataloader.dataset and val_dataloader.dataset have different classes: class {at} is {first} '
+                    f'in one and {second} in the other. Give both the same folders, or the same classes=')
 
 
 def check_preprocessor(model: nn.Module) -> None:
