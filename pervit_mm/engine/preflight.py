@@ -198,7 +198,7 @@ def check_same_classes(train: Any, val: Any) -> None:
         return
     at = next((i for i, (a, b) in enumerate(zip(ours, theirs)) if a != b), min(len(ours), len(theirs)))
     first, second = (f'{names[at]!r}' if at < len(names) else 'nothing' for names in (ours, theirs))
-    raise UserError(f'train_dataloader.dataset and val_dataloader.dataset have different classes: class {at} is {first} '
+    raise UserError(f'train_dataloader.dataset and val_dataloader.dataset differ in classes: class {at} is {first} '
                     f'in one and {second} in the other. Give both the same folders, or the same classes=')
 
 

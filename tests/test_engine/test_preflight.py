@@ -98,7 +98,7 @@ MISTAKES = [
      'data_preprocessor.num_classes is 2, and model.head.num_classes is 1000: set both'),
     ({'train_dataloader.dataset.classes': ['a']}, "train_dataloader of the config .*number of subfolders"),
     ({'val_dataloader.dataset.classes': ['cross', 'disc', 'diamond']},
-     "have different classes: class 1 is 'diamond' in one and 'disc' in the other. Give both the same"),
+     "differ in classes: class 1 is 'diamond' in one and 'disc' in the other. Give both the same"),
     ({'train_dataloader.dataset.classes': 'nowhere.txt'}, 'train_dataloader of the config .*nowhere.txt'),
     ({'train_dataloader.dataset.split': 'trainn'}, "trainn' does not exist"),
     ({'train_dataloader.sampler.shufle': True}, 'train_dataloader of the config .*shufle'),
