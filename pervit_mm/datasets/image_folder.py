@@ -99,7 +99,7 @@ def draw_item(item: np.ndarray, size: tuple[int, int], rng: np.random.Generator)
 
 
 def make_item_folder(root: str, fashion_mnist: str | Path = 'data/fashion_mnist', num_classes: int = 10,
-                     train_images: int = 120, val_images: int = 30, size: tuple[int, int] = (64, 64),
+                     train_images: int = 120, val_images: int = 60, size: tuple[int, int] = (64, 64),
                      seed: int = 0) -> None:
     """Write a folder as :func:`make_image_folder` does, of items in color before a ground.
 
@@ -111,7 +111,7 @@ def make_item_folder(root: str, fashion_mnist: str | Path = 'data/fashion_mnist'
         fashion_mnist (str | Path): The folder with Fashion-MNIST's extracted files. Defaults to 'data/fashion_mnist'.
         num_classes (int): Number of classes, at most 10. Defaults to 10.
         train_images (int): Training images of each class. Defaults to 120.
-        val_images (int): Validation images of each class. Defaults to 30.
+        val_images (int): Validation images of each class. Defaults to 60.
         size (tuple[int, int]): Height and width in pixels, at least 28. Defaults to (64, 64).
         seed (int): Random seed. Defaults to 0.
 
