@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
+from ..ops import is_transformed
 from ..utils.errors import UserError
 from .arch import check_options, resolve_arch, resolve_indices, resolve_windows, to_pair
 from .build import build_position, build_stem
@@ -208,7 +209,9 @@ class PerViT(BaseModule):
         Raises:
             UserError: If ``hidden`` has another shape or type.
         """
-        x = self.stem(images.contiguous(memory_format=torch.channels_last), hidden)
+        if not is_transformed():  # torch.func.vmap knows no memory format
+            images = images.contiguous(memory_format=torch.channels_last)
+        x = self.stem(images, hidden)
         hw_shape = (x.shape[2], x.shape[3])
         return x.flatten(2).transpose(1, 2), hw_shape  # (B, C, H, W) → (B, N, C)
 

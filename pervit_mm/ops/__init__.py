@@ -1,5 +1,6 @@
 """Pure functions on tensors: no parameters, nothing but torch."""
 from .attention import attend_by_position, pad_head_width, peripheral_attention, plain_attention
+from .derivatives import is_transformed
 from .distance import expand_offsets, grid_step, offset_distances, pairwise_distances
 from .position import PositionWeights, log_positions
 from .precision import without_autocast
@@ -7,6 +8,6 @@ from .window import attend_in_windows, crop_position, partition, split_axis, spr
 
 __all__ = [
     'PositionWeights', 'attend_by_position', 'attend_in_windows', 'crop_position', 'expand_offsets', 'grid_step',
-    'log_positions', 'offset_distances', 'pad_head_width', 'pairwise_distances', 'partition', 'peripheral_attention',
-    'plain_attention', 'split_axis', 'spread_windows', 'unpartition', 'without_autocast'
+    'is_transformed', 'log_positions', 'offset_distances', 'pad_head_width', 'pairwise_distances', 'partition',
+    'peripheral_attention', 'plain_attention', 'split_axis', 'spread_windows', 'unpartition', 'without_autocast'
 ]

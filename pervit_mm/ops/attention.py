@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .derivatives import differentiable_gradients, is_transformed
+
 #: Bytes of attention scores that backward of :func:`trainable_mask_attention` works on at a time. Training in half
 #: precision on the CPU also uses that operator without a trained log Φp, if the scores of one image fit into this size.
 CHUNK_BYTES = 2 * 2**20
@@ -40,7 +42,7 @@ def trainable_mask_attention(q: Tensor, k: Tensor, v: Tensor, log_position: Tens
     back to a path that saves scores and weights of all heads of the batch. This operator runs the fused kernel in
     forward and saves only inputs and output. Backward recomputes the scores of a few images (or windows) at a time, so
     that they stay in the processor's cache. In half precision the operator also serves frozen and missing Φp on small
-    maps, see :func:`peripheral_attention`.
+    maps, see :func:`peripheral_attention`. It is differentiable any number of times.
 
     Args:
         q, k, v (Tensor): ``(B, nH, N, d)``.
@@ -94,6 +96,9 @@ def _keep(ctx, inputs, output) -> None:
 
 
 def _backward(ctx, grad):
+    if torch.is_grad_enabled():  # create_graph=True: the result will be differentiated again
+        *inputs, _ = ctx.saved_tensors
+        return differentiable_gradients(lambda *t: plain_attention(*t)[0].transpose(1, 2), inputs, grad)
     return trainable_mask_attention_backward(grad, *ctx.saved_tensors)
 
 
@@ -102,6 +107,10 @@ trainable_mask_attention.register_autograd(_backward, setup_context=_keep)
 
 def peripheral_attention(q: Tensor, k: Tensor, v: Tensor, log_position: Tensor | None) -> Tensor:
     """softmax(q·kᵀ/√d + log Φp)·v by torch's fused kernels.
+
+    These kernels have a first derivative only. Under a transform of ``torch.func`` and in forward mode the attention is
+    written out instead. For other second derivatives wrap the call in
+    ``torch.nn.attention.sdpa_kernel(SDPBackend.MATH)``.
 
     Args:
         q, k, v (Tensor): ``(B, nH, N, d)``.
@@ -112,6 +121,8 @@ def peripheral_attention(q: Tensor, k: Tensor, v: Tensor, log_position: Tensor |
     """
     _, heads, n, d = q.shape
     half = q.dtype in (torch.float16, torch.bfloat16)
+    if is_transformed():
+        return plain_attention(q, k, v, log_position)[0]
     if log_position is not None:
         log_position = log_position.to(q.dtype)
     # A trace is one graph for both modes, so it has torch's own attention.

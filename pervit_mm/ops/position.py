@@ -15,8 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .derivatives import is_transformed
 from .distance import offset_distances
 from .position_per_query import query_position
+from .position_plain import plain_query_position
 from .precision import exact_dtype
 
 #: Bytes of hidden values that one slice of queries may hold, all blocks together.
@@ -176,7 +178,10 @@ def log_positions(weights: PositionWeights, hw_shape: tuple[int, int], step: flo
     made: list[Tensor] = []
     for start in range(0, hidden.shape[0], blocks_each):
         part = (t if t is None else t[start:start + blocks_each] for t in by_block)
-        log_position = query_position(*part, rows, cols, hw_shape, eps, queries_each, keep)[0]
+        if is_transformed():
+            log_position = plain_query_position(*part, rows, cols, hw_shape, eps)
+        else:
+            log_position = query_position(*part, rows, cols, hw_shape, eps, queries_each, keep)[0]
         made += log_position.flatten(4, 5).flatten(2, 3).unbind()
     return tuple(made)
 

@@ -14,12 +14,15 @@ These are two custom operators and no autograd function: a compiler takes an ope
 loops of a function.
 """
 from collections.abc import Iterator
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from .derivatives import differentiable_gradients
 from .distance import expand_offsets
+from .position_plain import plain_query_position
 from .precision import without_autocast
 
 #: Index that takes all keys of a query.
@@ -127,7 +130,7 @@ def _slices(hw_shape: tuple[int, int], queries_each: int) -> Iterator[_Slice]:
 def query_position(hidden, factor, summand, weight, bias, gamma, beta, rows, cols, hw_shape, eps, queries_each, keep):
     """log Φp of all queries from the hidden offset maps; called by :func:`pervit_mm.ops.log_positions`.
 
-    Differentiable in all tensors except rows and cols.
+    Differentiable in all tensors except rows and cols, any number of times.
 
     Args:
         hidden (Tensor): Offset maps of L blocks, ``(L, D, 2H - 1 + 2p, 2W - 1 + 2p)`` float32.
@@ -237,26 +240,10 @@ def _(grad, normed, inverse, hidden, factor, summand, weight, gamma, beta, rows,
 
 def _keep(ctx, inputs, output) -> None:
     """Save what backward needs: the tensors in one list, as autograd asks, and the rest by name."""
-    hidden, factor, summand, weight, _, gamma, beta, rows, cols, hw_shape, _, queries_each, _ = inputs
+    *tensors, ctx.hw_shape, ctx.eps, ctx.queries_each, _ = inputs
     _, normed, inverse = output
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(*_Saved(normed, inverse, hidden, factor, summand, weight, gamma, beta, rows, cols))
-    ctx.hw_shape, ctx.queries_each = hw_shape, queries_each
-
-
-class _Saved(NamedTuple):
-    """Tensors that backward needs, in the order of :func:`query_position_backward`."""
-
-    normed: Tensor
-    inverse: Tensor
-    hidden: Tensor
-    factor: Tensor | None
-    summand: Tensor | None
-    weight: Tensor
-    gamma: Tensor | None
-    beta: Tensor | None
-    rows: Tensor | None
-    cols: Tensor | None
+    ctx.save_for_backward(*tensors, normed, inverse)
 
 
 class _Gradients(NamedTuple):
@@ -280,12 +267,17 @@ class _Gradients(NamedTuple):
 def _backward(ctx, grad, *_):
     if grad is None:
         return tuple(_Gradients())
-    saved = _Saved(*ctx.saved_tensors)
+    *tensors, normed, inverse = ctx.saved_tensors
+    hidden, factor, summand, weight, _, gamma, beta, rows, cols = tensors
     with without_autocast(grad.device):
-        found = _Gradients(*query_position_backward(grad, *saved, ctx.hw_shape, ctx.queries_each))
-    if saved.factor is None:
+        if torch.is_grad_enabled():  # create_graph=True: the result will be differentiated again
+            plain = partial(plain_query_position, hw_shape=ctx.hw_shape, eps=ctx.eps)
+            return tuple(_Gradients(*differentiable_gradients(plain, tensors, grad)))
+        found = _Gradients(*query_position_backward(grad, normed, inverse, hidden, factor, summand, weight, gamma, beta,
+                                                    rows, cols, ctx.hw_shape, ctx.queries_each))
+    if factor is None:
         found = found._replace(factor=None, summand=None)
-    if saved.gamma is None:
+    if gamma is None:
         found = found._replace(gamma=None, beta=None)
     return tuple(found)
 

@@ -6,6 +6,7 @@ from types import MappingProxyType
 import torch
 from torch import Tensor, nn
 
+from ...ops import is_transformed
 from .base import BasePosition, DistanceProjection, make_log_positions
 
 
@@ -21,9 +22,9 @@ class PositionCache:
     ``max_bytes``, log Φp of none is made twice. A block takes 4 bytes for each head and pair of tokens: 157 MB for 4
     heads on 56 x 56 tokens. The entries that were used least recently are dropped first.
 
-    The cache is used only while gradients are off and nothing is being traced or compiled. It compares all position
-    weights exactly with a detached copy, because version counters and data pointers miss EMA's swap and fused
-    optimizers. Copies and pickles start empty.
+    The cache is used only while gradients are off and nothing is being traced, compiled or transformed by
+    ``torch.func``. It compares all position weights exactly with a detached copy, because version counters and data
+    pointers miss EMA's swap and fused optimizers. Copies and pickles start empty.
 
     Args:
         max_bytes (int): Limit in bytes of all that is kept. What one call needs beyond it is computed at each call.
@@ -52,8 +53,9 @@ class PositionCache:
 
     @staticmethod
     def usable() -> bool:
-        """Whether the cache may be used now: gradients are off, and nothing is traced or compiled."""
-        return not (torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing())
+        """Whether the cache may be used now: gradients are off, and nothing is traced, compiled or transformed."""
+        return not (torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing()
+                    or is_transformed())
 
     @torch.inference_mode(False)
     @torch.no_grad()
