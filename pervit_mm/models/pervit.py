@@ -72,6 +72,9 @@ class PerViT(BaseModule):
 
     Attributes:
         out_channels (tuple[int, ...]): Channels of each output.
+        embed_dims, num_features (int): Channels of the last output. Code for vision transformers asks for the first
+            name, timm's code and MMPretrain's ``HybridEmbed`` for the second. The widths of the stages are in
+            ``arch_settings``.
         out_stride (int): Pixels for each token.
         num_extra_tokens (int): 0, as there is no class token. MMPretrain's visualization tools ask for it.
         patch_resolution (tuple[int, int]): Pretraining grid (H, W) in tokens.
@@ -138,6 +141,7 @@ class PerViT(BaseModule):
         widths = [w for w, depth in zip(arch['embed_dims'], self.depths) for _ in range(depth)]
         widths.append(widths[-1])
         self.out_channels = tuple(widths[i + 1] for i in self.out_indices)
+        self.embed_dims = self.num_features = self.out_channels[-1]
         self.blocks = nn.ModuleList()
         for i in range(self.num_layers):
             self.blocks.append(

@@ -103,6 +103,16 @@ def test_out_types_agree_and_attributes_are_right():
     assert not any('norm0' in k or 'norm2' in k.split('.')[0] for k in build(final_norm=False).state_dict())
 
 
+def test_other_packages_find_the_width_of_the_last_output_by_its_usual_names():
+    """MMPretrain's HybridEmbed asks for ``num_features``; its multimodal models ask for ``embed_dims``."""
+    embed = pytest.importorskip('mmpretrain.models.utils.embed')
+    backbone = build(out_indices=(0, 1), out_type='featmap')
+    hybrid = embed.HybridEmbed(backbone, img_size=28, feature_size=7, embed_dims=10)
+    assert hybrid(torch.rand(2, 3, 28, 28)).shape == (2, 49, 10)
+    assert backbone.embed_dims == backbone.num_features == backbone(torch.rand(1, 3, 28, 28))[-1].shape[1]
+    assert backbone.num_extra_tokens == 0
+
+
 def test_channels_last_images_give_the_same():
     model, images = build().eval(), torch.randn(2, 3, 28, 28)
     out = model(images.to(memory_format=torch.channels_last))[0]

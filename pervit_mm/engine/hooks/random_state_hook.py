@@ -56,7 +56,9 @@ class PerViTRandomStateHook(Hook):
 
     If the number of processes differs on resume, or the checkpoint has no random state, the hook
     warns and leaves the fresh seeds. It does nothing after ``load_from`` without ``resume``. A
-    sampler or transform with a generator object of its own is not covered. Equal losses also need
+    sampler or transform with a generator object of its own is not covered. A loader that is none of
+    torch's may have no ``num_workers`` and no sampler: the hook then has nothing to seed there and
+    saves the generators of the processes alone. Equal losses also need
     deterministic kernels: given on the CPU with the same number of threads; for CUDA see
     ``randomness = dict(seed=0, deterministic=True)``.
 
@@ -203,7 +205,7 @@ class PerViTRandomStateHook(Hook):
 
     def _seed_workers(self, runner) -> None:
         loader = runner.train_dataloader
-        if loader.num_workers == 0:
+        if not getattr(loader, 'num_workers', 0):
             return
         # The fetcher calls __getitems__ only for batches from a dataset with indices.
         possible = loader.batch_sampler is not None and not isinstance(
@@ -229,7 +231,8 @@ class PerViTRandomStateHook(Hook):
 
 def _sampler(loader: DataLoader):
     # MMDetection's batch samplers wrap the one that has the seed.
-    for sampler in (loader.sampler, getattr(loader.batch_sampler, 'sampler', None)):
+    batch_sampler = getattr(loader, 'batch_sampler', None)
+    for sampler in (getattr(loader, 'sampler', None), getattr(batch_sampler, 'sampler', None)):
         if hasattr(sampler, 'seed'):
             return sampler
     return None
