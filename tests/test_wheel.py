@@ -129,7 +129,7 @@ def test_the_wheel_carries_all_that_it_should_and_no_leftovers(wheel):
 
 
 def test_a_source_distribution_builds_the_same(sources, wheel, tmp_path):
-    """An editable installation has no copies, because it uses the clone's files."""
+    """An editable installation has no copies, because it uses the clone's files, and mim finds them by links."""
     script = 'import sys; from setuptools import build_meta; _, sdist, editable = sys.argv; ' \
         'build_meta.build_sdist(sdist); build_meta.build_editable(editable)'
     for name in ('sdist', 'editable', 'wheel'):
@@ -140,7 +140,13 @@ def test_a_source_distribution_builds_the_same(sources, wheel, tmp_path):
     assert again.keys() == first.keys()
     assert [name for name in first if first[name] != again[name] and not name.endswith('/RECORD')] == []
     editable = contents(next((tmp_path / 'editable').glob('*.whl')))
-    assert not [name for name in editable if '.mim' in name] and not (sources / 'pervit_mm' / '.mim').exists()
+    assert not [name for name in editable if '.mim' in name]
+    # mim joins the folder of the metadata with this line, and looks into .mim of the result.
+    place, name = next(editable[name] for name in editable if name.endswith('/top_level.txt')).decode().split()
+    mim = Path('/site-packages').joinpath(place, '.mim')
+    assert name == 'pervit_mm' and {path.name for path in mim.iterdir()} == {'configs', 'tools', 'demo'}
+    assert all(path.is_symlink() and path.resolve() == (sources / path.name).resolve() for path in mim.iterdir())
+    assert (mim / 'tools' / 'train.py').is_file()
 
 
 @pytest.fixture(scope='module')
