@@ -79,5 +79,5 @@ def read_image(image: Path) -> np.ndarray:
     except (OSError, cv2.error):
         pixels = None
     if pixels is None:
-        raise UnreadableImageError(f"image '{image}' cannot be read as one: remove it, or name the others")
+        raise UnreadableImageError(f"image '{image}' cannot be read as one: leave it out, or give another file")
     return pixels
