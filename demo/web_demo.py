@@ -4,7 +4,7 @@
     python demo/web_demo.py
     python demo/web_demo.py CONFIG CHECKPOINT --port 8000
 
-It needs Gradio: pip install -c constraints.txt '.[web]'. The page is served on 127.0.0.1 alone, and neither the page nor
+It needs Gradio: pip install -c constraints.txt '.[web]'. The page is served on 127.0.0.1 alone. Neither the page nor
 the server calls another machine.
 """
 import argparse

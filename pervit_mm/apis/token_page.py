@@ -15,8 +15,8 @@ ADDRESS = '127.0.0.1'
 #: Choices of heads come after this one.
 _MEAN = -1
 _STYLE = '''
-#drop img, #shown img { width: 100%; object-fit: contain; image-rendering: pixelated }
-#shown img { cursor: crosshair }
+#drop img, #shown img { width: 100%; object-fit: contain }
+#drop img { image-rendering: pixelated } #shown img { cursor: crosshair }
 '''
 
 
@@ -74,6 +74,7 @@ def build_page(subject: Subject, examples: list[str]):
         """What a choice of token or head changes."""
         return token, draw_image(view, token), maps_page(view, token, None if head == _MEAN else head)
 
+    # Gradio runs one call of it at a time, so the recording of two visitors never meets in the model.
     def take(image: dict | None, token: tuple[int, int], head: int) -> tuple:
         if image is None:  # the old image was removed to make room
             return (gr.skip(), ) * 5
@@ -90,23 +91,29 @@ def build_page(subject: Subject, examples: list[str]):
         return show(view, token_at(view, *event.index), head)
 
     with gr.Blocks(title=f'{subject.name}: what it sees', analytics_enabled=False, delete_cache=(3600, 3600)) as page:
-        gr.Markdown(f'## What {subject.name} sees\nDrop an image. Then click a token in the middle picture: the maps '
-                    'show where each block looks from there.')
+        gr.Markdown(f'## What {subject.name} sees\nDrop an image. Then click a token in the picture beside it. The '
+                    'maps show where each block looks from there.')
         view, token = gr.State(first), gr.State(center)
         with gr.Row():
-            with gr.Column():
-                # Gradio hands over the file as it is, so that it is read as everywhere else in this package.
+            with gr.Column(min_width=240):
+                gr.Markdown('**Your image**')
                 drop = gr.Image(examples[0], sources=['upload', 'clipboard'], type='filepath', image_mode=None,
-                                label='your image', height=250, elem_id='drop', buttons=[])
-                gr.Examples(examples, drop, label='or one of these', examples_per_page=16)
-            shown = gr.Image(draw_image(first, center), format='png', interactive=False, buttons=[],
-                             label='what the network sees: click a token', elem_id='shown')
-            scores = gr.Label(first.scores, num_top_classes=5, label='prediction', elem_id='scores')
-        heads = [('mean of all heads', _MEAN), *((f'head {number}', number) for number in range(first.heads))]
-        head = gr.Dropdown(heads, value=_MEAN, label='maps of', elem_id='head', interactive=True)
+                                show_label=False, height=300, elem_id='drop', buttons=[])
+            with gr.Column(min_width=240):
+                gr.Markdown('**What the network sees:** click a token')
+                # A label would lie over the top tokens.
+                shown = gr.Image(draw_image(first, center), format='png', interactive=False, buttons=[],
+                                 show_label=False, elem_id='shown')
+            with gr.Column(min_width=240):
+                gr.Markdown('**Prediction**')
+                scores = gr.Label(first.scores, num_top_classes=5, show_label=False, elem_id='scores')
+                heads = [('mean of all heads', _MEAN), *((f'head {number}', number) for number in range(first.heads))]
+                head = gr.Dropdown(heads, value=_MEAN, label='Maps of', elem_id='head', interactive=True)
+        gr.Examples(examples, drop, label='Images to try')
         maps = gr.HTML(maps_page(first, center), elem_id='maps')
         drawn = [token, shown, maps]
-        # Without Gradio's preprocessing of the file, which would open the image first and have its own words for a broken one.
+        # Without Gradio's preprocessing, which would open the file itself, and has its own words for one that is no
+        # image. Its check that the file was uploaded comes before that.
         drop.change(take, [drop, token, head], [view, scores, *drawn], preprocess=False, show_progress='hidden')
         shown.select(click, [view, head], drawn, show_progress='hidden')
         head.change(show, [view, token, head], drawn, show_progress='hidden')

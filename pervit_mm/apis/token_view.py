@@ -17,7 +17,7 @@ from .subject import Subject
 #: Longer side of the picture of a small image, and side of a map, in pixels.
 SIDE, CELL = 448, 96
 #: What a row of maps is, beside its Φ.
-_MEANINGS = dict(position='position', content='content', attention='both')
+_MEANINGS = dict(position='position', content='content', attention='mixture')
 _MAPS = '''
 <style>
 .maps { display: grid; gap: 4px; align-items: center; overflow-x: auto }
@@ -36,7 +36,7 @@ _MAPS = '''
 >0</span></span>
 {% endfor %}
 </div>
-<p>{{ caption }}</p>
+<p style="margin-top: .5rem">{{ caption }}</p>
 '''
 
 
@@ -164,7 +164,7 @@ def maps_at(view: TokenView, token: tuple[int, int], head: int | None = None) ->
 
 
 def maps_page(view: TokenView, token: tuple[int, int], head: int | None = None) -> str:
-    """Draw :func:`maps_at` as a piece of HTML: a row for each factor, a column for each block, a color bar for each row.
+    """Draw :func:`maps_at` as HTML: a row with a color bar for each factor, a column for each block.
 
     Colors go from 0 to the largest value of the row; to 1 for Φp, and to its largest value if that is above 1. A red
     frame marks the token.

@@ -6,8 +6,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from map_check import check_cells, framed, recorded
 from small_classifiers import write_images, write_model
-from test_token_view import check_cells, framed, recorded
 
 from pervit_mm.apis.subject import open_subject
 from pervit_mm.apis.token_page import ADDRESS, build_page, serve
