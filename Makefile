@@ -19,7 +19,7 @@ SETTINGS := constraints.txt setup.cfg pyproject.toml
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup setup-test data scenes train train-detection train-segmentation test faults lint clean clean-all
+.PHONY: help setup setup-test data scenes train train-detection train-segmentation test test-recipes faults lint clean clean-all
 
 help:
 	@echo 'make train       set up, fetch Fashion-MNIST, train $(CONFIG)'
@@ -27,6 +27,8 @@ help:
 	@echo '                 set up with mmcv ops, draw FashionScenes, train the published PerViT-nano'
 	@echo '                 on with Mask R-CNN or Semantic FPN, in PROCESSES=N processes'
 	@echo 'make test        set up with mmcv ops, fetch Fashion-MNIST, draw FashionScenes, lint, run every test'
+	@echo 'make test-recipes'
+	@echo '                 set up, run the code of docs/other_libraries.md (Trainer, Lightning, lightly, grad-cam)'
 	@echo 'make faults      set up, run the tests of what goes wrong alone'
 	@echo 'make setup       what training takes (no compiler needed)'
 	@echo 'make setup-test  what testing takes (a C++ compiler and the headers of Python)'
@@ -86,7 +88,7 @@ endef
 $(VENV)/.stamp-setup-test: $(VENV)/.stamp-setup tools/build_mmcv.py tools/build_mmcv_recipe.py
 	@echo 'Installing MMDetection, MMSegmentation and the tools for testing.'
 	@$(PIP) mmdet mmsegmentation ftfy regex pytest hypothesis ruff tensorboard ninja onnx onnxscript onnxruntime \
-	  scikit-learn captum
+	  scikit-learn captum timm safetensors
 	@$(PY) tools/build_mmcv.py
 	@touch $@
 
@@ -119,6 +121,23 @@ lint: setup-test
 
 test: scenes lint
 	$(PY) -m pytest $(TEST_ARGS)
+
+# Other libraries have an environment of their own on top of $(VENV): in $(VENV) itself, transformers would break
+# MMPretrain, and grad-cam would overwrite OpenCV.
+RECIPES := $(VENV)/recipes
+$(RECIPES)/.stamp: $(VENV)/.stamp-setup-test
+	@$(PY) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo 'The recipes need Python 3.11 or newer: make test-recipes VENV=folder PYTHON=python3.11' >&2; exit 1; }
+	@echo 'Installing transformers, Lightning, lightly and grad-cam into $(RECIPES).'
+	@$(PY) -m venv --without-pip '$(RECIPES)'
+	@$(PY) -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' \
+	  > "$$('$(RECIPES)/bin/python' -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/below.pth"
+	@'$(RECIPES)/bin/python' -m pip install -qq --no-input --disable-pip-version-check -c constraints.txt \
+	  timm safetensors transformers accelerate lightning lightly grad-cam
+	@touch $@
+
+test-recipes: $(RECIPES)/.stamp
+	'$(RECIPES)/bin/python' -m pytest tests/test_recipes $(TEST_ARGS)
 
 # What goes wrong: kills while saving, hostile files, mistakes in configs, random configurations. Part of make test.
 faults: setup-test

@@ -72,7 +72,8 @@ def test_importing_the_package_stays_light():
         capture_output=True, text=True, check=True).stdout
     loaded = set(json.loads(out.splitlines()[-1]))
     rooms = ('analysis', 'evaluation', 'selfsup', 'apis', 'benchmarks', 'publishing')
-    heavy = {'mmdet', 'mmseg', 'mmpretrain', 'matplotlib', 'mmcv.ops', *(f'pervit_mm.{room}' for room in rooms)}
+    heavy = {'mmdet', 'mmseg', 'mmpretrain', 'timm', 'safetensors', 'matplotlib', 'mmcv.ops',
+             *(f'pervit_mm.{room}' for room in rooms)}
     assert not heavy & loaded
     assert {'pervit_mm.models', 'pervit_mm.engine', 'pervit_mm.checkpoints'} <= loaded
 

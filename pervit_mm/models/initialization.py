@@ -38,10 +38,10 @@ def init_schedule(num_layers: int, size: tuple[float, float], strength: tuple[fl
         size, strength = (size[0], size[0]), (strength[0], strength[0])
     elif scheme == 'global':
         size, strength = (size[1], size[1]), (strength[1], strength[1])
-    # linspace in float32, because the authors' weights were made that way.
-    return list(
-        zip(torch.linspace(*size, num_layers).tolist(),
-            torch.linspace(*strength, num_layers).tolist()))
+    # linspace in float32, because the authors' weights were made that way. On the CPU, because under
+    # torch.device('meta') there would be no values to read.
+    sizes, strengths = (torch.linspace(*ends, num_layers, device='cpu').tolist() for ends in (size, strength))
+    return list(zip(sizes, strengths))
 
 
 def find_backbones(module: nn.Module) -> list[PerViT]:
