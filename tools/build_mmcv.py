@@ -1,8 +1,10 @@
-"""Install mmcv 2.1.0 with compiled CPU ops into the environment of the interpreter that runs this.
+"""Install mmcv with compiled CPU ops into the environment of the interpreter that runs this.
 
-No wheel of mmcv 2.1.0 exists for this torch. Its own build fails, because torch's headers want C++20 and mmcv's
-setup.py asks for C++17. It would also take over 40 minutes on two cores. Nearly all of that time goes into reading
-torch's headers once for each of 77 files.
+In an environment with onedl-mmengine this is onedl-mmcv 2.3.6, and mmcv 2.1.0 otherwise.
+
+No wheel of either exists for this torch. Their own builds fail, because torch's headers want C++20 and their setup.py
+asks for C++17. They would also take over 40 minutes on two cores. Nearly all of that time goes into reading torch's
+headers once for each of 77 files.
 
 So this script takes the official source distribution and checks its sha256. It gathers the sources into six translation
 units and compiles them as C++20. It keeps the wheel for the next environment. On a machine with CUDA, pip builds mmcv
@@ -30,11 +32,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from build_mmcv_recipe import (
-    SDIST_SHA256,
     SOURCES,
     STOCK_VARIABLES,
-    VERSION,
     BuildError,
+    Release,
     ask_for_cpp20,
     cache_key,
     check_sha256,
@@ -42,6 +43,7 @@ from build_mmcv_recipe import (
     find_compiler,
     gather_sources,
     last_lines,
+    release_for,
     run,
     wants_stock_route,
 )
@@ -112,18 +114,19 @@ def cache_folder(environ: Mapping[str, str], key: str) -> Path:
     return Path(base) / 'pervit_mm' / 'wheels' / key
 
 
-def fetch_prebuilt(scratch: Path) -> Path | None:
+def fetch_prebuilt(release: Release, scratch: Path) -> Path | None:
     """Ask pip for a ready wheel. Returns None if pip finds none that fits."""
     target = scratch / 'prebuilt'
     pip('download', '-qq', '--no-deps', '--only-binary=:all:', '-d', str(target),
-        f'mmcv=={VERSION}')
+        f'{release.name}=={release.version}')
     return next(iter(sorted(target.glob('*.whl'))), None)
 
 
-def fetch_sdist(scratch: Path) -> Path:
+def fetch_sdist(release: Release, scratch: Path) -> Path:
     """Fetch the source distribution by pip. pip checks its hash before opening it.
 
     Args:
+        release (Release): What to fetch.
         scratch (Path): An existing folder.
 
     Returns:
@@ -133,20 +136,21 @@ def fetch_sdist(scratch: Path) -> Path:
         BuildError: If it cannot be fetched, or has another hash.
     """
     target, wanted = scratch / 'sdist', scratch / 'wanted.txt'
-    wanted.write_text(f'mmcv=={VERSION} --hash=sha256:{SDIST_SHA256}\n', encoding='utf-8')
+    named = f'{release.name} {release.version}'
+    wanted.write_text(f'{release.name}=={release.version} --hash=sha256:{release.sha256}\n', encoding='utf-8')
     result = pip(
-        'download', '--no-deps', '--no-binary=mmcv', '--no-build-isolation', '-d', str(target),
+        'download', '--no-deps', f'--no-binary={release.name}', '--no-build-isolation', '-d', str(target),
         '-r', str(wanted), env={**os.environ, 'MMCV_WITH_OPS': '1'})
-    archive = next(iter(sorted(target.glob('mmcv-*.tar.gz'))), None)
+    archive = next(iter(sorted(target.glob(f'{release.stem}.tar.gz'))), None)
     if 'DO NOT MATCH THE HASHES' in result.stdout:
         raise BuildError(
-            f'what pip found as mmcv {VERSION} is not the official source distribution (wrong '
+            f'what pip found as {named} is not the official source distribution (wrong '
             'sha256) and is not used. Run "pip cache purge", look at what index pip is set up to '
             f'use ("pip config list"), and try again. pip says:\n{last_lines(result.stdout)}')
     if result.returncode or archive is None:
         raise BuildError(
-            f'pip could not fetch the source distribution of mmcv {VERSION}. Check the network and '
-            'try again, or fetch mmcv-2.1.0.tar.gz elsewhere and name it by --sdist. pip says:\n'
+            f'pip could not fetch the source distribution of {named}. Check the network and '
+            f'try again, or fetch {release.stem}.tar.gz elsewhere and name it by --sdist. pip says:\n'
             f'{last_lines(result.stdout)}')
     return archive
 
@@ -168,7 +172,7 @@ def build_wheel(command: Iterable[str], target: Path, environment: Mapping[str, 
     start = time.monotonic()
     result = pip('wheel', '-v', '--no-deps', '--no-build-isolation', '-w', str(target), *command,
                  env=dict(environment))
-    wheel = next(iter(sorted(target.glob('mmcv-*.whl'))), None)
+    wheel = next(iter(sorted(target.glob('*.whl'))), None)
     if result.returncode or wheel is None:
         handle, log = tempfile.mkstemp(prefix='build_mmcv-', suffix='.log')
         with os.fdopen(handle, 'w', encoding='utf-8') as file:
@@ -181,24 +185,25 @@ def build_wheel(command: Iterable[str], target: Path, environment: Mapping[str, 
     return wheel
 
 
-def build_cpu(sdist: Path, scratch: Path) -> Path:
+def build_cpu(release: Release, sdist: Path, scratch: Path) -> Path:
     """Compile the CPU ops from the source distribution.
 
     Args:
+        release (Release): What the archive holds.
         sdist (Path): The archive.
         scratch (Path): An existing folder.
 
     Returns:
         Path: The wheel.
     """
-    check_sha256(sdist, SDIST_SHA256)
+    check_sha256(sdist, release)
     compiler = find_compiler()
     # Releases of Python 3.10 and 3.11 before the middle of 2023 have no filter. The archive is safe without it, because
     # its hash has been checked.
     options = {'filter': 'data'} if hasattr(tarfile, 'data_filter') else {}
     with tarfile.open(sdist) as archive:
         archive.extractall(scratch / 'source', **options)
-    tree = scratch / 'source' / f'mmcv-{VERSION}'
+    tree = scratch / 'source' / release.stem
     units = sum((gather_sources(tree / name, alone) for name, alone in SOURCES.items()), [])
     setup = tree / 'setup.py'
     setup.write_text(ask_for_cpp20(setup.read_text(encoding='utf-8')), encoding='utf-8')
@@ -218,12 +223,12 @@ def build_cpu(sdist: Path, scratch: Path) -> Path:
     return build_wheel([str(tree)], scratch / 'wheels', environment)
 
 
-def build_stock(scratch: Path) -> Path:
+def build_stock(release: Release, scratch: Path) -> Path:
     """Let pip build mmcv as it comes."""
-    say('CUDA or another accelerator is here or asked for: leaving it to pip to get mmcv '
-        f'{VERSION} as it comes, which may take long if it must compile.')
+    say(f'CUDA or another accelerator is here or asked for: leaving it to pip to get {release.name} '
+        f'{release.version} as it comes, which may take long if it must compile.')
     try:
-        return build_wheel([f'mmcv=={VERSION}'], scratch / 'stock', os.environ)
+        return build_wheel([f'{release.name}=={release.version}'], scratch / 'stock', os.environ)
     except BuildError as error:
         raise BuildError(
             f'{error}\nThis was the build of mmcv itself, for CUDA. Where its ops on the CPU are '
@@ -263,10 +268,11 @@ def keep(wheel: Path, folder: Path) -> None:
         say(f'the wheel is kept in {folder} for the next environment.')
 
 
-def swap_in(wheel: Path) -> None:
+def swap_in(release: Release, wheel: Path) -> None:
     """Replace mmcv-lite, or an mmcv whose ops do not work, by the wheel.
 
     Args:
+        release (Release): What the wheel holds.
         wheel (Path): A wheel that has been tried out.
 
     Raises:
@@ -274,7 +280,7 @@ def swap_in(wheel: Path) -> None:
     """
     # mmcv and mmcv-lite have the same files. If one were installed over the other, a later removal of the other would
     # remove the files of both.
-    old = sorted(installed_as() & {'mmcv', 'mmcv-lite'})
+    old = sorted(providers('mmcv') & {*release.replaces})
     if old:
         say(f'removing {" and ".join(old)}.')
         result = pip('uninstall', '-y', '-qq', *old)
@@ -284,19 +290,21 @@ def swap_in(wheel: Path) -> None:
     if result.returncode:
         raise BuildError(
             f'pip could not install {wheel.name}; the environment is without mmcv now. Run this '
-            f'again, or "pip install mmcv-lite=={VERSION}". pip says:\n{last_lines(result.stdout)}')
+            f'again, or "pip install {release.replaces[-1]}=={release.version}". pip says:\n'
+            f'{last_lines(result.stdout)}')
 
 
-def installed_as() -> set[str]:
-    """Name the distributions that provide the module mmcv in this environment."""
+def providers(module: str) -> set[str]:
+    """Name the distributions that provide a module in this environment."""
     return {name.lower().replace('_', '-')
-            for name in importlib.metadata.packages_distributions().get('mmcv', [])}
+            for name in importlib.metadata.packages_distributions().get(module, [])}
 
 
-def get_wheel(sdist: Path | None, scratch: Path, folder: Path, stock: bool) -> Path:
+def get_wheel(release: Release, sdist: Path | None, scratch: Path, folder: Path, stock: bool) -> Path:
     """Find, fetch or build a wheel whose ops work.
 
     Args:
+        release (Release): What is wanted.
         sdist (Path, optional): A source distribution on this machine. If None, pip fetches it.
         scratch (Path): An existing folder.
         folder (Path): The cache.
@@ -308,13 +316,13 @@ def get_wheel(sdist: Path | None, scratch: Path, folder: Path, stock: bool) -> P
     Raises:
         BuildError: If no working wheel can be found, fetched or built.
     """
-    for wheel in [] if stock else sorted(folder.glob('mmcv-*.whl')):
+    for wheel in [] if stock else sorted(folder.glob(f'{release.stem}-*.whl')):
         reason = try_out(wheel, scratch)
         if not reason:
             say(f'using the wheel kept in {folder}.')
             return wheel
         say(f'the wheel kept in {folder} does not work here ({reason}); it is made anew.')
-    wheel = None if stock or sdist else fetch_prebuilt(scratch)
+    wheel = None if stock or sdist else fetch_prebuilt(release, scratch)
     if wheel is not None:
         reason = try_out(wheel, scratch)
         if not reason:
@@ -322,9 +330,9 @@ def get_wheel(sdist: Path | None, scratch: Path, folder: Path, stock: bool) -> P
             return wheel
         say(f'the ready wheel {wheel.name} does not work here ({reason}); building one.')
     if stock:
-        wheel = build_stock(scratch)
+        wheel = build_stock(release, scratch)
     else:
-        wheel = build_cpu(sdist or fetch_sdist(scratch), scratch)
+        wheel = build_cpu(release, sdist or fetch_sdist(release, scratch), scratch)
     reason = try_out(wheel, scratch)
     if reason:
         raise BuildError(f'the wheel that was built does not work: {reason}')
@@ -342,30 +350,30 @@ def install(sdist: Path | None = None) -> None:
     Raises:
         BuildError: If something is missing or fails. The message says what to do.
     """
+    release = release_for(providers('mmengine'))
     version, reason = check_ops()
     if version is not None:
-        note = '' if version == VERSION else f' (the tested one is {VERSION}; it is left as it is)'
+        note = '' if version == release.version else f' (the tested one is {release.version}; it is left as it is)'
         say(f'mmcv {version} with compiled ops is already here{note}.')
         return
-    forks = sorted(installed_as() - {'mmcv', 'mmcv-lite'})
-    if forks:
+    others = sorted(providers('mmcv') - {*release.replaces})
+    if others:
         raise BuildError(
-            f'mmcv comes from {" and ".join(forks)} here, whose ops do not work ({reason}): repair '
-            'or uninstall that first; this script replaces mmcv and mmcv-lite only.')
+            f'mmcv comes from {" and ".join(others)} here, whose ops do not work ({reason}): repair '
+            f'or uninstall that first; this script replaces {" and ".join(release.replaces)} only.')
     if sdist is not None and not sdist.is_file():
-        raise BuildError(f'--sdist {sdist} is not a file: name the archive mmcv-{VERSION}.tar.gz.')
-    needed = ('torch', 'pkg_resources', 'mmengine', 'cv2', 'numpy', 'PIL', 'yaml', 'yapf')
+        raise BuildError(f'--sdist {sdist} is not a file: name the archive {release.stem}.tar.gz.')
+    needed = ('torch', release.needs, 'mmengine', 'cv2', 'numpy', 'PIL', 'yaml', 'yapf')
     absent = [name for name in needed if importlib.util.find_spec(name) is None]
     if absent:
         raise BuildError(
-            f'{", ".join(absent)} must be in this environment first: run "make setup", or pip '
-            'install -c constraints.txt "setuptools<81" torch mmengine opencv-python')
+            f'{", ".join(absent)} must be in this environment first: run "make setup", or pip install {release.advice}')
     import torch
     key = cache_key(sysconfig.get_config_var('SOABI') or 'unknown', sysconfig.get_platform(),
                     torch.__version__)
     stock = wants_stock_route(os.environ, torch.cuda.is_available())
     with tempfile.TemporaryDirectory(prefix='build_mmcv-') as scratch:
-        swap_in(get_wheel(sdist, Path(scratch), cache_folder(os.environ, key), stock))
+        swap_in(release, get_wheel(release, sdist, Path(scratch), cache_folder(os.environ, key), stock))
     version, reason = check_ops()
     if version is None:
         raise BuildError(f'mmcv is installed, but its ops do not work: {reason}')
@@ -375,8 +383,8 @@ def install(sdist: Path | None = None) -> None:
 
 def main() -> int:
     """Read the command line and install. A failure is reported as a sentence, not as a traceback."""
-    parser = argparse.ArgumentParser(description=f'Install mmcv {VERSION} with compiled ops.')
-    parser.add_argument('--sdist', type=Path, help=f'mmcv-{VERSION}.tar.gz, if it is at hand')
+    parser = argparse.ArgumentParser(description='Install mmcv with compiled ops, or onedl-mmcv beside onedl-mmengine.')
+    parser.add_argument('--sdist', type=Path, help='the source distribution, if it is at hand')
     args = parser.parse_args()
     try:
         install(args.sdist)

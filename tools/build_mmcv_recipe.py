@@ -1,4 +1,4 @@
-"""How mmcv 2.1.0 is built for this torch: the changes to its sources, and the compiler and headers that it needs.
+"""How mmcv is built for this torch: its releases, the changes to their sources, and the compiler and headers needed.
 
 These are the parts of build_mmcv.py that neither fetch nor install anything.
 """
@@ -12,10 +12,9 @@ import sys
 import sysconfig
 import tempfile
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
-VERSION = '2.1.0'
-SDIST_SHA256 = 'd387bcab66b467479b6660310e23746cfc79c6e57acf04094680adb499a5cd3f'
 RECIPE = 1  # part of the cache's key: raise it whenever this script builds differently
 # Folder of sources -> files that define the same names as others of the folder. Each of them is compiled alone.
 SOURCES = {
@@ -25,6 +24,51 @@ SOURCES = {
 }
 # Accelerators that mmcv's own setup.py builds for when one of these is 1.
 STOCK_VARIABLES = ('FORCE_CUDA', 'FORCE_MLU', 'FORCE_NPU', 'FORCE_MPS', 'MMCV_WITH_DIOPI')
+
+
+@dataclass(frozen=True)
+class Release:
+    """A release of mmcv whose sources this recipe fits.
+
+    Args:
+        name (str): Name of its distribution.
+        version (str): The release.
+        sha256 (str): Of its source distribution.
+        replaces (tuple[str]): Distributions with the same files, which it may replace.
+        needs (str): The module that its setup.py imports besides torch.
+        advice (str): What pip installs of what it needs, for messages.
+    """
+    name: str
+    version: str
+    sha256: str
+    replaces: tuple[str, ...]
+    needs: str
+    advice: str
+
+    @property
+    def stem(self) -> str:
+        """What the names of its archive and its wheels begin with."""
+        return f'{self.name.replace("-", "_")}-{self.version}'
+
+
+ORIGINAL = Release(
+    'mmcv', '2.1.0', 'd387bcab66b467479b6660310e23746cfc79c6e57acf04094680adb499a5cd3f', ('mmcv', 'mmcv-lite'),
+    'pkg_resources', '-c constraints.txt "setuptools<81" torch mmengine opencv-python')
+FORK = Release(
+    'onedl-mmcv', '2.3.6', '8704978a3d492b15cc058742ac3165bd1bcc2dd20678da9ed39e0da3048e3045', ('onedl-mmcv', ),
+    'packaging', '-c constraints-forks.txt setuptools torch onedl-mmengine opencv-python')
+
+
+def release_for(distributions: Iterable[str]) -> Release:
+    """Choose the release that belongs to the MMEngine of an environment.
+
+    Args:
+        distributions (Iterable[str]): Names of the distributions that provide MMEngine.
+
+    Returns:
+        Release: The fork of mmcv if MMEngine is one, and the original otherwise.
+    """
+    return FORK if 'onedl-mmengine' in distributions else ORIGINAL
 
 
 class BuildError(RuntimeError):
@@ -43,21 +87,21 @@ def run(command: Iterable[str], **kwargs) -> subprocess.CompletedProcess:
         text=True, errors='replace', check=False, **kwargs)
 
 
-def check_sha256(path: Path, expected: str) -> None:
-    """Refuse a file whose content is not the expected one.
+def check_sha256(path: Path, release: Release) -> None:
+    """Refuse a file that is not the source distribution of a release.
 
     Args:
         path (Path): The file.
-        expected (str): Its sha256 in hexadecimal digits.
+        release (Release): Has the sha256 in hexadecimal digits.
 
     Raises:
         BuildError: If the sum differs.
     """
     found = hashlib.sha256(path.read_bytes()).hexdigest()
-    if found != expected:
+    if found != release.sha256:
         raise BuildError(
-            f'{path.name} is not the official source distribution of mmcv {VERSION}: its sha256 is '
-            f'{found}, but should be {expected}. It is not used. Remove it, run "pip cache purge", '
+            f'{path.name} is not the official source distribution of {release.name} {release.version}: its sha256 is '
+            f'{found}, but should be {release.sha256}. It is not used. Remove it, run "pip cache purge", '
             'look at what index pip is set up to use ("pip config list"), and try again.')
 
 
@@ -78,8 +122,8 @@ def group_sources(names: Iterable[str], alone: Iterable[str]) -> tuple[list[str]
     absent = sorted(set(alone) - sources)
     if absent or not sources:
         raise BuildError(
-            f'the sources of mmcv {VERSION} lack {", ".join(absent) or "any .cpp file"}; they are '
-            'not the ones that this script is made for.')
+            f'the sources of mmcv lack {", ".join(absent) or "any .cpp file"}; they are not the ones that this script '
+            'is made for.')
     return sorted(sources - set(alone)), sorted(alone)
 
 

@@ -1,5 +1,6 @@
 """The parts of tools/build_mmcv.py that neither fetch nor compile."""
 
+import dataclasses
 import hashlib
 import importlib
 import sys
@@ -90,18 +91,19 @@ def test_only_cpp17_flags_become_cpp20(recipe):
 
 def test_an_archive_of_other_content_is_refused(recipe, tmp_path):
     archive = tmp_path / 'mmcv-2.1.0.tar.gz'
+    release = dataclasses.replace(recipe.ORIGINAL, sha256=hashlib.sha256(b'official').hexdigest())
     archive.write_bytes(b'official')
-    recipe.check_sha256(archive, hashlib.sha256(b'official').hexdigest())
+    recipe.check_sha256(archive, release)
     archive.write_bytes(b'tampered with')
     with pytest.raises(recipe.BuildError, match='is not the official source distribution'):
-        recipe.check_sha256(archive, hashlib.sha256(b'official').hexdigest())
+        recipe.check_sha256(archive, release)
 
 
-def test_refused_archive_is_not_unpacked(build, tmp_path):
+def test_refused_archive_is_not_unpacked(recipe, build, tmp_path):
     archive = tmp_path / 'mmcv-2.1.0.tar.gz'
     archive.write_bytes(b'tampered with')
     with pytest.raises(build.BuildError, match='sha256'):
-        build.build_cpu(archive, tmp_path)
+        build.build_cpu(recipe.ORIGINAL, archive, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ['mmcv-2.1.0.tar.gz']
 
 
@@ -170,25 +172,29 @@ def test_missing_headers_are_named(recipe, monkeypatch, tmp_path):
     ('ERROR: THESE PACKAGES DO NOT MATCH THE HASHES FROM THE REQUIREMENTS FILE', 'wrong sha256'),
     ('ERROR: No matching distribution found for mmcv==2.1.0', 'Check the network'),
 ])
-def test_failed_fetch_is_explained(build, monkeypatch, tmp_path, output, sentence):
+def test_failed_fetch_is_explained(recipe, build, monkeypatch, tmp_path, output, sentence):
     monkeypatch.setattr(
         build, 'pip', lambda *args, **kwargs: build.subprocess.CompletedProcess(args, 1, output))
     with pytest.raises(build.BuildError, match=sentence) as caught:
-        build.fetch_sdist(tmp_path)
+        build.fetch_sdist(recipe.ORIGINAL, tmp_path)
     assert output in str(caught.value)
 
 
-def test_hash_is_given_to_pip(build, monkeypatch, tmp_path):
+@pytest.mark.parametrize(('name', 'pinned', 'file'), [
+    ('ORIGINAL', 'mmcv==2.1.0', 'mmcv-2.1.0.tar.gz'), ('FORK', 'onedl-mmcv==2.3.6', 'onedl_mmcv-2.3.6.tar.gz')])
+def test_hash_is_given_to_pip(recipe, build, monkeypatch, tmp_path, name, pinned, file):
+    release = getattr(recipe, name)
+
     def pip(*args, **kwargs):
         wanted = Path(args[args.index('-r') + 1]).read_text()
-        assert wanted == f'mmcv=={build.VERSION} --hash=sha256:{build.SDIST_SHA256}\n'
+        assert wanted == f'{pinned} --hash=sha256:{release.sha256}\n'
         target = Path(args[args.index('-d') + 1])
         target.mkdir()
-        (target / 'mmcv-2.1.0.tar.gz').write_bytes(b'')
+        (target / file).write_bytes(b'')
         return build.subprocess.CompletedProcess(args, 0, '')
 
     monkeypatch.setattr(build, 'pip', pip)
-    assert build.fetch_sdist(tmp_path).name == 'mmcv-2.1.0.tar.gz'
+    assert build.fetch_sdist(release, tmp_path).name == file
 
 
 def test_kept_wheel_is_whole(build, tmp_path):
@@ -221,25 +227,44 @@ def test_wheel_without_ops_is_found_out(build, tmp_path):
     assert 'mmcv.ops' in build.try_out(wheel, tmp_path)
 
 
-def test_mmcv_that_is_there_is_left_alone(build, monkeypatch, capsys):
-    monkeypatch.setattr(build, 'check_ops', lambda: ('2.2.0', ''))
+def provide(build, monkeypatch, **distributions):
+    """An environment in which the modules come from these distributions."""
+    monkeypatch.setattr(build.importlib.metadata, 'packages_distributions', lambda: distributions)
     monkeypatch.setattr(build, 'pip', lambda *args, **kwargs: pytest.fail('nothing to install'))
+
+
+@pytest.mark.parametrize(('mmengine', 'tested'), [('mmengine', '2.1.0'), ('onedl-mmengine', '2.3.6')])
+def test_mmcv_that_is_there_is_left_alone(build, monkeypatch, capsys, mmengine, tested):
+    provide(build, monkeypatch, mmengine=[mmengine])
+    monkeypatch.setattr(build, 'check_ops', lambda: ('2.2.0', ''))
     build.install()
     said = capsys.readouterr().out
-    assert 'mmcv 2.2.0 with compiled ops is already here (the tested one is 2.1.0' in said
+    assert f'mmcv 2.2.0 with compiled ops is already here (the tested one is {tested}' in said
 
 
-def test_fork_of_mmcv_is_not_replaced(build, monkeypatch):
+@pytest.mark.parametrize(('mmengine', 'mmcv'), [('mmengine', 'onedl-mmcv'), ('onedl_mmengine', 'mmcv-lite')])
+def test_mmcv_of_the_other_stack_is_not_replaced(build, monkeypatch, mmengine, mmcv):
+    provide(build, monkeypatch, mmengine=[mmengine], mmcv=[mmcv])
     monkeypatch.setattr(build, 'check_ops', lambda: (None, 'No module named mmcv._ext'))
-    monkeypatch.setattr(build, 'installed_as', lambda: {'onedl-mmcv'})
-    monkeypatch.setattr(build, 'pip', lambda *args, **kwargs: pytest.fail('nothing to install'))
-    with pytest.raises(build.BuildError, match='mmcv comes from onedl-mmcv'):
+    with pytest.raises(build.BuildError, match=f'mmcv comes from {mmcv}'):
         build.install()
 
 
-def test_failure_is_a_sentence(build, monkeypatch, capsys, tmp_path):
+@pytest.mark.parametrize(('distributions', 'names_pkg_resources'), [
+    (dict(mmengine=['mmengine'], mmcv=['mmcv-lite']), True),
+    (dict(mmengine=['onedl-mmengine'], mmcv=['onedl-mmcv']), False)])
+def test_pkg_resources_are_asked_for_by_the_original_alone(build, monkeypatch, distributions, names_pkg_resources):
+    provide(build, monkeypatch, **distributions)
     monkeypatch.setattr(build, 'check_ops', lambda: (None, 'no ops'))
-    monkeypatch.setattr(build, 'installed_as', lambda: {'mmcv-lite'})
+    monkeypatch.setattr(build.importlib.util, 'find_spec', lambda name: None)
+    with pytest.raises(build.BuildError, match='must be in this environment first') as caught:
+        build.install()
+    assert ('pkg_resources' in str(caught.value)) is names_pkg_resources
+
+
+def test_failure_is_a_sentence(build, monkeypatch, capsys, tmp_path):
+    provide(build, monkeypatch, mmengine=['mmengine'], mmcv=['mmcv-lite'])
+    monkeypatch.setattr(build, 'check_ops', lambda: (None, 'no ops'))
     monkeypatch.setattr(sys, 'argv', ['build_mmcv.py', '--sdist', str(tmp_path / 'absent')])
     assert build.main() == 1
     assert 'is not a file: name the archive mmcv-2.1.0.tar.gz' in capsys.readouterr().err
