@@ -12,7 +12,7 @@ check_environment()
 from . import checkpoints, datasets, engine, models
 from .version import __version__
 
-checkpoints.allow_checkpoint_types()
+checkpoints.check_loading()
 checkpoints.register_scheme()
 
 __all__ = ['__version__', 'checkpoints', 'datasets', 'engine', 'models']

@@ -208,7 +208,7 @@ _STAND_INS = (
 def allow_checkpoint_types() -> bool:
     """Allow what MMEngine's checkpoints hold under ``torch.load(weights_only=True)``.
 
-    Called once by ``import pervit_mm``; more calls change nothing. It covers files of MMPretrain,
+    :func:`check_loading` calls it; more calls change nothing. It covers files of MMPretrain,
     MMDetection and MMSegmentation alike (they save through the same runner), written under numpy
     1 or 2, with or without EMA. It changes nothing where PyTorch is older than 2.6, which loads
     everything.
