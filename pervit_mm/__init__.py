@@ -5,9 +5,10 @@ available, and ``pervit_mm://<file>`` loads the checkpoints that come with it. `
 to MMPretrain's hub.
 """
 # ruff: noqa: E402
-from .utils.environment import check_environment
+from .utils.environment import check_environment, find_toolboxes
 
 check_environment()
+find_toolboxes()
 
 from . import checkpoints, datasets, engine, models
 from .version import __version__

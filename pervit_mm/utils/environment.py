@@ -1,4 +1,4 @@
-"""Check that pervit_mm can run in this environment.
+"""Check that pervit_mm can run in this environment, and let MMEngine find the toolboxes in it.
 
 ``install_requires`` names none of these requirements, because several distributions have the same import names. mmcv
 comes as ``mmcv`` (with compiled ops) or as ``mmcv-lite``. The whole stack comes from the original distributions or from
@@ -7,6 +7,7 @@ check goes by import name and ``__version__``, when pervit_mm is imported.
 """
 
 import importlib
+import importlib.metadata
 import importlib.util
 import re
 from types import ModuleType
@@ -118,3 +119,25 @@ def check_environment() -> None:
     for name, minimum, advice in REQUIREMENTS:
         check_module(name, minimum, advice)
     check_pkg_resources()
+
+
+def find_toolboxes() -> None:
+    """Let MMEngine read ``mmseg::`` base configs of a toolbox that has another distribution name.
+
+    MMEngine looks for a toolbox by the name of its distribution, and installs that by pip where it serves models by
+    name. MMSegmentation's import name is not the name of its distribution, so MMEngine has a table of the two. Under
+    the forks the table names a distribution that isn't there. There it gets the import name, by which MMEngine looks as
+    well. No toolbox is imported.
+    """
+    from mmengine.config.utils import MODULE2PACKAGE
+    for module, distribution in MODULE2PACKAGE.items():
+        if module != distribution and not _has_distribution(distribution) and importlib.util.find_spec(module):
+            MODULE2PACKAGE[module] = module
+
+
+def _has_distribution(name: str) -> bool:
+    try:
+        importlib.metadata.distribution(name)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True

@@ -8,12 +8,16 @@ from pathlib import Path
 
 import mmengine.utils
 import pytest
+from mmengine.config import Config
+from mmengine.config.utils import MODULE2PACKAGE
+from mmengine.hub import get_config
 
 from pervit_mm.utils import environment
 from pervit_mm.utils.environment import (
     check_environment,
     check_module,
     check_pkg_resources,
+    find_toolboxes,
     parse_release,
 )
 
@@ -157,3 +161,27 @@ def test_import_fails_with_the_sentence(tmp_path):
     assert result.returncode == 1
     last = result.stderr.strip().splitlines()[-1]
     assert last.startswith('ImportError: pervit_mm needs mmcv 2.0 or newer, but 1.7.2 is installed')
+
+
+def test_a_toolbox_of_another_distribution_is_found_by_its_import_name(monkeypatch, tmp_path):
+    """MMEngine's table says mmsegmentation, and the fork is called onedl-mmsegmentation."""
+    for name in ('gone', 'there', 'absent'):
+        monkeypatch.setitem(MODULE2PACKAGE, f'toolbox_{name}', f'distribution-{name}')
+    for name in ('gone', 'there'):
+        configs = tmp_path / f'toolbox_{name}' / '.mim' / 'configs' / '_base_'
+        configs.mkdir(parents=True)
+        (configs / 'base.py').write_text(f'value = {name!r}\n')
+        (tmp_path / f'toolbox_{name}' / '__init__.py').touch()
+    metadata = tmp_path / 'distribution_there-1.0.dist-info'
+    metadata.mkdir()
+    (metadata / 'METADATA').write_text('Name: distribution-there\nVersion: 1.0\n')
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / 'config.py').write_text("_base_ = 'toolbox_gone::_base_/base.py'\n")
+    with pytest.raises(ModuleNotFoundError, match='distribution-gone is not installed'):
+        Config.fromfile(tmp_path / 'config.py')
+    find_toolboxes()
+    assert {name: package for name, package in MODULE2PACKAGE.items() if name.startswith('toolbox_')} == dict(
+        toolbox_gone='toolbox_gone', toolbox_there='distribution-there', toolbox_absent='distribution-absent')
+    assert Config.fromfile(tmp_path / 'config.py').value == 'gone'
+    monkeypatch.setattr(mmengine.utils.package_utils, 'call_command', lambda command: pytest.fail(f'runs {command}'))
+    assert get_config('toolbox_gone::_base_/base.py').value == 'gone'
