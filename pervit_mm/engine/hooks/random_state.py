@@ -120,5 +120,14 @@ class SkippedBatches:
             self.done()
         return batch
 
+    def skip_iter(self, num_iters: int) -> None:
+        """Read and drop batches, for the loop of onedl-mmengine, which asks its iterator to skip them all at once.
+
+        That iterator moves the sampler alone. Then its workers would not repeat their random numbers, and it would draw
+        their seed only after the state is restored.
+        """
+        for _ in range(num_iters):
+            next(self)
+
     def __getattr__(self, name: str):
         return getattr(self.iterator, name)

@@ -195,6 +195,10 @@ class PerViTRandomStateHook(Hook):
                 'Data order will differ. Fix the seed in the config: '
                 f'randomness = dict(seed={state["sampler_seed"]}).')
         loop = runner.train_loop
+        if getattr(loop, 'fast_forward_on_resume', False):
+            # An option of onedl-mmengine: no batch is dropped, so none is the last. The loop itself warns.
+            restore()
+            return
         iterator = loop.dataloader_iterator
 
         def done():
