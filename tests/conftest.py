@@ -42,6 +42,12 @@ def _seeded():
     np.random.seed(0)
 
 
+@pytest.fixture(autouse=True)
+def _no_scope():
+    """A runner sets its default scope for the whole process. Each test starts without one, whatever ran before it."""
+    DefaultScope._instance_dict.clear()
+
+
 @pytest.fixture
 def scope(request):
     """Default scope during a test: that of the dense config that the test's parameter ``name`` names."""
