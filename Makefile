@@ -1,6 +1,7 @@
 # make train: set everything up and train a small PerViT on real images.
 # make train-detection, make train-segmentation: the same, with the published PerViT-nano as the backbone.
 # make test:  set everything up, with mmcv's compiled ops, and run every test.
+# make test-forks: the same in an environment of its own, with the onedl-* forks.
 #
 # Everything goes into the virtual environment $(VENV), made with $(PYTHON). Stamp files in it record what is done, so a
 # second run installs nothing.
@@ -12,14 +13,33 @@ CONFIG ?= configs/pervit_nano_3e_fashion-mnist.py
 TRAIN_ARGS ?=
 TEST_ARGS ?=
 
+# STACK=forks installs the onedl-* forks, which have the same import names. An environment holds one of the two stacks.
+STACK ?= originals
+FORKS_PYTHON ?= python3.12
+ifeq ($(STACK),forks)
+CONSTRAINTS := constraints-forks.txt
+MMCV := onedl-mmcv
+# Without torch at hand, pip builds the fork without ops.
+MMCV_LITE := onedl-mmcv
+CLASSIFICATION := onedl-mmengine onedl-mmpretrain
+DENSE := onedl-mmdetection onedl-mmsegmentation
+else
+CONSTRAINTS := constraints.txt
+MMCV := mmcv
+MMCV_LITE := mmcv-lite
+CLASSIFICATION := mmengine mmpretrain
+DENSE := mmdet mmsegmentation
+endif
+
 PY := $(VENV)/bin/python
 # -qq: errors only.
-PIP := $(PY) -m pip install -qq --no-input --disable-pip-version-check -c constraints.txt
-SETTINGS := constraints.txt setup.cfg pyproject.toml
+PIP := $(PY) -m pip install -qq --no-input --disable-pip-version-check -c $(CONSTRAINTS)
+SETTINGS := $(sort constraints.txt $(CONSTRAINTS)) setup.cfg pyproject.toml
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup setup-test data scenes train train-detection train-segmentation test test-recipes faults lint clean clean-all
+.PHONY: help setup setup-test data scenes train train-detection train-segmentation test test-recipes test-forks \
+  faults lint clean clean-all
 
 help:
 	@echo 'make train       set up, fetch Fashion-MNIST, train $(CONFIG)'
@@ -29,6 +49,7 @@ help:
 	@echo 'make test        set up with mmcv ops, fetch Fashion-MNIST, draw FashionScenes, lint, run every test'
 	@echo 'make test-recipes'
 	@echo '                 set up, run the code of docs/other_libraries.md (Trainer, Lightning, lightly, grad-cam)'
+	@echo 'make test-forks  make test with the onedl-* forks, on $(FORKS_PYTHON), in $(VENV)-forks'
 	@echo 'make faults      set up, run the tests of what goes wrong alone'
 	@echo 'make setup       what training takes (no compiler needed)'
 	@echo 'make setup-test  what testing takes (a C++ compiler and the headers of Python)'
@@ -36,7 +57,7 @@ help:
 	@echo 'make scenes      put FashionScenes into data/fashion_scenes'
 	@echo 'make lint        ruff'
 	@echo 'make clean       remove caches and build output'
-	@echo 'make clean-all   remove $(VENV) and the data as well'
+	@echo 'make clean-all   remove $(VENV), $(VENV)-forks and the data as well'
 	@echo 'Another Python: make train PYTHON=python3.12. Another environment: VENV=folder.'
 
 $(VENV)/.stamp-venv:
@@ -60,10 +81,10 @@ $(VENV)/.stamp-venv:
 $(VENV)/.stamp-setup: $(VENV)/.stamp-venv $(SETTINGS)
 	@echo 'Installing torch, MMEngine, mmcv and MMPretrain (gigabytes; this takes minutes).'
 	@$(PIP) setuptools
-	@mmcv=mmcv-lite; \
-	if $(PY) -c 'import importlib.metadata as m; m.version("mmcv")' 2>/dev/null; then \
-	  mmcv=mmcv; fi; \
-	$(PIP) torch torchvision mmengine "$$mmcv" mmpretrain
+	@mmcv=$(MMCV_LITE); \
+	if $(PY) -c 'import importlib.metadata as m; m.version("$(MMCV)")' 2>/dev/null; then \
+	  mmcv=$(MMCV); fi; \
+	$(PIP) torch torchvision "$$mmcv" $(CLASSIFICATION)
 	@$(PIP) --no-deps --no-build-isolation -e .
 	@$(check_opencv)
 	@touch $@
@@ -83,11 +104,11 @@ $(PY) -c 'import cv2' 2>/dev/null || { \
     exit 1; }; }
 endef
 
-# constraints.txt holds the versions that are installed already, so pip changes nothing else. ninja lets the build of
+# The constraints hold the versions that are installed already, so pip changes nothing else. ninja lets the build of
 # mmcv use all cores.
 $(VENV)/.stamp-setup-test: $(VENV)/.stamp-setup tools/build_mmcv.py tools/build_mmcv_recipe.py
 	@echo 'Installing MMDetection, MMSegmentation and the tools for testing.'
-	@$(PIP) mmdet mmsegmentation ftfy regex pytest hypothesis ruff tensorboard ninja onnx onnxscript onnxruntime \
+	@$(PIP) $(DENSE) ftfy regex pytest hypothesis ruff tensorboard ninja onnx onnxscript onnxruntime \
 	  scikit-learn captum timm safetensors
 	@$(PY) tools/build_mmcv.py
 	@touch $@
@@ -139,6 +160,9 @@ $(RECIPES)/.stamp: $(VENV)/.stamp-setup-test
 test-recipes: $(RECIPES)/.stamp
 	'$(RECIPES)/bin/python' -m pytest tests/test_recipes $(TEST_ARGS)
 
+test-forks:
+	$(MAKE) test STACK=forks PYTHON='$(FORKS_PYTHON)' VENV='$(VENV)-forks'
+
 # What goes wrong: kills while saving, hostile files, mistakes in configs, random configurations. Part of make test.
 faults: setup-test
 	$(PY) -m pytest tests/test_faults tests/test_engine/test_preflight.py \
@@ -146,7 +170,7 @@ faults: setup-test
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache
-	find . -path './$(VENV)' -prune -o -name __pycache__ -type d -print | xargs rm -rf
+	find . -path './$(VENV)*' -prune -o -name __pycache__ -type d -print | xargs rm -rf
 
 clean-all: clean
-	rm -rf '$(VENV)' data/fashion_mnist data/fashion_scenes
+	rm -rf '$(VENV)' '$(VENV)-forks' data/fashion_mnist data/fashion_scenes

@@ -1,6 +1,8 @@
 """The check that runs when pervit_mm is imported."""
 
+import configparser
 import importlib
+import re
 import subprocess
 import sys
 import types
@@ -185,3 +187,13 @@ def test_a_toolbox_of_another_distribution_is_found_by_its_import_name(monkeypat
     assert Config.fromfile(tmp_path / 'config.py').value == 'gone'
     monkeypatch.setattr(mmengine.utils.package_utils, 'call_command', lambda command: pytest.fail(f'runs {command}'))
     assert get_config('toolbox_gone::_base_/base.py').value == 'gone'
+
+
+def test_no_extra_names_a_part_of_the_stack():
+    """pip would put the original over a fork of the same import name without a word."""
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / 'setup.cfg')
+    named = {re.match(r'[\w-]*', line)[0] for extra in setup['options.extras_require'].values()
+             for line in extra.split('\n')}
+    assert {'onnx', 'pytest'} <= named
+    assert not {name for name in named if re.match('mm|onedl', name)} | (named & {'torch', 'setuptools'})
