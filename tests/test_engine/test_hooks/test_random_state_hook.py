@@ -16,7 +16,7 @@ from mmengine.registry import DATASETS, HOOKS
 from mmengine.runner import Runner
 
 from pervit_mm.checkpoints.allow_list import allow_checkpoint_types
-from pervit_mm.engine.hooks.random_state import get_generators, set_generators
+from pervit_mm.engine.hooks.random_state import SkippedBatches, get_generators, set_generators
 from pervit_mm.engine.hooks.random_state_hook import CHECKPOINT_KEY, PerViTRandomStateHook
 
 pytest.importorskip('mmpretrain')
@@ -357,3 +357,19 @@ def test_each_rank_restores_its_own_random_state(tmp_path):
     for rank in range(2):
         assert len(resumed[rank]) == BATCHES
         assert resumed[rank] == {i: whole[rank][i] for i in resumed[rank]}
+
+
+def test_a_loop_that_skips_batches_in_one_call_reads_them_too():
+    """The loop of onedl-mmengine calls ``skip_iter``. Its iterator's own would leave the workers' streams behind."""
+    class Batches:
+        left = [0, 1, 2, 3, 4]
+
+        def __next__(self):
+            return self.left.pop(0)
+
+        def skip_iter(self, num_iters):
+            pytest.fail('skips without reading')
+
+    batches, done = Batches(), []
+    SkippedBatches(batches, 3, lambda: done.append(list(batches.left))).skip_iter(3)
+    assert done == [[3, 4]], 'the state is restored once, behind the last dropped batch'
