@@ -14,7 +14,6 @@ from mmengine.runner import BaseLoop, IterBasedTrainLoop, Runner
 from mmengine.runner.checkpoint import _load_checkpoint
 from torch import Tensor, nn
 
-from ..apis.inputs import KEY, inputs_of, recorded_inputs, tell_difference
 from ..checkpoints import check_checkpoint, find_resumable
 from ..checkpoints.contents import drop_config
 from ..models.arch import check_type
@@ -181,10 +180,12 @@ class PerViTRunner(Runner):
             meta (dict, optional): More for ``meta``. Defaults to None.
             **kwargs: As MMEngine's method takes them; it refuses others.
         """
+        from ..apis.inputs import KEY, inputs_of  # only runs need it, and `import pervit_mm` stays light
         super().save_checkpoint(out_dir, filename, *args, meta={KEY: inputs_of(self.cfg), **(meta or {})}, **kwargs)
 
     def _compare_inputs(self, filename: str, content: Any) -> None:
         """Warn if weights were trained on images that were prepared in another way."""
+        from ..apis.inputs import inputs_of, recorded_inputs, tell_difference
         record = recorded_inputs(filename, content)
         words = record and tell_difference(filename, record, inputs_of(self.cfg))
         if words:
