@@ -77,6 +77,7 @@ def test_imagenet_recipes_have_the_authors_values(name):
     assert [hook['type'] for hook in cfg.custom_hooks] == [
         'PerViTRandomStateHook', 'PerViTSyncBuffersHook', 'PerViTNonFiniteHook', 'PerViTPreemptionHook']
     assert cfg.runner_type == 'PerViTRunner' and cfg.default_hooks.checkpoint.type == 'PerViTCheckpointHook'
+    assert cfg.default_hooks.logger == dict(type='PerViTLoggerHook', interval=100)
     assert cfg.randomness.diff_rank_seed is True
 
     wrapper = cfg.optim_wrapper

@@ -138,6 +138,7 @@ def test_schedules_have_the_values_of_their_recipe(name):
     assert [hook.type for hook in cfg.custom_hooks] == [
         'PerViTRandomStateHook', 'PerViTSyncBuffersHook', 'PerViTNonFiniteHook', 'PerViTPreemptionHook']
     assert cfg.runner_type == 'PerViTRunner' and cfg.default_hooks.checkpoint.type == 'PerViTCheckpointHook'
+    assert cfg.default_hooks.logger.type == 'PerViTLoggerHook' and cfg.default_hooks.logger.interval == 50
     warm_up, decay = cfg.param_scheduler
     assert (warm_up.type, warm_up.by_epoch, warm_up.begin) == ('LinearLR', False, 0)
     train = cfg.train_cfg

@@ -53,7 +53,7 @@ def samples(bad=()):
 
 
 def toy_runner(work_dir, epochs=3, scores=None, checkpoint=None, hooks=(), bad=(), width=3, optimizer=None,
-               by_iteration=None, train_dataloader=None, **kwargs):
+               by_iteration=None, train_dataloader=None, logger=None, **kwargs):
     """A ``PerViTRunner`` in this process."""
     val = {} if scores is None else dict(
         val_dataloader=dict(batch_size=4, num_workers=0, dataset=samples(), collate_fn=dict(type='default_collate'),
@@ -70,7 +70,8 @@ def toy_runner(work_dir, epochs=3, scores=None, checkpoint=None, hooks=(), bad=(
             sampler=dict(type='InfiniteSampler' if by_iteration else 'DefaultSampler', shuffle=True)),
         train_cfg=train_cfg,
         optim_wrapper=dict(optimizer=optimizer or dict(type='Adam', lr=0.01)),
-        default_hooks=dict(checkpoint=dict(type='PerViTCheckpointHook', **(checkpoint or dict(interval=1)))),
+        default_hooks=dict(checkpoint=dict(type='PerViTCheckpointHook', **(checkpoint or dict(interval=1))),
+                           logger=logger or dict(type='LoggerHook')),
         custom_hooks=[dict(type='PerViTRandomStateHook'), *hooks], default_scope='mmengine', randomness=dict(seed=0),
         log_level='ERROR', experiment_name=f'{work_dir}'.replace('/', '_') + f'_{next(_RUNS)}',
         **val, **kwargs)

@@ -7,6 +7,7 @@ from .hooks import (
     PeripheralInitHook,
     PerViTBrokenImagesHook,
     PerViTCheckpointHook,
+    PerViTLoggerHook,
     PerViTNonFiniteHook,
     PerViTNonlocalityHook,
     PerViTPositionMapHook,
@@ -19,7 +20,7 @@ from .runner import PerViTRunner
 
 __all__ = [
     'AttentionStatsHook', 'KNNHook', 'PerViTBFloat16OptimWrapper', 'PerViTBrokenImagesHook', 'PerViTCheckpointHook',
-    'PerViTLayerDecayConstructor', 'PerViTNonFiniteHook', 'PerViTNonlocalityHook', 'PerViTPositionMapHook',
-    'PerViTPreemptionHook', 'PerViTRandomStateHook', 'PerViTRunner', 'PerViTSyncBuffersHook', 'PeripheralInit',
-    'PeripheralInitHook', 'allow_checkpoint_types', 'find_backbones', 'init_schedule'
+    'PerViTLayerDecayConstructor', 'PerViTLoggerHook', 'PerViTNonFiniteHook', 'PerViTNonlocalityHook',
+    'PerViTPositionMapHook', 'PerViTPreemptionHook', 'PerViTRandomStateHook', 'PerViTRunner', 'PerViTSyncBuffersHook',
+    'PeripheralInit', 'PeripheralInitHook', 'allow_checkpoint_types', 'find_backbones', 'init_schedule'
 ]

@@ -8,4 +8,4 @@ param_scheduler = [
     dict(type='PolyLR', power=1.0, eta_min=0., by_epoch=False, begin=1500, end=80000),
 ]
 
-default_hooks = dict(checkpoint=dict(type='PerViTCheckpointHook'))
+default_hooks = dict(logger=dict(type='PerViTLoggerHook'), checkpoint=dict(type='PerViTCheckpointHook'))

@@ -4,6 +4,7 @@ from .broken_images_hook import PerViTBrokenImagesHook
 from .checkpoint_hook import PerViTCheckpointHook
 from .initialization_hook import PeripheralInitHook
 from .knn_hook import KNNHook
+from .logger_hook import PerViTLoggerHook
 from .non_finite_hook import PerViTNonFiniteHook
 from .position_hooks import PerViTNonlocalityHook, PerViTPositionMapHook
 from .preemption_hook import PerViTPreemptionHook
@@ -11,7 +12,7 @@ from .random_state_hook import PerViTRandomStateHook
 from .sync_buffers_hook import PerViTSyncBuffersHook
 
 __all__ = [
-    'AttentionStatsHook', 'KNNHook', 'PerViTBrokenImagesHook', 'PerViTCheckpointHook', 'PerViTNonFiniteHook',
-    'PerViTNonlocalityHook', 'PerViTPositionMapHook', 'PerViTPreemptionHook', 'PerViTRandomStateHook',
-    'PerViTSyncBuffersHook', 'PeripheralInitHook'
+    'AttentionStatsHook', 'KNNHook', 'PerViTBrokenImagesHook', 'PerViTCheckpointHook', 'PerViTLoggerHook',
+    'PerViTNonFiniteHook', 'PerViTNonlocalityHook', 'PerViTPositionMapHook', 'PerViTPreemptionHook',
+    'PerViTRandomStateHook', 'PerViTSyncBuffersHook', 'PeripheralInitHook'
 ]
