@@ -2,6 +2,7 @@
 """Evaluate a checkpoint of a model of MMPretrain, MMDetection or MMSegmentation.
 
     python tools/test.py configs/pervit_tiny.py work_dirs/pervit_tiny/epoch_300.pth
+    python tools/test.py configs/pervit_tiny.py work_dirs/pervit_tiny/epoch_300.pth --tta
 """
 import argparse
 import os
@@ -28,6 +29,10 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser.add_argument('--out', metavar='FILE.pkl', help='write all predictions to this file')
     parser.add_argument('--out-metrics', metavar='FILE.json', help='write the metrics to this file')
     parser.add_argument(
+        '--tta', action='store_true',
+        help="augment in testing, by the config's tta_model and tta_pipeline; a classifier's default is to average the "
+        'scores of each image and its mirror image')
+    parser.add_argument(
         '--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
         help='override settings of the config, e.g. test_dataloader.batch_size=16')
     launch.add_launcher_arguments(parser)
@@ -46,7 +51,8 @@ def main(argv=None) -> None:
     try:
         cfg = load_config(args.config, args.cfg_options)
         notes = launch.prepare_test_config(
-            cfg, args.config, args.checkpoint, launcher=args.launcher, work_dir=args.work_dir)
+            cfg, args.config, args.checkpoint, launcher=args.launcher, work_dir=args.work_dir,
+            tta=args.tta)
         runner = launch.build_runner(cfg)
         for note in notes:
             runner.logger.warning(note)

@@ -21,6 +21,9 @@ env_cfg = dict(
 vis_backends = [dict(type='LocalVisBackend')]
 visualizer = dict(type='UniversalVisualizer', vis_backends=vis_backends)
 
+# For tools/test.py --tta. Without a tta_pipeline, images are flipped.
+tta_model = dict(type='AverageClsScoreTTA')
+
 log_level = 'INFO'
 load_from = None
 resume = False

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..models import PerViTBlock
-from ..ops.window import partition, window_numbers
+from ..ops.window import partition, place_in_windows
 from ..utils.errors import UserError
 
 #: What :func:`pervit_mm.analysis.capture` can record, for messages.
@@ -150,7 +150,7 @@ class PerViTRecorder(BlockRecorder):
         """The grid is the second argument."""
         self.record.hw_shape = tuple(args[1])
         if self.block.window_size is not None:
-            self.record.window_ids = window_numbers(tuple(args[1]), self.block.window_size, args[0].device)
+            self.record.window_ids, _ = place_in_windows(args[1], self.block.window_size, args[0].device)
 
     def watch_attention(self, attention: bool, qkv: bool) -> None:
         """Write out the maps of the input that the attention just saw."""

@@ -111,7 +111,8 @@ def prepare_test_config(cfg: Config,
                         checkpoint: str,
                         *,
                         launcher: str = 'none',
-                        work_dir: str | None = None) -> list[str]:
+                        work_dir: str | None = None,
+                        tta: bool = False) -> list[str]:
     """The counterpart of :func:`prepare_config` for evaluating a checkpoint.
 
     Args:
@@ -120,6 +121,7 @@ def prepare_test_config(cfg: Config,
         checkpoint (str): The checkpoint to evaluate.
         launcher (str): 'none', 'pytorch', 'slurm' or 'mpi'. Defaults to 'none'.
         work_dir (str, optional): Where the log goes. Defaults as in :func:`prepare_config`.
+        tta (bool): Whether to augment in testing, see :func:`add_tta`. Defaults to False.
 
     Returns:
         list[str]: What had to be changed for this machine, one sentence each.
@@ -134,7 +136,37 @@ def prepare_test_config(cfg: Config,
     check_checkpoint(checkpoint, 'checkpoint')
     cfg.load_from, cfg.resume = checkpoint, False
     check_data(cfg, 'test_dataloader')
+    if tta:
+        add_tta(cfg)
     return machine.fit_to_machine(cfg, training=False)
+
+
+def add_tta(cfg: Config) -> None:
+    """Let a config test with augmentation, as ``--tta`` of the toolboxes' own tools does, in place.
+
+    ``tta_pipeline`` makes several inputs of each image, and ``tta_model`` merges their predictions. As in MMPretrain, a
+    classifier needs neither: the scores of each image and its mirror image are averaged.
+
+    Args:
+        cfg (Config): Of any toolbox, with a ``test_dataloader``.
+
+    Raises:
+        UserError: If the config is no classifier's and lacks one of the two.
+    """
+    _, dataset = innermost_dataset(cfg, 'test_dataloader')
+    if cfg.get('default_scope') == 'mmpretrain':
+        *load, pack = dataset.pipeline
+        flips = [dict(type='RandomFlip', prob=0.), dict(type='RandomFlip', prob=1.)]
+        cfg.setdefault('tta_model', ConfigDict(type='AverageClsScoreTTA'))
+        cfg.setdefault('tta_pipeline', [*load, dict(type='TestTimeAug', transforms=[flips, [pack]])])
+    missing = [key for key in ('tta_model', 'tta_pipeline') if cfg.get(key) is None]
+    if missing:
+        raise UserError(f'--tta: the config has no {" and no ".join(missing)}, and only classifiers have a default: '
+                        'add them, as _base_/datasets/fashion-scenes_segmentation.py does')
+    # MMEngine hands the config's data_preprocessor to the wrapped model, in place of the model's own.
+    cfg.data_preprocessor = cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor')
+    cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
+    dataset.pipeline = cfg.tta_pipeline
 
 
 def build_runner(cfg: Config) -> Runner:

@@ -4,10 +4,20 @@ from .derivatives import is_transformed
 from .distance import expand_offsets, grid_step, offset_distances, pairwise_distances
 from .position import PositionWeights, log_positions
 from .precision import without_autocast
-from .window import attend_in_windows, crop_position, partition, split_axis, spread_windows, unpartition
+from .window import (
+    attend_in_padded_windows,
+    attend_in_windows,
+    crop_position,
+    partition,
+    place_in_windows,
+    split_axis,
+    spread_windows,
+    unpartition,
+)
 
 __all__ = [
-    'PositionWeights', 'attend_by_position', 'attend_in_windows', 'crop_position', 'expand_offsets', 'grid_step',
-    'is_transformed', 'log_positions', 'offset_distances', 'pad_head_width', 'pairwise_distances', 'partition',
-    'peripheral_attention', 'plain_attention', 'split_axis', 'spread_windows', 'unpartition', 'without_autocast'
+    'PositionWeights', 'attend_by_position', 'attend_in_padded_windows', 'attend_in_windows', 'crop_position',
+    'expand_offsets', 'grid_step', 'is_transformed', 'log_positions', 'offset_distances', 'pad_head_width',
+    'pairwise_distances', 'partition', 'peripheral_attention', 'place_in_windows', 'plain_attention',
+    'split_axis', 'spread_windows', 'unpartition', 'without_autocast'
 ]

@@ -114,7 +114,8 @@ def peripheral_attention(q: Tensor, k: Tensor, v: Tensor, log_position: Tensor |
 
     Args:
         q, k, v (Tensor): ``(B, nH, N, d)``.
-        log_position (Tensor, optional): log Φp, ``(nH, N, N)``. None stands for Φp = 1.
+        log_position (Tensor, optional): log Φp, ``(nH, N, N)``. None stands for Φp = 1. Without gradients also
+            ``(B, nH, N, N)``, another one for each map.
 
     Returns:
         Tensor: ``(B, nH, N, d)``.
@@ -139,7 +140,8 @@ def peripheral_attention(q: Tensor, k: Tensor, v: Tensor, log_position: Tensor |
         return F.scaled_dot_product_attention(q, k, v)
     if q.is_cuda and half:
         q, k, v = pad_head_width(q, k, v)
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=log_position[None], scale=d**-0.5)[..., :d]
+    mask = log_position if log_position.dim() == 4 else log_position[None]
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=d**-0.5)[..., :d]
 
 
 def attend_by_position(v: Tensor, log_position: Tensor) -> Tensor:

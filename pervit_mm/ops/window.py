@@ -95,6 +95,8 @@ def attend_in_windows(x: Tensor, hw_shape: tuple[int, int], window: tuple[int, i
     Returns:
         Tensor: ``(B, N, C')``.
     """
+    if any(isinstance(side, torch.SymInt) for side in hw_shape):
+        return attend_in_padded_windows(x, hw_shape, window, log_position, attend)
     x = x.reshape(x.shape[0], *hw_shape, x.shape[-1])
     strips = []
     for top, bottom, h in split_axis(hw_shape[0], window[0]):
@@ -109,8 +111,39 @@ def attend_in_windows(x: Tensor, hw_shape: tuple[int, int], window: tuple[int, i
     return out.flatten(1, 2)
 
 
-def window_numbers(hw_shape: tuple[int, int], window: tuple[int, int], device: torch.device | None = None) -> Tensor:
-    """Number of the window of each token.
+def attend_in_padded_windows(x: Tensor, hw_shape: tuple[int, int], window: tuple[int, int],
+                             log_position: Tensor | None,
+                             attend: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """:func:`attend_in_windows` with whole windows alone, for a map of open size.
+
+    In ``torch.export`` the sides of such a map are symbols, and it isn't known which strips it has. So it is padded
+    with zeros to whole windows, and the padding is masked as keys.
+
+    Args:
+        x, hw_shape, window, log_position, attend: As there. ``attend`` gets log Φp ``(B', nH, N', N')``, without
+            Φp ``(B', 1, 1, N')``.
+
+    Returns:
+        Tensor: ``(B, N, C')``, the same up to rounding.
+    """
+    size, (b, _, c) = window[0] * window[1], x.shape
+    rows, cols = ((length + side - 1) // side for length, side in zip(hw_shape, window))
+    number, place = place_in_windows(hw_shape, window, x.device)
+    slot = number * size + place  # of each token among those of all windows
+    # One window more, which stays empty, because a single window would be a case of its own for torch.export.
+    slots = (rows * cols + 1) * size
+    windows = x.new_zeros(b, slots, c).index_copy(1, slot, x).reshape(-1, size, c)
+    # Not minus infinity, because the empty window would become NaN.
+    mask = x.new_full((slots, ), torch.finfo(x.dtype).min).index_copy(0, slot, x.new_zeros(slot.shape))
+    mask = mask.reshape(-1, 1, 1, size)
+    mask = (mask if log_position is None else mask + log_position).repeat(b, 1, 1, 1)
+    out = attend(windows, mask)
+    return out.reshape(b, -1, out.shape[-1]).index_select(1, slot)
+
+
+def place_in_windows(hw_shape: tuple[int, int], window: tuple[int, int],
+                     device: torch.device | None = None) -> tuple[Tensor, Tensor]:
+    """Where each token is.
 
     Args:
         hw_shape (tuple[int, int]): Map (H, W) in tokens, N = H * W.
@@ -118,10 +151,13 @@ def window_numbers(hw_shape: tuple[int, int], window: tuple[int, int], device: t
         device (torch.device, optional): Where the result is made.
 
     Returns:
-        Tensor: ``(N,)`` integer.
+        tuple[Tensor, Tensor]: Number of its window, and its number in a whole window, each ``(N,)`` integer.
     """
-    rows, cols = (torch.arange(size, device=device) // side for size, side in zip(hw_shape, window))
-    return (rows[:, None] * -(-hw_shape[1] // window[1]) + cols).flatten()
+    h, w = window
+    rows, cols = (torch.arange(size, device=device) for size in hw_shape)
+    number = (rows // h)[:, None] * ((hw_shape[1] + w - 1) // w) + cols // w
+    place = (rows % h)[:, None] * w + cols % w
+    return number.flatten(), place.flatten()
 
 
 def spread_windows(log_position: Tensor | None, hw_shape: tuple[int, int], window: tuple[int, int],
@@ -139,12 +175,9 @@ def spread_windows(log_position: Tensor | None, hw_shape: tuple[int, int], windo
     Returns:
         Tensor: ``(nH, N, N)``, or ``(1, N, N)`` without Φp; minus infinity between tokens of different windows.
     """
-    rows, cols = (torch.arange(size, device=device) for size in hw_shape)
-    h, w = window
-    number = window_numbers(hw_shape, window, device)
+    number, place = place_in_windows(hw_shape, window, device)
     if log_position is None:
         spread = torch.zeros(1, len(number), len(number), device=device)
     else:
-        place = (rows[:, None] % h * w + cols % w).flatten()  # of each token in its window
         spread = log_position[:, place][:, :, place]
     return spread.masked_fill(number[:, None] != number, float('-inf'))

@@ -55,9 +55,11 @@ test_dataloader = dict(dataset=dict(type='RepeatDataset', dataset=dict(pipeline=
 '''
 
 
-def build(path):
+def build(path, **backbone):
+    config = Config.fromfile(path).model
+    config.backbone.update(backbone)
     with DefaultScope.overwrite_default_scope('mmpretrain'):
-        return randomize(MODELS.build(Config.fromfile(path).model)).eval()
+        return randomize(MODELS.build(config)).eval()
 
 
 @pytest.fixture
@@ -160,6 +162,36 @@ def test_an_exported_backbone_computes_the_same(files, file_format, capsys):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=0)
 
 
+def test_a_windowed_backbone_is_exported_for_any_size(files, file_format, capsys):
+    """Whole windows, strips, and less than one window: sizes that the tool itself doesn't compare at."""
+    backbone = randomize(PerViT(**{**BACKBONE, 'global_attn_indexes': ()})).eval()
+    torch.save({f'backbone.{key}': value for key, value in backbone.state_dict().items()}, 'windowed.pth')
+    run('seg.py', 'windowed.pth', '--format', file_format, '--backbone-only', '--img-size', 'any', '--cfg-options',
+        'model.backbone.global_attn_indexes=[]')
+    path = f'windowed{export.FORMATS[file_format]}'
+    check_output(capsys.readouterr().out, f'{path}: a batch of images of any size, such as (3, 59, 33) to block0 '
+                 '(16, 15, 9), block2 (24, 15, 9)\nImages are to be normalized ahead of it: mean=[1.0, 2.0, 3.0], '
+                 'std=[4.0, 5.0, 6.0], to_rgb=True\n')
+    exported = load(path)[0]
+    for batch, size in ((1, (28, 28)), (2, (30, 84)), (1, (6, 21))):
+        images = torch.randn(batch, 3, *size)
+        for one, other in zip(exported(images), backbone(images), strict=True):
+            torch.testing.assert_close(one, other, atol=1e-5, rtol=0)
+    if file_format == 'onnx':
+        from onnxruntime import InferenceSession
+        assert InferenceSession(path).get_inputs()[0].shape == ['batch', 3, 'height', 'width']
+
+
+def test_a_classifier_without_position_is_exported_for_any_size(files, capsys):
+    model = build('cls.py', position_cfg=None)
+    torch.save(model.state_dict(), 'free.pth')
+    run('cls.py', 'free.pth', '--format', 'torch-export', '--img-size', 'any', '--cfg-options',
+        'model.backbone.position_cfg=None')
+    assert 'images of any size, such as (3, 59, 33) to logits (3,)' in capsys.readouterr().out
+    images = torch.randn(2, 3, 12, 50)
+    torch.testing.assert_close(load('free.pt2')[0](images), model(images), atol=1e-5, rtol=0)
+
+
 @pytest.fixture(scope='module')
 def program(tmp_path_factory):
     """The traced classifier, traced once for all cases."""
@@ -195,7 +227,8 @@ def test_a_broken_file_is_not_kept(files, program, monkeypatch, file_format, wri
     if file_format == 'onnx':
         pytest.importorskip('onnxruntime')
         monkeypatch.setattr(export, 'check_packages', lambda file_format: None)
-    converted = SimpleNamespace(model=SimpleNamespace(metadata_props={}), save=lambda path: write(program, path))
+    model = SimpleNamespace(metadata_props={}, graph=[])
+    converted = SimpleNamespace(model=model, save=lambda path: write(program, path))
     monkeypatch.setattr(torch.export, 'export', lambda *args, **kwargs: program)
     monkeypatch.setattr(torch.export, 'save', lambda program, path, **kwargs: write(program, path))
     monkeypatch.setattr(torch.onnx, 'export', lambda *args, **kwargs: converted)
@@ -224,7 +257,9 @@ def test_a_broken_file_is_not_kept(files, program, monkeypatch, file_format, wri
     ('seg.py seg.pth', "the config's default_scope is 'mmseg', and only classifiers of 'mmpretrain' are exported as a "
      'whole: give --backbone-only'),
     ('seg.py seg.pth --backbone-only', 'the test pipeline of the config brings images of several sizes, .* give '
-     '--img-size H W'),
+     '--img-size H W, or --img-size any'),
+    ('seg.py seg.pth --backbone-only --img-size any', 'any image size: blocks 1 of 3 attend over the whole map, and a '
+     'file holds their Φp for one map: give --img-size H W and export a file for each size'),
 ])
 def test_mistakes_are_named(files, args, message):
     before = sorted(os.listdir())
@@ -246,9 +281,10 @@ def test_missing_packages_are_named(files, monkeypatch, capsys):
     with pytest.raises(SystemExit, match="--format onnx needs onnxscript, not installed here: pip install "
                        r"'pervit_mm\[export\]'"):
         run('cls.py', 'cls.pth')
-    with pytest.raises(SystemExit):
-        run('cls.py', 'cls.pth', '--img-size', 1, 2, 3)
-    assert '--img-size takes one positive number or two' in capsys.readouterr().err
+    for size in ((1, 2, 3), (0, ), (1, 'any')):
+        with pytest.raises(SystemExit):
+            run('cls.py', 'cls.pth', '--img-size', *size)
+        assert "--img-size takes one positive number or two, height and width, or 'any'" in capsys.readouterr().err
 
 
 def test_the_extra_has_the_tested_versions():

@@ -6,11 +6,13 @@ import torch
 from pervit_mm import ops
 
 
+@pytest.mark.parametrize('attend_in_windows', [ops.attend_in_windows, ops.attend_in_padded_windows])
+@pytest.mark.parametrize('position', [True, False])
 @pytest.mark.parametrize('hw, window', [((6, 6), (3, 3)), ((7, 5), (3, 2)), ((2, 9), (4, 4)), ((1, 5), (1, 2))])
-def test_windows_equal_masked_attention_on_the_whole_map(hw, window):
+def test_windows_equal_masked_attention_on_the_whole_map(hw, window, position, attend_in_windows):
     heads, d = 2, 3
     x = torch.randn(2, hw[0] * hw[1], heads * d)
-    phi = torch.rand(heads, window[0] * window[1], window[0] * window[1])
+    phi = torch.rand(heads, window[0] * window[1], window[0] * window[1]) if position else None
 
     def split(t):
         return t.unflatten(-1, (heads, d)).transpose(1, 2)
@@ -19,10 +21,10 @@ def test_windows_equal_masked_attention_on_the_whole_map(hw, window):
         q = split(tokens)
         return ops.peripheral_attention(q, q, q, log_position).transpose(1, 2).flatten(2)
 
-    out = ops.attend_in_windows(x, hw, window, phi.log(), attend)
+    out = attend_in_windows(x, hw, window, phi.log() if position else None, attend)
     rows, cols = torch.arange(hw[0]) % window[0], torch.arange(hw[1]) % window[1]
     place = (rows[:, None] * window[1] + cols).flatten()
-    mask = phi[:, place][:, :, place] * oracle.windowed_mask(hw, window)
+    mask = oracle.windowed_mask(hw, window) * (phi[:, place][:, :, place] if position else torch.ones(heads, 1, 1))
     q = split(x.double())
     expected = oracle.attention(q, q, q, mask.double()).transpose(1, 2).flatten(2).float()
     torch.testing.assert_close(out, expected, atol=1e-6, rtol=1e-5)
