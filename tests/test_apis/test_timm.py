@@ -6,7 +6,6 @@ from functools import partial
 import pytest
 import torch
 from conftest import randomize
-from mmengine.config import Config
 from page_code import run_section
 from torch.testing import assert_close
 
@@ -161,7 +160,7 @@ def test_layer_decay(coarse):
     by_timm = {id(param): group['lr_scale'] for group in param_groups_layer_decay(model, layer_decay=0.5)
                for param in group['params']}
     ours = PerViTLayerDecayConstructor(
-        Config(dict(type='OptimWrapper', optimizer=dict(type='AdamW', lr=1.))), dict(layer_decay_rate=0.5))(model)
+        dict(type='OptimWrapper', optimizer=dict(type='AdamW', lr=1.)), dict(layer_decay_rate=0.5))(model)
     expected = {id(param): group['lr_scale'] for group in ours.optimizer.param_groups for param in group['params']}
     assert by_timm == expected and set(expected.values()) == {1., .5, .25, .125, .0625}
     if coarse:
