@@ -8,6 +8,7 @@ It needs Gradio: pip install -c constraints.txt '.[web]'. The page is served on 
 the server calls another machine.
 """
 import argparse
+import os
 import sys
 import tempfile
 
@@ -33,6 +34,7 @@ def main(argv=None) -> None:
         import_gradio()  # ahead of the model, which takes longer
         subject = open_subject(args.model, args.weights, args.device)
         with tempfile.TemporaryDirectory() as folder:
+            os.environ['GRADIO_TEMP_DIR'] = folder  # so that uploaded images are deleted at the end
             serve(build_page(subject, write_examples(subject, folder)), args.port)
     except UserError as error:
         sys.exit(f'demo/web_demo.py: {error}')

@@ -90,7 +90,7 @@ def build_page(subject: Subject, examples: list[str]):
     def click(view: TokenView, head: int, event: gr.SelectData) -> tuple:
         return show(view, token_at(view, *event.index), head)
 
-    with gr.Blocks(title=f'{subject.name}: what it sees', analytics_enabled=False, delete_cache=(3600, 3600)) as page:
+    with gr.Blocks(title=f'{subject.name}: what it sees', analytics_enabled=False) as page:
         gr.Markdown(f'## What {subject.name} sees\nDrop an image. Then click a token in the picture beside it. The '
                     'maps show where each block looks from there.')
         view, token = gr.State(first), gr.State(center)
