@@ -38,8 +38,8 @@ SETTINGS := $(sort constraints.txt $(CONSTRAINTS)) setup.cfg pyproject.toml
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup setup-test data scenes train train-detection train-segmentation test test-recipes test-forks \
-  faults lint clean clean-all
+.PHONY: help setup setup-test data scenes train train-detection train-segmentation test test-recipes test-web \
+  test-forks faults lint clean clean-all
 
 help:
 	@echo 'make train       set up, fetch Fashion-MNIST, train $(CONFIG)'
@@ -49,6 +49,7 @@ help:
 	@echo 'make test        set up with mmcv ops, fetch Fashion-MNIST, draw FashionScenes, lint, run every test'
 	@echo 'make test-recipes'
 	@echo '                 set up, run the code of docs/other_libraries.md (Trainer, Lightning, lightly, grad-cam)'
+	@echo 'make test-web    set up, try demo/web_demo.py in Chromium'
 	@echo 'make test-forks  make test with the onedl-* forks, on $(FORKS_PYTHON), in $(VENV)-forks'
 	@echo 'make faults      set up, run the tests of what goes wrong alone'
 	@echo 'make setup       what training takes (no compiler needed)'
@@ -159,6 +160,16 @@ $(RECIPES)/.stamp: $(VENV)/.stamp-setup-test
 
 test-recipes: $(RECIPES)/.stamp
 	'$(RECIPES)/bin/python' -m pytest tests/test_recipes $(TEST_ARGS)
+
+# A Chromium that is there already will do.
+test-web: setup-test
+	@$(PIP) gradio playwright
+	@command -v chromium >/dev/null || { \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    echo 'Installing chromium by apt-get.'; apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+	      apt-get install -y -qq --no-install-recommends chromium >/dev/null; \
+	  else echo 'There is no chromium: on Debian or Ubuntu, "apt-get install chromium" as root.' >&2; exit 1; fi; }
+	$(PY) -m pytest tests/test_apis/test_token_page.py tests/test_apis/test_token_view.py $(TEST_ARGS)
 
 test-forks:
 	$(MAKE) test STACK=forks PYTHON='$(FORKS_PYTHON)' VENV='$(VENV)-forks'

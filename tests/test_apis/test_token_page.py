@@ -13,7 +13,7 @@ from pervit_mm.apis.subject import open_subject
 from pervit_mm.apis.token_page import ADDRESS, build_page, serve
 from pervit_mm.utils.errors import UserError
 
-HOW = 'install it by: pip install -c constraints.txt gradio playwright; and as root: apt-get install chromium'
+HOW = 'make test-web installs it'
 pytest.importorskip('mmpretrain')
 pytest.importorskip('gradio', reason=f'no gradio, {HOW}')
 sync_api = pytest.importorskip('playwright.sync_api', reason=f'no playwright, {HOW}')
