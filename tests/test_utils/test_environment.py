@@ -173,6 +173,7 @@ def test_a_toolbox_of_another_distribution_is_found_by_its_import_name(monkeypat
         configs = tmp_path / f'toolbox_{name}' / '.mim' / 'configs' / '_base_'
         configs.mkdir(parents=True)
         (configs / 'base.py').write_text(f'value = {name!r}\n')
+        (tmp_path / f'toolbox_{name}' / '.mim' / 'model-index.yml').write_text('Import: []\n')
         (tmp_path / f'toolbox_{name}' / '__init__.py').touch()
     metadata = tmp_path / 'distribution_there-1.0.dist-info'
     metadata.mkdir()
