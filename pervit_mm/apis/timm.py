@@ -115,8 +115,7 @@ class TimmPerViT(nn.Module):
             pre_logits (bool): Whether to stop ahead of the classifier. Defaults to False.
 
         Returns:
-            Tensor: Logits ``(B, num_classes)``, or features ``(B, num_features)``; a map of them if ``global_pool`` is
-            ''.
+            Tensor: Logits ``(B, num_classes)``, or features ``(B, num_features)``; maps of them without pooling.
         """
         x = self.head['drop'](x.mean((2, 3)) if self.global_pool else x)
         return x if pre_logits else self.head['fc'](x.movedim(1, -1)).movedim(-1, 1)

@@ -6,6 +6,7 @@ from functools import partial
 import pytest
 import torch
 from conftest import randomize
+from mmengine.runner import CheckpointLoader
 from page_code import run_section
 from torch.testing import assert_close
 
@@ -208,6 +209,9 @@ def test_the_page(tmp_path, monkeypatch, nano):
     x = images()
     with torch.no_grad():
         assert_close(read['model'](x), nano(x), rtol=0, atol=0)
-    assert_close(read_classifier('pervit_nano.pth'), nano.state_dict(), rtol=0, atol=0)
-    with pytest.raises(UserError, match='cannot be read as a PyTorch checkpoint'):
-        read_classifier('pervit_nano.safetensors')
+    assert_close(read_classifier('pervit_nano.pth'), dict(nano.state_dict()), rtol=0, atol=0)
+    assert_close(CheckpointLoader.load_checkpoint('pervit_nano.safetensors'), read_classifier('pervit_nano.pth'))
+    backbone = PerViT('nano', 28, 1, init_cfg=dict(
+        type='Pretrained', checkpoint='pervit_nano.safetensors', prefix='backbone.'))
+    backbone.init_weights()
+    assert_close(dict(backbone.state_dict()), dict(nano.backbone.state_dict()), rtol=0, atol=0)
