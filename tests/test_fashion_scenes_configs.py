@@ -47,6 +47,7 @@ def test_data_schedule_and_checkpoint_agree(folder):
     assert len(cfg.train_dataloader.dataset.metainfo['classes']) == len(FASHION_CLASSES) + len(ground)
     assert cfg.param_scheduler[1].end == cfg.train_cfg.max_iters == cfg.train_cfg.val_interval
     assert cfg.checkpoint == cfg.model.backbone.init_cfg.checkpoint
+    assert cfg.default_hooks.visualization.type, 'the test.py of the toolbox draws by it'
     assert cfg.checkpoint == models_by_name()['pervit_nano_fashion-mnist'][1]
 
 

@@ -36,6 +36,9 @@ def building(what: str) -> Iterator[None]:
         if isinstance(error, KeyError) and ' registry' in words:
             words = f"{words.split('. ')[0]}; check the name, and that custom_imports names its module: 'pervit_mm', " \
                     "and 'pervit_mm.selfsup' for pre-training"
+        if words == 'need at least one array to concatenate':  # what numpy says of MMEngine's data sets
+            words = 'the data set is empty: look at ann_file and data_prefix, and whether metainfo.classes are names ' \
+                    'of the annotation file'
         raise UserError(f'{what} of the config cannot be built ({type(error).__name__}: {words})') from error
 
 
@@ -139,10 +142,12 @@ def check_channels(model: nn.Module) -> None:
     made = getattr(backbone, 'out_channels', None)
     if not isinstance(made, (tuple, list)) or not made:
         return
-    for name, value in (('encoder_stride', 'out_stride'), ('out_channels', 'in_channels')):
-        # A decoder of pixels. A loss would broadcast other channels without a word.
+    pairs = [('in_stride', 'out_stride')]  # of a pyramid, whose levels would not be what the heads take them for
+    if hasattr(neck, 'encoder_stride'):  # a decoder of pixels; a loss would broadcast other channels without a word
+        pairs += [('encoder_stride', 'out_stride'), ('out_channels', 'in_channels')]
+    for name, value in pairs:
         given, own = getattr(neck, name, None), getattr(backbone, value, None)
-        if hasattr(neck, 'encoder_stride') and isinstance(given, int) and isinstance(own, int) and given != own:
+        if isinstance(given, int) and isinstance(own, int) and given != own:
             raise UserError(f'model.neck.{name} is {given}, and the backbone has {value}={own}: set it to {own}')
     wanted = getattr(neck, 'in_channels', None)
     if isinstance(wanted, int) and hasattr(neck, 'encoder_stride'):
@@ -162,12 +167,17 @@ def check_channels(model: nn.Module) -> None:
 def check_classes(model: nn.Module, dataset: Any, loader: str) -> None:
     """Raise UserError if a data set has more classes than the head has outputs, or the head counts more than it has.
 
+    One name without a comma behind it is no tuple of classes, and its letters would count.
+
     Args:
         model (nn.Module): Of any toolbox.
         dataset (Any): Of a loader. One without ``metainfo['classes']`` is not checked.
         loader (str): Name of the loader, for the message.
     """
     classes = (getattr(dataset, 'metainfo', None) or {}).get('classes')
+    if isinstance(classes, str):
+        raise UserError(f'{loader}.dataset.metainfo.classes is {classes!r}, and must be a tuple of names: for one '
+                        f'class write ({classes!r}, )')
     for name in ('head', 'decode_head', 'bbox_head', 'roi_head.bbox_head'):
         head = model
         for part in name.split('.'):

@@ -1,11 +1,12 @@
 """A mistake in a config is reported as one sentence before the first iteration."""
 import pytest
+from mmengine.dataset import BaseDataset
 from mmengine.registry import MODELS, DefaultScope
 from small_run import ROOT
 
 from pervit_mm.apis.configs import load_config
 from pervit_mm.engine import launch
-from pervit_mm.engine.preflight import check_channels, check_classes
+from pervit_mm.engine.preflight import building, check_channels, check_classes
 from pervit_mm.utils.errors import UserError
 
 pytest.importorskip('mmpretrain')
@@ -159,6 +160,8 @@ class Scenes:
 
 
 @pytest.mark.parametrize('toolbox, config, options, classes, message', [
+    ('mmdet', DETECTOR, {'model.neck.in_stride': 16}, 10,
+     'model.neck.in_stride is 16, and the backbone has out_stride=4: set it to 4'),
     ('mmdet', DETECTOR, {'model.roi_head.bbox_head.num_classes': 3}, 10,
      'model.roi_head.bbox_head.num_classes is 3, and train_dataloader.dataset has 10 classes: set it to 10'),
     ('mmdet', DETECTOR, {'model.neck.in_channels': 64}, 10,
@@ -184,3 +187,23 @@ def test_parts_of_a_dense_model_must_fit(toolbox, config, options, classes, mess
     else:
         with pytest.raises(UserError, match=message):
             check()
+
+
+def test_one_class_without_a_comma_is_named():
+    """``('Bag')`` is a string, and MMDetection goes on with it."""
+    dataset = BaseDataset(metainfo=dict(classes='Bag'), lazy_init=True)
+    with pytest.raises(UserError, match=r"metainfo.classes is 'Bag', and must be a tuple .* write \('Bag', \)"):
+        check_classes(None, dataset, 'train_dataloader')
+
+
+def test_a_data_set_without_an_image_is_named():
+    """MMDetection's is empty where no class of the config is in the annotation file."""
+    with pytest.raises(UserError, match='the data set is empty: .* metainfo.classes'), building('train_dataloader'):
+        Nothing()
+
+
+class Nothing(BaseDataset):
+    """No image."""
+
+    def load_data_list(self):
+        return []

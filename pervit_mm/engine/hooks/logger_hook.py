@@ -10,14 +10,14 @@ from ...utils.errors import UserError
 
 @HOOKS.register_module()
 class PerViTLoggerHook(LoggerHook):
-    """MMEngine's ``LoggerHook``, which also logs an iteration when it has been silent for some time.
+    """MMEngine's ``LoggerHook``, which also logs before it has been silent for too long.
 
     By its interval alone a run on a small folder or a slow machine says nothing for minutes. This holds in training,
     validation and testing. The lines and records look the same, and those at the interval stay.
 
     Args:
-        seconds (float): Time since the last line, in seconds, after which the next iteration is logged. Defaults to
-            10.
+        seconds (float): The longest silence, in seconds. An iteration is logged if another one like it would exceed
+            this. An iteration that takes longer is logged itself. Defaults to 10.
         **kwargs: Of ``LoggerHook``, such as ``interval``.
 
     Raises:
@@ -33,15 +33,15 @@ class PerViTLoggerHook(LoggerHook):
                             'silence, for example 10')
         super().__init__(**kwargs)
         self.seconds = seconds
-        self._last_line = 0.
+        self._last_line = self._last_iter = 0.
 
     def before_run(self, runner: Runner) -> None:
         """Start the clock."""
         super().before_run(runner)
-        self._last_line = time.monotonic()
+        self._last_line = self._last_iter = time.monotonic()
 
     def every_n_inner_iters(self, batch_idx: int, n: int) -> bool:
-        """Whether ``LoggerHook`` logs this iteration: at its interval, or after too long a silence.
+        """Whether ``LoggerHook`` logs this iteration: at its interval, or ahead of too long a silence.
 
         Args:
             batch_idx (int): Index of the iteration.
@@ -51,7 +51,8 @@ class PerViTLoggerHook(LoggerHook):
             bool: Whether a line is due.
         """
         now = time.monotonic()
-        due = super().every_n_inner_iters(batch_idx, n) or now - self._last_line >= self.seconds
+        took, self._last_iter = now - self._last_iter, now
+        due = super().every_n_inner_iters(batch_idx, n) or now + took - self._last_line > self.seconds
         if due:
             self._last_line = now
         return due
