@@ -19,6 +19,7 @@ train_dataloader = dict(
 val_dataloader = dict(batch_size=20, num_workers=0, persistent_workers=False, dataset=dict(data_root={data!r}))
 test_dataloader = val_dataloader
 train_cfg = dict(max_epochs=2)
+param_scheduler = []  # with its warm-up, weights would hardly move in eight iterations
 default_hooks = dict(logger=dict(interval=1))
 '''
 
@@ -42,7 +43,7 @@ def write_data(root: Path, train: int = 64, test: int = 40) -> Path:
     for name, count in (('train', train), ('t10k', test)):
         images, labels = rng.integers(0, 60, (count, 28, 28), dtype=np.uint8), np.arange(count, dtype=np.uint8) % 10
         for image, label in zip(images, labels):
-            image[2 * label + 2:2 * label + 8, 6:22] = 120 + 13 * label
+            image[2 * label + 2:2 * label + 8, 3:12] = 120 + 13 * label
         write_idx(root / f'{name}-images-idx3-ubyte', images)
         write_idx(root / f'{name}-labels-idx1-ubyte', labels)
     return root
@@ -67,11 +68,18 @@ def trained(config: Path, hooks: tuple = ()) -> Runner:
     return runner
 
 
-def tested(config: Path, checkpoint: str, tta: bool = False) -> dict[str, float]:
-    """Test, as tools/test.py does."""
-    cfg = load_config(config, dict(experiment_name=f'test_{config.parent.name}_{tta}'))
-    launch.prepare_test_config(cfg, str(config), checkpoint, work_dir=str(config.parent / 'work_dir'), tta=tta)
-    return launch.build_runner(cfg).test()
+def runner_to_test(config: Path, checkpoint: Path, tta: bool = False, **options) -> Runner:
+    """A runner that is ready to test, as tools/test.py builds it."""
+    cfg = load_config(config, dict(options, experiment_name=f'test_{config.parent.name}_{config.stem}_{tta}'))
+    launch.prepare_test_config(cfg, str(config), str(checkpoint), work_dir=str(config.parent / 'work_dir'), tta=tta)
+    return launch.build_runner(cfg)
+
+
+def predictions(runner: Runner) -> list:
+    """Predictions for all test images, one after the other."""
+    runner.load_or_resume()
+    runner.model.eval()
+    return [sample for batch in runner.test_dataloader for sample in runner.model.test_step(batch)]
 
 
 def scalars(runner: Runner, key: str) -> list[float]:

@@ -256,7 +256,7 @@ def test_a_broken_file_is_not_kept(files, program, monkeypatch, file_format, wri
     ('cls.py cls.pth --out seg.py', "'seg.py' exists already; give another path, or --force"),
     ('seg.py seg.pth', "the config's default_scope is 'mmseg', and only classifiers of 'mmpretrain' are exported as a "
      'whole: give --backbone-only'),
-    ('seg.py seg.pth --backbone-only', 'the test pipeline of the config brings images of several sizes, .* give '
+    ('seg.py seg.pth --backbone-only', 'the test pipeline of the config brings images of several sizes: give '
      '--img-size H W, or --img-size any'),
     ('seg.py seg.pth --backbone-only --img-size any', 'any image size: blocks 1 of 3 attend over the whole map, and a '
      'file holds their Φp for one map: give --img-size H W and export a file for each size'),

@@ -2,11 +2,12 @@
 import json
 import struct
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 import torch
 from mmengine.hooks import Hook
-from recipe_run import scalars, snippets, tested, trained, write_config
+from recipe_run import runner_to_test, scalars, snippets, trained, write_config
 
 from pervit_mm.publishing.publish import strip_checkpoint
 
@@ -43,7 +44,7 @@ def test_averages_are_validated_tested_and_published(tmp_path):
     # Eight iterations: at the momentum of the page, the averages would be the first weights.
     config, averages = write_config(tmp_path, snippet.replace('momentum=0.001', 'momentum=0.3')), Averages(0.3)
     run = trained(config, [averages])
-    path = run.message_hub.get_info('last_ckpt')
+    path = Path(run.message_hub.get_info('last_ckpt'))
     content = torch.load(path, weights_only=True)
     raw = run.model.state_dict()
     for key, value in averages.kept.items():
@@ -52,7 +53,7 @@ def test_averages_are_validated_tested_and_published(tmp_path):
         torch.testing.assert_close(strip_checkpoint(content)['state_dict'][key], content['state_dict'][key])
     weight = 'head.fc.weight'
     assert (content['state_dict'][weight] - raw[weight]).abs().max() > 1e-4, 'they differ'
-    assert tested(config, path)['accuracy/top1'] == scalars(run, 'accuracy/top1')[-1]
+    assert runner_to_test(config, path).test()['accuracy/top1'] == scalars(run, 'accuracy/top1')[-1]
 
 
 def records(path):

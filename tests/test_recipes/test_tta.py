@@ -1,6 +1,4 @@
 """Test-time augmentation (TTA): tools/test.py --tta against the average of an image and its mirror image."""
-import copy
-
 import cv2
 import numpy as np
 import pytest
@@ -8,53 +6,35 @@ import torch
 from conftest import randomize
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
-from recipe_run import ROOT, tested, write_config
+from recipe_run import ROOT, predictions, runner_to_test, write_config
 
 from pervit_mm.apis.configs import load_config
 from pervit_mm.datasets.fashion_scenes_canvas import read_idx
 from pervit_mm.engine import launch
 from pervit_mm.utils.errors import UserError
 
-NANO = ROOT / 'configs' / 'pervit_nano_3e_fashion-mnist.py'
+NANO = 'configs/pervit_nano_3e_fashion-mnist.py'
 SCENES = ROOT / 'configs' / 'segmentation' / 'pervit-nano_fpn_fashion-scenes.py'
 
 
-@pytest.fixture
-def classifier(tmp_path):
-    """A config, its random model, and its checkpoint."""
+@torch.no_grad()
+def test_a_classifier_averages_an_image_and_its_mirror_image(tmp_path):
+    """With a pipeline of one's own, of the image alone, the scores are those without TTA."""
     pytest.importorskip('mmpretrain')
     from mmpretrain.registry import MODELS
-    config = write_config(tmp_path, f"_base_ = '{NANO.relative_to(ROOT)}'\n")
-    cfg = load_config(config)
-    model = randomize(MODELS.build(cfg.model)).eval()
-    images = torch.from_numpy(read_idx(tmp_path / 'data' / 't10k-images-idx3-ubyte').astype(np.float32))[:, None]
-    images = (images - cfg.data_preprocessor.mean[0]) / cfg.data_preprocessor.std[0]
-    with torch.no_grad():  # center the logits, or all images would get the same class
-        model.head.fc.bias -= model(images).mean(0)
-    torch.save(dict(state_dict=model.state_dict()), tmp_path / 'model.pth')
-    return config, model, images
-
-
-@torch.no_grad()
-def test_a_classifier_averages_an_image_and_its_mirror_image(classifier, tmp_path):
-    config, model, images = classifier
-    labels = torch.arange(len(images)) % 10
-    scores = [model(x).softmax(1) for x in (images, images.flip(3))]
-    plain, averaged = (float((s.argmax(1) == labels).float().mean()) * 100 for s in (scores[0], sum(scores) / 2))
-    assert plain != averaged, 'worth comparing'
-    path = str(tmp_path / 'model.pth')
-    assert tested(config, path)['accuracy/top1'] == pytest.approx(plain)
-    assert tested(config, path, tta=True)['accuracy/top1'] == pytest.approx(averaged)
-
-
-def test_a_pipeline_of_one_s_own_is_used(classifier, tmp_path):
-    """With the image alone the result is the same as without TTA."""
-    config, *_ = classifier
-    own = tmp_path / 'own.py'
+    config, own, path = write_config(tmp_path, f'_base_ = {NANO!r}'), tmp_path / 'own.py', tmp_path / 'model.pth'
     own.write_text(f"_base_ = {str(config)!r}\ntta_pipeline = [dict(type='TestTimeAug', transforms=[[dict(type="
                    "'RandomFlip', prob=0.)], [dict(type='PackInputs')]])]\n")
-    path = str(tmp_path / 'model.pth')
-    assert tested(own, path, tta=True) == tested(own, path)
+    cfg = load_config(config)
+    model = randomize(MODELS.build(cfg.model)).eval()
+    torch.save(dict(state_dict=model.state_dict()), path)
+    images = torch.from_numpy(read_idx(tmp_path / 'data' / 't10k-images-idx3-ubyte').astype(np.float32))[:, None]
+    images = (images - cfg.data_preprocessor.mean[0]) / cfg.data_preprocessor.std[0]
+    plain, mirrored = (model(x).softmax(1) for x in (images, images.flip(3)))
+    assert (plain - mirrored).abs().max() > 1e-2, 'worth comparing'
+    for file, tta, expected in ((config, False, plain), (config, True, (plain + mirrored) / 2), (own, True, plain)):
+        found = torch.stack([sample.pred_score for sample in predictions(runner_to_test(file, path, tta))])
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
 
 
 @torch.no_grad()
@@ -68,17 +48,18 @@ def test_a_segmentor_averages_a_scene_and_its_mirror_image(tmp_path):
         for folder, content in (('test', image), ('labels/test', rng.integers(0, 11, image.shape[:2], dtype=np.uint8))):
             (tmp_path / folder).mkdir(parents=True, exist_ok=True)
             cv2.imwrite(str(tmp_path / folder / f'{i}.png'), content)
-    cfg = load_config(SCENES, {'test_dataloader.num_workers': 0, 'test_dataloader.persistent_workers': False,
-                               'test_dataloader.dataset.data_root': str(tmp_path), 'experiment_name': 'seg_tta',
-                               'model.backbone.init_cfg': None})
     with DefaultScope.overwrite_default_scope('mmseg'):
-        model = randomize(MODELS.build(copy.deepcopy(cfg.model))).eval()
+        model = randomize(MODELS.build(load_config(SCENES).model)).eval()
+    # Center the logits, or nearly all pixels would get the same class.
+    model.decode_head.conv_seg.bias -= model(torch.randn(1, 3, 96, 96)).mean((0, 2, 3))
     torch.save(dict(state_dict=model.state_dict()), tmp_path / 'model.pth')
-    launch.prepare_test_config(cfg, str(SCENES), str(tmp_path / 'model.pth'), work_dir=str(tmp_path / 'w'), tta=True)
-    runner = launch.build_runner(cfg)
-    runner.load_or_resume()
-    found = [runner.model.test_step(batch)[0].pred_sem_seg.data for batch in runner.test_dataloader]
-    for image, prediction in zip(images, found, strict=True):
+    config = tmp_path / 'scenes.py'
+    config.write_text(f'_base_ = {str(SCENES)!r}')
+    runner = runner_to_test(config, tmp_path / 'model.pth', True, **{
+        'test_dataloader.num_workers': 0, 'test_dataloader.persistent_workers': False,
+        'test_dataloader.dataset.data_root': str(tmp_path), 'model.backbone.init_cfg': None})
+    assert runner.cfg.default_hooks.visualization.type == 'SegVisualizationHook'
+    for image, sample in zip(images, predictions(runner), strict=True):
         height, width = image.shape[:2]
         scores = []
         for mirrored in (False, True):
@@ -87,9 +68,8 @@ def test_a_segmentor_averages_a_scene_and_its_mirror_image(tmp_path):
             x = torch.nn.functional.pad((x - 72.94) / 90.02, (0, -width % 32, 0, -height % 32))
             logits = torch.nn.functional.interpolate(model(x), x.shape[2:], mode='bilinear')[..., :height, :width]
             scores.append((logits.flip(3) if mirrored else logits).softmax(1))
-        assert ((sum(scores) / 2).argmax(1)[0] == prediction).float().mean() > 0.999
-        assert (scores[0].argmax(1)[0] == prediction).float().mean() < 0.99, 'worth comparing'
-    assert runner.cfg.default_hooks.visualization.type == 'SegVisualizationHook'
+        assert ((sum(scores) / 2).argmax(1) == sample.pred_sem_seg.data).float().mean() > 0.999
+        assert (scores[0].argmax(1) == sample.pred_sem_seg.data).float().mean() < 0.99, 'worth comparing'
 
 
 def test_a_config_without_a_pipeline_is_named():
@@ -97,3 +77,15 @@ def test_a_config_without_a_pipeline_is_named():
     with pytest.raises(UserError, match='--tta: the config has no tta_model and no tta_pipeline, and only classifiers '
                        'have a default: add them, as _base_/datasets/fashion-scenes_segmentation.py does'):
         launch.add_tta(cfg)
+
+
+def test_the_model_s_own_preprocessing_stays():
+    """MMEngine would overwrite it by that of the config."""
+    cfg = Config(dict(
+        default_scope='mmpretrain', data_preprocessor=dict(mean=[1.]), model=dict(data_preprocessor=dict(mean=[2.])),
+        test_dataloader=dict(dataset=dict(dataset=dict(pipeline=[dict(type='A'), dict(type='PackInputs')])))))
+    launch.add_tta(cfg)
+    assert cfg.data_preprocessor == cfg.model.module.data_preprocessor == dict(mean=[2.])
+    assert cfg.model.type == 'AverageClsScoreTTA'
+    first, second = cfg.test_dataloader.dataset.dataset.pipeline
+    assert first == dict(type='A') and second.transforms[1] == [dict(type='PackInputs')]
