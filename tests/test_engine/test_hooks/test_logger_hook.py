@@ -41,7 +41,8 @@ def training(lines):
 
 
 @pytest.mark.parametrize('interval, plain, patient', [
-    (100, [3], [2, 3, 4, 6, 8, 10, 12]),  # by itself LoggerHook logs the end of the first pass over a small folder, and no other
+    # By itself LoggerHook logs the end of the first pass over a small folder, and no other.
+    (100, [3], [2, 3, 4, 6, 8, 10, 12]),
     (5, [3, 5, 10], [2, 3, 4, 5, 7, 9, 10, 12]),  # a line at the interval starts the ten seconds anew
     (1, [*range(1, 13)], [*range(1, 13)])])
 def test_a_line_in_ten_seconds(tmp_path, monkeypatch, interval, plain, patient):
