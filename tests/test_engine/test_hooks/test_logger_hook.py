@@ -41,12 +41,11 @@ def training(lines):
 
 
 @pytest.mark.parametrize('interval, plain, patient', [
-    # By itself LoggerHook logs the end of the first pass over a small folder, and no other.
     (100, [3], [2, 3, 4, 6, 8, 10, 12]),
     (5, [3, 5, 10], [2, 3, 4, 5, 7, 9, 10, 12]),  # a line at the interval starts the ten seconds anew
     (1, [*range(1, 13)], [*range(1, 13)])])
 def test_a_line_in_ten_seconds(tmp_path, monkeypatch, interval, plain, patient):
-    """Twelve iterations of four seconds, three to a pass over the data."""
+    """Twelve iterations of four seconds. LoggerHook by itself also logs the end of the first pass, the third one."""
     options = dict(tmp_path=tmp_path, monkeypatch=monkeypatch, seconds=4, by_iteration=12,
                    log_processor=dict(by_epoch=False))
     theirs = lines_of(logger=dict(type='LoggerHook', interval=interval), **options)
