@@ -14,7 +14,7 @@ def is_transformed() -> bool:
     """Whether a transform of ``torch.func`` or forward-mode differentiation is at work.
 
     The custom operators don't know them. ``torch.func`` would refuse an operator, and forward mode would lose its
-    tangents without a word. A compiler sees no transform here.
+    tangents without a word. While a compiler traces, the answer is no: its graphs keep the operators.
     """
     if torch.compiler.is_compiling():
         return False

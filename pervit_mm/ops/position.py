@@ -105,7 +105,8 @@ def hidden_offset_map(weights: PositionWeights, hw_shape: tuple[int, int], step:
     patches = F.unfold(distances[None, None], kernel)[0].to(exact)
     conv1 = weights.conv1_weight.to(exact)
     taps = torch.einsum('locij,cx->loij', conv1, weights.proj_weight.to(exact))
-    bias = weights.conv1_bias.to(exact) + conv1.sum((3, 4)) @ weights.proj_bias.to(exact)
+    # A product with a matrix of one column: fvcore's counter takes no vector.
+    bias = weights.conv1_bias.to(exact)[..., None] + conv1.sum((3, 4)) @ weights.proj_bias.to(exact)[:, None]
     hidden = torch.addmm(bias.reshape(-1, 1), taps.reshape(blocks * channels, -1), patches)
     side = 2 * hw_shape[0] - 1 + 2 * (kernel // 2)
     return hidden.reshape(blocks, channels, side, -1)

@@ -4,8 +4,9 @@ import copy
 import pytest
 import torch
 from conftest import TINY_ARCH, randomize
-from mmengine.analysis import get_model_complexity_info
+from mmengine.analysis import FlopAnalyzer, get_model_complexity_info
 
+from pervit_mm.apis.flops import count_flops
 from pervit_mm.models import PerViT
 
 pytestmark = pytest.mark.usefixtures('one_thread')
@@ -60,3 +61,22 @@ def test_mmengine_counts_the_same_with_and_without_gradients(name):
             found = get_model_complexity_info(form(name, deployed=False), inputs=(torch.rand(1, 3, 16, 16), ))
         counts.add(found['flops'])
     assert len(counts) == 1 and counts.pop() > 0
+
+
+def test_counters_agree_on_all_three_forms():
+    """fvcore's with MMEngine's, and both with our count. Neither counts the attention products; ours is deployed."""
+    fvcore = pytest.importorskip('fvcore.nn', reason='fvcore is optional: pip install fvcore')
+    images = torch.rand(1, 3, 16, 16)
+    products = sum(2 * 16 * 16 * width for width in (16, 16, 24))  # 16 tokens: q·kᵀ and weights·v of each block
+    found = {}
+    for name in ('plain', 'no position'):
+        for deployed in (False, True):
+            model = form(name, deployed)
+            totals = {int(counter(model, images).total()) for counter in (fvcore.FlopCountAnalysis, FlopAnalyzer)}
+            assert len(totals) == 1
+            found[name, deployed] = totals.pop()
+        assert count_flops(form(name, False), (3, 16, 16)).flops == found[name, True] + products
+    assert found['plain', True] == found['no position', True]
+    norms = 2 * (64 * 8 + 16 * 16)  # deployment folds the BatchNorms of 8x8 and 4x4 maps, two for each value
+    assert found['no position', False] == found['no position', True] + norms
+    assert found['plain', False] > found['no position', False]
