@@ -24,7 +24,7 @@ def _quiet_and_pinned():
     # MMEngine prints a line for every parameter that init_weights fills.
     logging.getLogger('mmengine').setLevel(logging.WARNING)
     from mmengine.logging import MMLogger
-    MMLogger.get_instance('mmengine', log_level='WARNING')
+    MMLogger.get_instance('mmengine').setLevel(logging.WARNING)  # with more arguments it warns if it is there already
 
 
 @pytest.fixture(scope='module')
