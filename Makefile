@@ -48,7 +48,7 @@ help:
 	@echo '                 on with Mask R-CNN or Semantic FPN, in PROCESSES=N processes'
 	@echo 'make test        set up with mmcv ops, fetch Fashion-MNIST, draw FashionScenes, lint, run every test'
 	@echo 'make test-recipes'
-	@echo '                 set up, run the code of docs/other_libraries.md (Trainer, Lightning, lightly, grad-cam)'
+	@echo '                 set up, run all code of docs/other_libraries.md and docs/recipes.md'
 	@echo 'make test-web    set up, try demo/web_demo.py in Chromium'
 	@echo 'make test-forks  make test with the onedl-* forks, on $(FORKS_PYTHON), in $(VENV)-forks'
 	@echo 'make faults      set up, run the tests of what goes wrong alone'
@@ -150,12 +150,12 @@ RECIPES := $(VENV)/recipes
 $(RECIPES)/.stamp: $(VENV)/.stamp-setup-test
 	@$(PY) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo 'The recipes need Python 3.11 or newer: make test-recipes VENV=folder PYTHON=python3.11' >&2; exit 1; }
-	@echo 'Installing transformers, Lightning, lightly and grad-cam into $(RECIPES).'
+	@echo 'Installing transformers, Lightning, lightly, grad-cam, wandb and OpenVINO into $(RECIPES).'
 	@$(PY) -m venv --without-pip '$(RECIPES)'
 	@$(PY) -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' \
 	  > "$$('$(RECIPES)/bin/python' -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/below.pth"
 	@'$(RECIPES)/bin/python' -m pip install -qq --no-input --disable-pip-version-check -c constraints.txt \
-	  timm safetensors transformers accelerate lightning lightly grad-cam
+	  timm safetensors transformers accelerate lightning lightly grad-cam wandb openvino
 	@touch $@
 
 test-recipes: $(RECIPES)/.stamp
