@@ -48,7 +48,7 @@ help:
 	@echo '                 on with Mask R-CNN or Semantic FPN, in PROCESSES=N processes'
 	@echo 'make test        set up with mmcv ops, fetch Fashion-MNIST, draw FashionScenes, lint, run every test'
 	@echo 'make test-recipes'
-	@echo '                 set up, run all code of docs/other_libraries.md and docs/recipes.md'
+	@echo '                 set up, run the rest of docs/other_libraries.md and docs/recipes.md'
 	@echo 'make test-web    set up, try demo/web_demo.py in Chromium'
 	@echo 'make test-forks  make test with the onedl-* forks, on $(FORKS_PYTHON), in $(VENV)-forks'
 	@echo 'make faults      set up, run the tests of what goes wrong alone'
@@ -110,7 +110,7 @@ endef
 $(VENV)/.stamp-setup-test: $(VENV)/.stamp-setup tools/build_mmcv.py tools/build_mmcv_recipe.py
 	@echo 'Installing MMDetection, MMSegmentation and the tools for testing.'
 	@$(PIP) $(DENSE) ftfy regex pytest hypothesis ruff tensorboard ninja onnx onnxscript onnxruntime \
-	  scikit-learn captum timm safetensors
+	  scikit-learn captum timm safetensors fvcore
 	@$(PY) tools/build_mmcv.py
 	@touch $@
 
@@ -154,7 +154,7 @@ $(RECIPES)/.stamp: $(VENV)/.stamp-setup-test
 	@$(PY) -m venv --without-pip '$(RECIPES)'
 	@$(PY) -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' \
 	  > "$$('$(RECIPES)/bin/python' -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/below.pth"
-	@'$(RECIPES)/bin/python' -m pip install -qq --no-input --disable-pip-version-check -c constraints.txt \
+	@'$(RECIPES)/bin/python' -m pip install -qq --no-input --disable-pip-version-check -c $(CONSTRAINTS) \
 	  timm safetensors transformers accelerate lightning lightly grad-cam wandb openvino
 	@touch $@
 

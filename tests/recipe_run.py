@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import numpy as np
+from made_items import write_idx
 from mmengine.runner import Runner
 
 from pervit_mm.apis.configs import load_config
@@ -31,14 +32,9 @@ def snippets(title: str) -> list[str]:
     return re.findall(r'^```python\n(.*?)^```', section, re.S | re.M)
 
 
-def write_idx(path: Path, array: np.ndarray) -> None:
-    """Write bytes as Fashion-MNIST's files are."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(bytes([0, 0, 8, array.ndim]) + np.array(array.shape, '>u4').tobytes() + array.tobytes())
-
-
 def write_data(root: Path, train: int = 64, test: int = 40) -> Path:
     """Bright squares, each class at a height and a brightness of its own, in noise: Fashion-MNIST's four files."""
+    root.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(0)
     for name, count in (('train', train), ('t10k', test)):
         images, labels = rng.integers(0, 60, (count, 28, 28), dtype=np.uint8), np.arange(count, dtype=np.uint8) % 10

@@ -64,19 +64,14 @@ def _reject_unknown_top_level(cfg: Config, options: dict[str, Any]) -> None:
             raise UserError(f'--cfg-options {key}: the config has no {first!r}; it has {", ".join(sorted(cfg.keys()))}')
 
 
-def image_size_of(cfg: Config) -> tuple[int, int] | None:
-    """Image size that a config tests with.
+def pipeline_size_of(cfg: Config) -> tuple[int, int] | None:
+    """Image size that the test pipeline of a config gives to every image.
 
     Args:
-        cfg (Config): Of any toolbox. What counts is the last transform of its test pipeline that gives every image the
-            same size: CenterCrop, or Resize without ``keep_ratio``. If there is none and the toolbox is MMPretrain,
-            ``model.backbone.img_size`` counts.
+        cfg (Config): Of any toolbox. What counts is the last CenterCrop, or Resize without ``keep_ratio``.
 
     Returns:
-        tuple[int, int], optional: (h, w) in pixels. None if images differ in size, as in detection and segmentation.
-
-    Raises:
-        UserError: If ``img_size`` is not a valid size.
+        tuple[int, int], optional: (h, w) in pixels; None if there is no such transform.
     """
     dataset = (cfg.get('test_dataloader') or {}).get('dataset') or {}
     while isinstance(dataset.get('dataset'), dict):
@@ -86,6 +81,25 @@ def image_size_of(cfg: Config) -> tuple[int, int] | None:
         size = step.get({'CenterCrop': 'crop_size', 'Resize': 'scale'}.get(kind))
         if size is not None and not step.get('keep_ratio'):
             return (size, size) if isinstance(size, int) else (size[1], size[0])  # transforms give (w, h)
+    return None
+
+
+def image_size_of(cfg: Config) -> tuple[int, int] | None:
+    """Image size that a config tests with.
+
+    Args:
+        cfg (Config): Of any toolbox. What counts is :func:`pipeline_size_of`. If there is none and the toolbox is
+            MMPretrain, ``model.backbone.img_size`` counts.
+
+    Returns:
+        tuple[int, int], optional: (h, w) in pixels. None if images differ in size, as in detection and segmentation.
+
+    Raises:
+        UserError: If ``img_size`` is not a valid size.
+    """
+    size = pipeline_size_of(cfg)
+    if size is not None:
+        return size
     if cfg.get('default_scope') == 'mmpretrain':
         return to_pair('model.backbone.img_size', (cfg.model.get('backbone') or {}).get('img_size', 224))
     return None

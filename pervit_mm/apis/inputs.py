@@ -8,7 +8,7 @@ from typing import Any
 from mmengine.config import Config
 
 from ..checkpoints import index_entries, package_root, published_files
-from .configs import image_size_of, load_config, preprocessing_of
+from .configs import load_config, pipeline_size_of, preprocessing_of
 
 #: Entry of a checkpoint's ``meta`` in which :class:`pervit_mm.engine.PerViTRunner` writes what :func:`inputs_of` tells.
 KEY = 'inputs'
@@ -22,12 +22,14 @@ def inputs_of(cfg: Config) -> dict[str, Any]:
 
     Returns:
         dict: ``mean`` and ``std`` of each channel in gray levels, lists or None; ``to_rgb``, whether channels are
-        swapped before; ``size``, the [h, w] in pixels that the config tests with, or None if images differ in size.
-        Empty if the config has no model.
+        swapped before; ``size``, the [h, w] in pixels that the config tests with, or None if images differ in size or
+        the config doesn't say it. Empty if the config has no model.
     """
     if not isinstance(cfg.get('model'), dict):  # of a runner that was given its parts as objects
         return {}
-    size = image_size_of(cfg)
+    size, given = pipeline_size_of(cfg), (cfg.model.get('backbone') or {}).get('img_size')
+    if size is None and given is not None and cfg.get('default_scope') == 'mmpretrain':
+        size = (given, given) if isinstance(given, int) else given
     return dict(preprocessing_of(cfg), size=None if size is None else list(size))
 
 

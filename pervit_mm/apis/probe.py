@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset, SequentialSampler, Subset
 from ..checkpoints import read_checkpoint
 from ..checkpoints.files import beginnings, entry_of
 from ..engine.launch import check_data
-from ..engine.preflight import innermost_dataset
+from ..engine.preflight import check_same_classes, innermost_dataset
 from ..evaluation import Features, collect_features, recalibrate
 from ..evaluation.baselines import Baseline, center_features, check_seeds, measure_features, pixel_features
 from ..evaluation.neighbours import NUM_NEIGHBORS
@@ -114,26 +114,20 @@ def with_folder(cfg: Config, folder: str) -> Config:
         Config: A changed copy. Its model has the classes of the config still, which features don't need.
 
     Raises:
-        UserError: If the config has no pipeline for test images, or one part lacks a folder or class of the other.
+        UserError: If the config has no pipeline for test images, or a part has no folder of a class.
     """
-    classes = {}
     for part in ('train', 'val'):
         path = Path(folder) / part
-        classes[part] = sorted(found.name for found in path.iterdir() if found.is_dir()) if path.is_dir() else []
-        if not classes[part]:
+        if not path.is_dir() or not any(found.is_dir() for found in path.iterdir()):
             raise UserError(f'data={folder!r} must have a folder {part!r} with a folder for each class, and has none; '
                             'docs/custom_data.md shows the layout')
-    if classes['train'] != classes['val']:
-        odd = sorted({*classes['train']} ^ {*classes['val']})
-        raise UserError(f'data={folder!r} must have the same classes in train and val, and {", ".join(odd[:5])} '
-                        f'{"is" if len(odd) == 1 else "are"} in one of them alone')
     _, dataset = innermost_dataset(cfg, 'test_dataloader')
     pipeline = copy.deepcopy(dataset.get('pipeline')) if isinstance(dataset, dict) else None
     if not pipeline:
         raise UserError(f'config {str(cfg.filename)!r} has no test_dataloader.dataset.pipeline: give the config of the '
                         'classifier that was trained')
     if 'LoadImage' not in str(pipeline[0].get('type')):  # a data set of arrays, as Fashion-MNIST's
-        pipeline.insert(0, dict(type='LoadImageFromFile'))
+        pipeline.insert(0, dict(type='PerViTLoadImageFromFile'))
     changed = copy.deepcopy(cfg)
     for loader, part in (('train_dataloader', 'train'), ('test_dataloader', 'val')):
         changed[loader] = dict(changed.get(loader) or {}, dataset=dict(
@@ -155,7 +149,8 @@ def build_sets(cfg: Config, bank: int | None = None, images: int | None = None) 
         tuple[Dataset, Dataset]: Bank and test images.
 
     Raises:
-        UserError: If the config lacks one of them, they can't be read, or a number isn't positive.
+        UserError: If the config lacks one of them, they can't be read, they differ in classes, or a number isn't
+            positive.
     """
     for name, count in (('bank (--bank)', bank), ('images (--images)', images)):
         if count is not None and (type(count) is not int or count < 1):
@@ -177,6 +172,7 @@ def build_sets(cfg: Config, bank: int | None = None, images: int | None = None) 
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmengine')), told(
             'the data sets of the config cannot be read', OSError, KeyError, AssertionError):  # MMPretrain asserts
         train, test = (DATASETS.build(config) for config in parts.values())
+    check_same_classes(train, test, 'test_dataloader')
     return _evenly(train, bank), _evenly(test, images)
 
 

@@ -115,7 +115,7 @@ def draw_image(view: TokenView, token: tuple[int, int]) -> np.ndarray:
         UserError: If the token is outside the grid.
     """
     row, col = place_of_query(token, view.hw_shape)
-    scale = max(1, SIDE // max(view.rgb.shape[:2]))
+    scale = _scale(view)
     picture = view.rgb.repeat(scale, axis=0).repeat(scale, axis=1)
     tops, lefts = _edges(view, picture.shape[:2])
     lines = np.zeros(picture.shape[:2], bool)
@@ -125,9 +125,14 @@ def draw_image(view: TokenView, token: tuple[int, int]) -> np.ndarray:
     return cv2.rectangle(picture, *corners, (255, 0, 0), 3)
 
 
+def _scale(view: TokenView) -> int:
+    """How many times the picture is larger than the image."""
+    return max(1, SIDE // max(view.rgb.shape[:2]))
+
+
 def token_at(view: TokenView, x: int, y: int) -> tuple[int, int]:
     """The token (row, column) at a place of the picture of :func:`draw_image`, in pixels from its top left corner."""
-    scale = max(1, SIDE // max(view.rgb.shape[:2]))
+    scale = _scale(view)
     tops, lefts = _edges(view, [scale * side for side in view.rgb.shape[:2]])
     # A browser may round a click at the border to just outside.
     return tuple(int(np.clip(np.searchsorted(edges, place, 'right') - 1, 0, len(edges) - 2))

@@ -162,7 +162,7 @@ def add_tta(cfg: Config) -> None:
     missing = [key for key in ('tta_model', 'tta_pipeline') if cfg.get(key) is None]
     if missing:
         raise UserError(f'--tta: the config has no {" and no ".join(missing)}, and only classifiers have a default: '
-                        'add them, as _base_/datasets/fashion-scenes_segmentation.py does')
+                        'add them, see docs/recipes.md')
     # MMEngine hands the config's data_preprocessor to the wrapped model, in place of the model's own.
     cfg.data_preprocessor = cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor')
     cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)

@@ -194,7 +194,7 @@ def check_classes(model: nn.Module, dataset: Any, loader: str) -> None:
                             'larger, in the evaluators too')
 
 
-def check_same_classes(train: Any, val: Any) -> None:
+def check_same_classes(train: Any, val: Any, loader: str = 'val_dataloader') -> None:
     """Raise UserError if two data sets number their classes differently: labels would mean other things in each.
 
     Folders of classes are numbered in sorted order, so one that is missing shifts all behind it.
@@ -202,13 +202,14 @@ def check_same_classes(train: Any, val: Any) -> None:
     Args:
         train (Any): The training set. One without ``metainfo['classes']`` is not checked.
         val (Any): The validation set, likewise.
+        loader (str): Its loader, for the message. Defaults to 'val_dataloader'.
     """
     ours, theirs = (list((getattr(dataset, 'metainfo', None) or {}).get('classes') or ()) for dataset in (train, val))
     if not ours or not theirs or ours == theirs:
         return
     at = next((i for i, (a, b) in enumerate(zip(ours, theirs)) if a != b), min(len(ours), len(theirs)))
     first, second = (f'{names[at]!r}' if at < len(names) else 'nothing' for names in (ours, theirs))
-    raise UserError(f'train_dataloader.dataset and val_dataloader.dataset differ in classes: class {at} is {first} '
+    raise UserError(f'train_dataloader.dataset and {loader}.dataset differ in classes: class {at} is {first} '
                     f'in one and {second} in the other. Give both the same folders, or the same classes=')
 
 

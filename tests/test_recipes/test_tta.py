@@ -75,7 +75,7 @@ def test_a_segmentor_averages_a_scene_and_its_mirror_image(tmp_path):
 def test_a_config_without_a_pipeline_is_named():
     cfg = Config(dict(default_scope='mmdet', model=dict(type='A'), test_dataloader=dict(dataset=dict(pipeline=[]))))
     with pytest.raises(UserError, match='--tta: the config has no tta_model and no tta_pipeline, and only classifiers '
-                       'have a default: add them, as _base_/datasets/fashion-scenes_segmentation.py does'):
+                       'have a default: add them, see docs/recipes.md'):
         launch.add_tta(cfg)
 
 

@@ -68,7 +68,7 @@ test_dataloader = dict(dataset=dict(data_root={str(tmp_path / 'own')!r}, data_pr
     assert rows[0][0] == ['features', 'bank', 'queries', 'k-NN, k = 10', 'linear probe, all labels']
     assert rows[0][2][1:3] == ['15', '6'] and rows[0][2] == [*rows[1][2][:4], rows[1][2][-1]]
     (tmp_path / 'own' / 'val' / 'odd').mkdir()
-    for folder, message in ((tmp_path / 'own', 'the same classes in train and val, and odd is in one of them alone'),
+    for folder, message in ((tmp_path / 'own', "differ in classes: class 3 is nothing in one and 'odd' in the other"),
                             (tmp_path, "must have a folder 'train' with a folder for each class, and has none")):
         with pytest.raises(SystemExit, match=message):
             main(config, weights, folder)

@@ -2,7 +2,7 @@
 _base_ = 'mmseg::_base_/models/fpn_r50.py'
 
 norm_cfg = dict(type='BN', requires_grad=True)
-# At the top too, because with test-time augmentation MMEngine gives that one to the model.
+# At the top too: MMEngine gives that one to the model when MMSegmentation's own test.py augments.
 data_preprocessor = dict(
     mean=[72.94] * 3, std=[90.02] * 3, size=(128, 128),  # Fashion-MNIST's mean and std, for its weights
     # As in the training pipeline. Without it the levels don't line up at the right and lower border.
