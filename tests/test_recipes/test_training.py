@@ -75,9 +75,11 @@ def records(path):
 
 @pytest.mark.skipif(find_spec('wandb') is None, reason='wandb is not installed; make test-recipes installs it')
 def test_wandb_offline_gets_what_the_log_gets(tmp_path, monkeypatch):
+    import wandb
     from wandb.proto.wandb_internal_pb2 import Record
     monkeypatch.chdir(tmp_path)  # its default is to save the code of this folder
     run = trained(write_config(tmp_path, snippets('Weights & Biases')[0]))
+    wandb.teardown()  # another process writes the file, and is done then
     path, = tmp_path.rglob('*.wandb')
     assert 'offline-run' in str(path.parent) and 'vis_data' in str(path.parent)
     found = {}
