@@ -55,3 +55,11 @@ def write_images(folder, count=6, side=20):
         path.parent.mkdir(parents=True, exist_ok=True)
         cv2.imwrite(str(path), rng.integers(0, 256, (side, side, 3), dtype=np.uint8))
     return folder
+
+
+def write_world(folder, kinds):
+    """Write images into ``data`` of a folder, and a model of each kind that reads them. Return the folder."""
+    write_images(folder / 'data')
+    for kind in kinds:
+        write_model(folder, kind, data=folder / 'data')
+    return folder

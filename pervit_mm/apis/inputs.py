@@ -1,6 +1,7 @@
 """How images were prepared for the weights of a checkpoint, and how a config prepares them."""
 import math
 import os.path as osp
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,8 @@ def recorded_inputs(filename: str, content: Mapping | None) -> dict[str, Any] | 
     if isinstance(record, Mapping):
         return dict(record)
     name = osp.basename(filename)
-    if name not in published_files():
+    # Files of a run have other names, and need no look into the package.
+    if not re.search(r'_\d{8}-[0-9a-f]{8}\.pth$', name) or name not in published_files():
         return None
     model = name.rsplit('_', 1)[0]  # ahead of date and digest, which an earlier file of the model has, too
     config = next((entry['Config'] for entry in index_entries() if Path(entry['Config']).stem == model), None)

@@ -16,7 +16,7 @@ import numpy as np
 
 from ..utils.errors import UserError, told
 from .fashion_mnist import FASHION_MNIST_FILES, missing_files
-from .fashion_scenes_canvas import cut_out, draw_ground, dye, read_idx
+from .fashion_scenes_canvas import cut_out, draw_ground, dye, read_idx, to_pixels
 
 #: Class names in the order of Fashion-MNIST's labels 0 to 9. In COCO's files and in label maps they count from 1.
 FASHION_CLASSES = ('T-shirt', 'Trouser', 'Pullover', 'Dress', 'Coat', 'Sandal', 'Shirt', 'Sneaker', 'Bag', 'Ankle boot')
@@ -181,9 +181,7 @@ class FashionScenes:
                     items.append(item)
                     areas.append(int(total[-1]))
                     break
-        # Items and ground get the same noise. Otherwise a network could find enlarged items by their smoothness.
-        image += rng.uniform(1, 5) * rng.standard_normal(image.shape, np.float32)
-        return Scene(image.round().clip(0, 255).astype(np.uint8), owners,
+        return Scene(to_pixels(image, rng), owners,
                      tuple(int(self.labels[item]) for item in items), tuple(items), tuple(areas))
 
 

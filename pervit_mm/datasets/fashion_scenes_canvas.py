@@ -139,6 +139,22 @@ def cut_out(item: np.ndarray, side: int, flip: bool = False) -> tuple[np.ndarray
     return gray / np.maximum(share, 0.5), inside
 
 
+def to_pixels(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Finish an image: noise of a random strength, the same on items and ground, and whole values.
+
+    Otherwise a network could find enlarged items by their smoothness.
+
+    Args:
+        image (np.ndarray): RGB ``(H, W, 3)``, float32, about 0 to 255.
+        rng (np.random.Generator): The random generator.
+
+    Returns:
+        np.ndarray: ``(H, W, 3)``, uint8.
+    """
+    image = image + rng.uniform(1, 5) * rng.standard_normal(image.shape, np.float32)
+    return image.round().clip(0, 255).astype(np.uint8)
+
+
 def dye(gray: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Give a gray item random colors: black becomes a dark color, white a brighter one.
 

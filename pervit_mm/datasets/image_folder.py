@@ -9,7 +9,7 @@ from PIL import Image
 
 from ..utils.errors import UserError
 from .fashion_scenes import FASHION_CLASSES, SPLITS
-from .fashion_scenes_canvas import cut_out, draw_ground, dye, read_idx
+from .fashion_scenes_canvas import cut_out, draw_ground, dye, read_idx, to_pixels
 
 # The shape of each class: a function that tells whether the point (y, x), in [-1, 1], belongs to the shape.
 SHAPES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
@@ -94,8 +94,7 @@ def draw_item(item: np.ndarray, size: tuple[int, int], rng: np.random.Generator)
     top, left = (int(rng.integers(0, free - side + 1)) for free in size)
     gray, inside = cut_out(item, side, bool(rng.random() < 0.5))
     image[top:top + side, left:left + side][inside] = dye(gray, rng)[inside]
-    image += rng.uniform(1, 5) * rng.standard_normal(image.shape, np.float32)
-    return image.round().clip(0, 255).astype(np.uint8)
+    return to_pixels(image, rng)
 
 
 def make_item_folder(root: str, fashion_mnist: str | Path = 'data/fashion_mnist', num_classes: int = 10,

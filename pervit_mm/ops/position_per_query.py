@@ -133,15 +133,8 @@ def query_position(hidden, factor, summand, weight, bias, gamma, beta, rows, col
     Differentiable in all tensors except rows and cols, any number of times.
 
     Args:
-        hidden (Tensor): Offset maps of L blocks, ``(L, D, 2H - 1 + 2p, 2W - 1 + 2p)`` float32.
-        factor, summand (Tensor, optional): First norm by query, ``(L, D, H, W)``; None leaves it out. Their query axes
-            count windows, see :func:`expand_offsets`.
-        weight, bias (Tensor): Second convolution, ``(L, nH, D, k, k)`` and ``(L, nH)``.
-        gamma, beta (Tensor, optional): Last norm, ``(L, nH)``; None leaves it out.
-        rows, cols (Tensor, optional): Share of each key in the last norm along the axes, ``(H, H)`` and ``(W, W)``,
-            queries first; None counts all keys alike.
-        hw_shape (tuple[int, int]): Grid (H, W) in tokens.
-        eps (float): Of the last norm.
+        hidden, factor, summand, weight, bias, gamma, beta, rows, cols, hw_shape, eps: As
+            :func:`pervit_mm.ops.position_plain.plain_query_position`, which computes the same; ``hidden`` in float32.
         queries_each (int): Queries in a slice.
         keep (bool): Whether to return the normalized logits, because backward may follow.
 

@@ -9,7 +9,7 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 from page_check import Page
-from small_classifiers import write_images, write_model
+from small_classifiers import write_model, write_world
 
 from pervit_mm.analysis import Plan, attention_distance, capture, cka_matrix, position_nonlocality
 from pervit_mm.apis.report import View, make_case, make_report, report_on, run, split_model
@@ -42,10 +42,7 @@ class Written:
 
 @pytest.fixture(scope='module')
 def world(tmp_path_factory):
-    folder = tmp_path_factory.mktemp('world')
-    write_images(folder / 'data')
-    for kind in ('pervit', 'bare', 'windows', 'vit', 'resnet'):
-        write_model(folder, kind, data=folder / 'data')
+    folder = write_world(tmp_path_factory.mktemp('world'), ('pervit', 'bare', 'windows', 'vit', 'resnet'))
     write_model(folder, 'pervit', 'twin', data=folder / 'data')
     return folder
 

@@ -9,7 +9,7 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import DATASETS, MODELS, DefaultScope
 from mmengine.runner import Runner
-from small_classifiers import KINDS, SIDE, write_images, write_model
+from small_classifiers import KINDS, SIDE, write_world
 
 from pervit_mm.apis.subject import Images, Subject, open_subject
 from pervit_mm.utils.errors import UserError
@@ -23,11 +23,7 @@ NANO = 'pervit_nano_fashion-mnist'
 
 @pytest.fixture(scope='module')
 def world(tmp_path_factory):
-    folder = tmp_path_factory.mktemp('world')
-    write_images(folder / 'data')
-    for kind in KINDS:
-        write_model(folder, kind, data=folder / 'data')
-    return folder
+    return write_world(tmp_path_factory.mktemp('world'), KINDS)
 
 
 def of(world, kind, **changes):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from map_check import check_cells, framed, recorded
 from page_check import Page
-from small_classifiers import SIDE, write_images, write_model
+from small_classifiers import SIDE, write_model, write_world
 
 from pervit_mm.apis.inference import ImagePredictor
 from pervit_mm.apis.subject import open_subject
@@ -26,11 +26,7 @@ DEMO = Path(__file__).parents[2] / 'demo' / 'web_demo.py'
 
 @pytest.fixture(scope='module')
 def world(tmp_path_factory):
-    folder = tmp_path_factory.mktemp('world')
-    write_images(folder / 'data')
-    for kind in ('pervit', 'bare', 'gray', 'vit', 'resnet'):
-        write_model(folder, kind, data=folder / 'data')
-    return folder
+    return write_world(tmp_path_factory.mktemp('world'), ('pervit', 'bare', 'gray', 'vit', 'resnet'))
 
 
 def of(world, kind):

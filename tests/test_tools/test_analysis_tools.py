@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from small_classifiers import SIDE, write_images, write_model
+from small_classifiers import SIDE, write_images, write_model, write_world
 
 from pervit_mm.analysis import unit_activations
 from pervit_mm.apis.subject import open_subject
@@ -24,10 +24,7 @@ CPU = ['--device', 'cpu']
 
 @pytest.fixture(scope='module')
 def world(tmp_path_factory):
-    folder = tmp_path_factory.mktemp('world')
-    write_images(folder / 'data')
-    for kind in ('pervit', 'bare', 'vit', 'resnet', 'gray'):
-        write_model(folder, kind, data=folder / 'data')
+    folder = write_world(tmp_path_factory.mktemp('world'), ('pervit', 'bare', 'vit', 'resnet', 'gray'))
     write_images(folder / 'others', count=9)
     write_model(folder, 'bare', 'elsewhere', data=folder / 'others')
     (folder / 'broken.png').write_bytes(b'no image')
