@@ -1,0 +1,63 @@
+"""Differences between two rows of a table that have the same seeds, and how sure they are."""
+from collections.abc import Mapping
+from dataclasses import dataclass
+from statistics import mean, stdev
+
+from ..utils.errors import UserError
+
+
+@dataclass(frozen=True)
+class PairedDifference:
+    """How much a row differs from the reference.
+
+    Attributes:
+        mean (float): Of the differences, one for each seed; above 0 if the row is better than the reference.
+        low, high (float): The 95 % interval of the mean, from Student's t.
+        p (float): Of a paired t-test, two-sided: how often chance alone gives a difference as large.
+        seeds (int): How many.
+    """
+
+    mean: float
+    low: float
+    high: float
+    p: float
+    seeds: int
+
+    def __str__(self) -> str:
+        return f'{self.mean:+.2f} ({self.low:+.2f} to {self.high:+.2f})'
+
+
+def paired_difference(row: Mapping[int, float], reference: Mapping[int, float]) -> PairedDifference:
+    """Compare two rows seed by seed.
+
+    A seed draws the initial weights and the order of the images. So the same seed takes some of the chance out, and
+    the differences vary less than the values.
+
+    Args:
+        row (Mapping[int, float]): Value by seed.
+        reference (Mapping[int, float]): Likewise.
+
+    Returns:
+        PairedDifference: Over the seeds that both have.
+
+    Raises:
+        UserError: If they share fewer than two seeds, or SciPy is not installed.
+    """
+    try:
+        from scipy.stats import ttest_rel
+    except ImportError as error:
+        raise UserError('The paired test needs SciPy, which is not installed: run "pip install scipy".') from error
+    seeds = sorted(row.keys() & reference.keys())
+    if len(seeds) < 2:
+        raise UserError(f'two rows must share at least two seeds, got {sorted(row)} and {sorted(reference)}: one '
+                        'difference has no interval')
+    test = ttest_rel([row[seed] for seed in seeds], [reference[seed] for seed in seeds])
+    low, high = test.confidence_interval(0.95)
+    return PairedDifference(mean(row[seed] - reference[seed] for seed in seeds), float(low), float(high),
+                            float(test.pvalue), len(seeds))
+
+
+def mean_and_deviation(row: Mapping[int, float]) -> str:
+    """``88.7 ± 0.2`` over the seeds of a row, with the sample's deviation; the value alone for one seed."""
+    values = list(row.values())
+    return f'{mean(values):.2f}' + (f' ± {stdev(values):.2f}' if len(values) > 1 else '')
