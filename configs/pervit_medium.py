@@ -11,3 +11,5 @@ param_scheduler = [
     dict(type='LinearLR', start_factor=1e-3, end_factor=1.0, by_epoch=True, begin=0, end=21),
     dict(type='CosineAnnealingLR', T_max=300, eta_min=1e-5, by_epoch=True, begin=0, end=300),
 ]
+
+train_dataloader = dict(num_workers=10)

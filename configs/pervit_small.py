@@ -5,3 +5,5 @@ model = dict(
     backbone=dict(arch='small', drop_path_rate=0.1), head=dict(in_channels=464))
 
 optim_wrapper = dict(optimizer=dict(weight_decay=0.05))
+
+train_dataloader = dict(num_workers=10)

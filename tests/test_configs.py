@@ -106,6 +106,7 @@ def test_imagenet_recipes_have_the_authors_values(name):
 
     loader = cfg.train_dataloader
     assert loader.batch_size == 128 and loader.drop_last is True
+    assert (loader.num_workers, loader.prefetch_factor) == (14 if name == 'pervit_tiny' else 10, 4)
     assert loader.sampler == dict(type='RepeatAugSampler', shuffle=True, num_repeats=3)
     assert (loader.dataset.type, loader.dataset.data_root, loader.dataset.split) == \
         ('ImageNet', 'data/imagenet', 'train')
@@ -166,6 +167,19 @@ def test_imagenet_recipes_have_the_authors_values(name):
             expected, tolerance = 1e-5 + (1e-3 - 1e-5) * cosine / 2, 1e-4
         assert rate == pytest.approx(expected, rel=tolerance), f'epoch {epoch}'
     assert rates[0] == pytest.approx(1e-6)
+
+
+@pytest.mark.parametrize('name', SIZES)
+def test_bfloat16_recipes_differ_in_the_precision_alone(name):
+    fp16, bf16 = read(name), read(f'{name}_bf16')
+    wrapper = dict(fp16.optim_wrapper)
+    assert bf16.optim_wrapper == {**wrapper, 'dtype': 'bfloat16', 'loss_scale': dict(enabled=False)}
+    assert {key: value for key, value in bf16.items() if key != 'optim_wrapper'} == {
+        key: value for key, value in fp16.items() if key != 'optim_wrapper'}
+    # MMEngine hands the dict to torch's scaler, which then leaves loss and gradients alone.
+    scaler = torch.amp.GradScaler('cpu', **bf16.optim_wrapper.loss_scale)
+    loss = torch.ones((), requires_grad=True)
+    assert scaler.scale(loss) is loss and scaler.state_dict() == {}
 
 
 def test_repeated_augmentation_has_the_authors_length():

@@ -129,6 +129,8 @@ def test_heads_fit_the_pyramid_and_the_classes(name):
 @pytest.mark.parametrize('name', NAMES)
 def test_schedules_have_the_values_of_their_recipe(name):
     cfg = read(name)
+    assert cfg.train_dataloader.batch_size * 8 == cfg.auto_scale_lr.base_batch_size
+    assert not cfg.auto_scale_lr.get('enable', False), 'only --auto-scale-lr switches it on'
     wrapper = cfg.optim_wrapper
     assert (wrapper.type, wrapper.dtype, wrapper.loss_scale) == ('AmpOptimWrapper', 'float16', 'dynamic')
     assert wrapper.optimizer == dict(type='AdamW', lr=1e-4, betas=(0.9, 0.999), weight_decay=0.05), 'nothing of SGD'
@@ -148,7 +150,7 @@ def test_schedules_have_the_values_of_their_recipe(name):
         assert (warm_up.start_factor, warm_up.end) == (1e-3, 1000)
         assert decay == dict(
             type='MultiStepLR', by_epoch=True, begin=0, end=epochs, milestones=milestones, gamma=0.1)
-        assert cfg.train_dataloader.batch_size * 8 == cfg.auto_scale_lr.base_batch_size == 16
+        assert cfg.auto_scale_lr.base_batch_size == 16
         return
     batch, thousands = (int(text) for text in re.search(r'_8xb(\d)-amp-(\d+)k_', name).groups())
     assert (train.type, train.max_iters) == ('IterBasedTrainLoop', 1000 * thousands)

@@ -8,3 +8,4 @@ _base_ = [
 
 data_preprocessor = dict(size=_base_.crop_size)
 model = dict(data_preprocessor=data_preprocessor, decode_head=dict(num_classes=150))
+auto_scale_lr = dict(base_batch_size=32)  # only --auto-scale-lr uses it

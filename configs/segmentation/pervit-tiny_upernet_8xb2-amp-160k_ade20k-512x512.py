@@ -13,3 +13,4 @@ model = dict(
     auxiliary_head=dict(num_classes=150))
 
 train_dataloader = dict(batch_size=2)
+auto_scale_lr = dict(base_batch_size=16)  # only --auto-scale-lr uses it

@@ -13,6 +13,7 @@ from mmengine.registry import OPTIMIZERS, RUNNERS
 from mmengine.runner import BaseLoop, IterBasedTrainLoop, Runner
 from mmengine.runner.checkpoint import _load_checkpoint
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from ..checkpoints import check_checkpoint, find_resumable
 from ..checkpoints.contents import drop_config
@@ -69,6 +70,14 @@ class PerViTRunner(Runner):
                             f'optim_wrapper.optimizer.type={optimizer}')
         with building('optim_wrapper'):
             return super().build_optim_wrapper(optim_wrapper)
+
+    @staticmethod
+    def build_dataloader(dataloader, *args, **kwargs) -> DataLoader:
+        """Build a loader. Without workers, settings of workers are dropped, of which torch makes an error."""
+        if isinstance(dataloader, dict) and not dataloader.get('num_workers'):
+            dataloader = {key: value for key, value in dataloader.items()
+                          if key not in ('persistent_workers', 'prefetch_factor')}
+        return Runner.build_dataloader(dataloader, *args, **kwargs)
 
     def train(self) -> nn.Module:
         """Train, unless another training runs in the same work directory.

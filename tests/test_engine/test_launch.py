@@ -26,6 +26,15 @@ def test_options_of_the_command_line_reach_the_config(small, tmp_path, monkeypat
     assert small.get('model_wrapper_cfg') is None
 
 
+def test_auto_scale_lr_scales_with_the_real_batch(small, tmp_path):
+    """The small config has one process with 4 images a batch, and a rate of 1e-3 for 1,024."""
+    prepare(small, auto_scale_lr=True, work_dir=str(tmp_path))
+    runner = launch.build_runner(small)
+    wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
+    runner.scale_lr(wrapper, runner.auto_scale_lr)
+    assert {group['lr'] for group in wrapper.optimizer.param_groups} == {1e-3 * 4 / 1024}
+
+
 def test_resume_with_nothing_to_resume_starts_from_load_from(small, tmp_path, monkeypatch):
     """MMEngine would drop load_from and train from random weights."""
     monkeypatch.setattr(machine, 'has_accelerator', lambda: True)

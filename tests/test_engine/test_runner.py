@@ -4,7 +4,7 @@ import torch
 from toy_run import ToyModel, toy_runner
 
 from pervit_mm.checkpoints import read_checkpoint
-from pervit_mm.engine.runner import alone_in
+from pervit_mm.engine.runner import PerViTRunner, alone_in
 from pervit_mm.utils.errors import UserError
 
 
@@ -117,3 +117,12 @@ def test_control_characters_of_a_file_do_not_reach_the_terminal(tmp_path):
     with pytest.raises(UserError) as stop:
         read_checkpoint(path)
     assert '\x1b' not in str(stop.value)
+
+
+def test_without_workers_their_settings_are_dropped():
+    """The loaders for ImageNet have both. torch makes an error of them in a loader without workers."""
+    settings = dict(batch_size=2, dataset=list(range(4)), sampler=dict(type='DefaultSampler', shuffle=False),
+                    persistent_workers=True, prefetch_factor=4)
+    assert [list(batch) for batch in PerViTRunner.build_dataloader(dict(settings, num_workers=0))] == [[0, 1], [2, 3]]
+    loader = PerViTRunner.build_dataloader(dict(settings, num_workers=1))
+    assert (loader.persistent_workers, loader.prefetch_factor) == (True, 4)

@@ -143,14 +143,14 @@ def elastic(nodes, rank, processes, address, port):
     ('dist_test.sh', ['c.py', 'a b.pth', '2', *OPTIONS], {}, 'python', [
         *elastic(1, 0, 2, '127.0.0.1', 29500), 'tools/test.py', 'c.py', 'a b.pth', '--launcher', 'pytorch', *OPTIONS]),
     ('slurm_train.sh', ['gpu', 'my job', 'c.py', *OPTIONS], dict(GPUS='4', SRUN_ARGS='--qos high'), 'srun', [
-        '-p', 'gpu', '--job-name=my job', '--gres=gpu:4', '--ntasks=4', '--ntasks-per-node=4', '--cpus-per-task=5',
+        '-p', 'gpu', '--job-name=my job', '--gres=gpu:4', '--ntasks=4', '--ntasks-per-node=4', '--cpus-per-task=10',
         '--kill-on-bad-exit=1', '--qos', 'high', 'python', '-u', 'tools/train.py', 'c.py', '--launcher', 'slurm',
         *OPTIONS]),
     ('slurm_train.sh', ['gpu', 'j', 'c.py'], dict(GPUS='16', CPUS_PER_TASK='3'), 'srun', [
         '-p', 'gpu', '--job-name=j', '--gres=gpu:8', '--ntasks=16', '--ntasks-per-node=8', '--cpus-per-task=3',
         '--kill-on-bad-exit=1', 'python', '-u', 'tools/train.py', 'c.py', '--launcher', 'slurm']),
     ('slurm_test.sh', ['gpu', 'j', 'c.py', 'a b.pth', *OPTIONS], dict(GPUS='2'), 'srun', [
-        '-p', 'gpu', '--job-name=j', '--gres=gpu:2', '--ntasks=2', '--ntasks-per-node=2', '--cpus-per-task=5',
+        '-p', 'gpu', '--job-name=j', '--gres=gpu:2', '--ntasks=2', '--ntasks-per-node=2', '--cpus-per-task=10',
         '--kill-on-bad-exit=1', 'python', '-u', 'tools/test.py', 'c.py', '--launcher', 'slurm', 'a b.pth', *OPTIONS]),
 ])
 def test_shell_tools_forward_their_arguments(tmp_path, script, args, env, program, expected):
