@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ..utils.errors import UserError
@@ -134,6 +135,7 @@ def capture(model: nn.Module, attention: bool = True, features: bool = False, qk
     """Record attention and features of every block while a model runs.
 
     Hooks record, so the model computes what it always computes. They are removed at the end, also after an exception.
+    Meanwhile nothing runs compiled.
     Attention has no gradient. ``output`` and ``branches`` have the gradient of the model.
 
     Args:
@@ -176,6 +178,8 @@ def capture(model: nn.Module, attention: bool = True, features: bool = False, qk
         record.blocks.append(block if each is None else each(block))
 
     with ExitStack() as undo:
+        # Code that was compiled before doesn't know of the hooks.
+        undo.enter_context(torch.compiler.set_stance('force_eager'))
         for index, recorder in enumerate(recorders):
             recorder.attach(undo, lambda index=index: BlockRecord(index), finish, attention=attention,
                             features=features, qkv=qkv, branches=branches)

@@ -7,6 +7,7 @@ from .hooks import (
     PeripheralInitHook,
     PerViTBrokenImagesHook,
     PerViTCheckpointHook,
+    PerViTCompileHook,
     PerViTLoggerHook,
     PerViTNonFiniteHook,
     PerViTNonlocalityHook,
@@ -20,7 +21,8 @@ from .runner import PerViTRunner
 
 __all__ = [
     'AttentionStatsHook', 'KNNHook', 'PerViTBFloat16OptimWrapper', 'PerViTBrokenImagesHook', 'PerViTCheckpointHook',
-    'PerViTLayerDecayConstructor', 'PerViTLoggerHook', 'PerViTNonFiniteHook', 'PerViTNonlocalityHook',
-    'PerViTPositionMapHook', 'PerViTPreemptionHook', 'PerViTRandomStateHook', 'PerViTRunner', 'PerViTSyncBuffersHook',
-    'PeripheralInit', 'PeripheralInitHook', 'allow_checkpoint_types', 'find_backbones', 'init_schedule'
+    'PerViTCompileHook', 'PerViTLayerDecayConstructor', 'PerViTLoggerHook', 'PerViTNonFiniteHook',
+    'PerViTNonlocalityHook', 'PerViTPositionMapHook', 'PerViTPreemptionHook', 'PerViTRandomStateHook', 'PerViTRunner',
+    'PerViTSyncBuffersHook', 'PeripheralInit', 'PeripheralInitHook', 'allow_checkpoint_types', 'find_backbones',
+    'init_schedule'
 ]

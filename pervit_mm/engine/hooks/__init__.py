@@ -2,6 +2,7 @@
 from .attention_stats_hook import AttentionStatsHook
 from .broken_images_hook import PerViTBrokenImagesHook
 from .checkpoint_hook import PerViTCheckpointHook
+from .compile_hook import PerViTCompileHook
 from .initialization_hook import PeripheralInitHook
 from .knn_hook import KNNHook
 from .logger_hook import PerViTLoggerHook
@@ -12,7 +13,7 @@ from .random_state_hook import PerViTRandomStateHook
 from .sync_buffers_hook import PerViTSyncBuffersHook
 
 __all__ = [
-    'AttentionStatsHook', 'KNNHook', 'PerViTBrokenImagesHook', 'PerViTCheckpointHook', 'PerViTLoggerHook',
-    'PerViTNonFiniteHook', 'PerViTNonlocalityHook', 'PerViTPositionMapHook', 'PerViTPreemptionHook',
+    'AttentionStatsHook', 'KNNHook', 'PerViTBrokenImagesHook', 'PerViTCheckpointHook', 'PerViTCompileHook',
+    'PerViTLoggerHook', 'PerViTNonFiniteHook', 'PerViTNonlocalityHook', 'PerViTPositionMapHook', 'PerViTPreemptionHook',
     'PerViTRandomStateHook', 'PerViTSyncBuffersHook', 'PeripheralInitHook'
 ]
