@@ -11,5 +11,5 @@ model = dict(
 
 optim_wrapper = dict(optimizer=dict(weight_decay=0.03))
 
-# The smallest network waits for its images first: an H100 takes those of 14 cores, see docs/performance.md.
+# The smallest network needs the most images a second, see docs/performance.md.
 train_dataloader = dict(num_workers=14)

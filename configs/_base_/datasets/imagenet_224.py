@@ -56,7 +56,7 @@ test_pipeline = [
 # floor(1281167 // 256 * 256 / 8). With `drop_last` both make 1251 iterations.
 train_dataloader = dict(
     batch_size=128,
-    # One for each of the 10 cores that tools/slurm_train.sh gives a GPU, see docs/performance.md.
+    # One for each core that tools/slurm_train.sh gives a GPU, see docs/performance.md.
     num_workers=10,
     # The time of an image varies with its size, so each worker may be four batches ahead.
     prefetch_factor=4,
