@@ -17,6 +17,7 @@ from ..apis.flops import count_flops
 from ..models.position import DistanceProjection, PerViTPeripheralPosition, PositionInit
 from ..ops import peripheral_attention
 from ..utils.errors import UserError
+from .gpu import gpu
 from .loading import loader
 from .pretraining import nearest_neighbors, pretraining, pretraining_step
 from .settings import Rows, Settings, row
@@ -266,7 +267,7 @@ def _compiled_call(make: Callable, model: nn.Module, fast: Callable, images: tor
 
 SUITES: dict[str, Callable[[Settings, ModuleType], Rows]] = dict(
     inference=inference, training=training, attention=attention, position=position, dense=dense, detection=detection,
-    bf16=bf16, compile=compiled, pretraining=pretraining, loader=loader)
+    bf16=bf16, compile=compiled, pretraining=pretraining, loader=loader, gpu=gpu)
 
 
 def memory_case(name: str, oracle: ModuleType | None = None) -> Callable[[], Callable[[], None]]:

@@ -128,11 +128,17 @@ def run_case(command: Sequence[str]) -> dict[str, float]:
 
 def environment() -> dict[str, str]:
     """What the figures depend on: device, threads, versions."""
-    if torch.cuda.is_available():
-        device = torch.cuda.get_device_name()
-    else:
-        device = f'{_processor()}, {torch.get_num_threads()} threads'
-    return dict(device=device, python=platform.python_version(), torch=torch.__version__)
+    versions = dict(python=platform.python_version(), torch=torch.__version__)
+    if not torch.cuda.is_available():
+        return dict(device=f'{_processor()}, {torch.get_num_threads()} threads', **versions)
+    try:
+        import triton
+        versions['triton'] = triton.__version__
+    except ImportError:
+        versions['triton'] = 'none'
+    capability = '.'.join(map(str, torch.cuda.get_device_capability()))
+    return dict(device=f'{torch.cuda.get_device_name()}, compute capability {capability}', **versions,
+                cuda=str(torch.version.cuda), cudnn=str(torch.backends.cudnn.version()))
 
 
 def _processor() -> str:

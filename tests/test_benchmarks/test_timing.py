@@ -62,3 +62,12 @@ def test_the_tool_writes_tables(tmp_path):
     assert float(rows[0]['ratio']) == 1 and all(float(row['ms']) > 0 for row in rows)
     text = (tmp_path / 'benchmark.md').read_text()
     assert torch.__version__ in text and '1 threads' in text and '| no mask |' in text
+
+
+def test_figures_of_a_card_name_it_and_its_versions(monkeypatch):
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    monkeypatch.setattr(torch.cuda, 'get_device_name', lambda: 'Some Card')
+    monkeypatch.setattr(torch.cuda, 'get_device_capability', lambda: (9, 0))
+    found = timing.environment()
+    assert found['device'] == 'Some Card, compute capability 9.0' and found['torch'] == torch.__version__
+    assert found['cuda'] == str(torch.version.cuda) and {'triton', 'cudnn', 'python'} <= set(found)
