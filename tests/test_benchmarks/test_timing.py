@@ -68,6 +68,8 @@ def test_figures_of_a_card_name_it_and_its_versions(monkeypatch):
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
     monkeypatch.setattr(torch.cuda, 'get_device_name', lambda: 'Some Card')
     monkeypatch.setattr(torch.cuda, 'get_device_capability', lambda: (9, 0))
+    monkeypatch.setattr(torch.backends.cudnn, 'version', lambda: 91900)
     found = timing.environment()
     assert found['device'] == 'Some Card, compute capability 9.0' and found['torch'] == torch.__version__
-    assert found['cuda'] == str(torch.version.cuda) and {'triton', 'cudnn', 'python'} <= set(found)
+    assert found['cuda'] == str(torch.version.cuda) and found['cudnn'] == '91900'
+    assert {'triton', 'python'} <= set(found)
