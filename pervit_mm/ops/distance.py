@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from .devices import few_launches
+
 
 def grid_step(hw_shape: tuple[int, int], pretrain_hw: tuple[int, int] | None = None) -> float:
     """Distance between neighboring tokens.
@@ -68,6 +70,25 @@ def expand_offsets(offset_map: Tensor, hw_shape: tuple[int, int], margin: int = 
     """
     h, w = hw_shape
     return offset_map.unfold(-2, h + 2 * margin, 1).unfold(-2, w + 2 * margin, 1)
+
+
+def fold_offsets(windows: Tensor, offset_map: Tensor) -> None:
+    """Add windows to the map that they were cut from, each where it lies: the gradient of :func:`expand_offsets`.
+
+    Args:
+        windows (Tensor): ``(..., r, c, h, w)``.
+        offset_map (Tensor): ``(..., r - 1 + h, c - 1 + w)``; changed in place. For a part of all windows this is the
+            part of the map under them.
+    """
+    *outer, rows, cols, height, width = windows.shape
+    if few_launches(windows.device):
+        # Two kernels, first along rows, then along columns. Each value of the map gathers what belongs to it.
+        folded = torch.ops.aten.unfold_backward(windows, [*outer, rows, cols - 1 + width, height], -2, width, 1)
+        offset_map.add_(torch.ops.aten.unfold_backward(folded, [*outer, *offset_map.shape[-2:]], -2, height, 1))
+        return
+    for i in range(rows):  # on the CPU this is faster
+        for j in range(cols):
+            offset_map[..., i:i + height, j:j + width].add_(windows[..., i, j, :, :])
 
 
 def pairwise_distances(hw_shape: tuple[int, int], step: float,

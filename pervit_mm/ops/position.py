@@ -9,6 +9,7 @@ large grids. Nothing of this is an approximation.
 Here p = kernel // 2 is the margin of one convolution. The key grid is extended by 2p tokens on each side, so that two
 unpadded convolutions end on the grid itself.
 """
+from itertools import repeat
 from typing import NamedTuple
 
 import torch
@@ -16,13 +17,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .derivatives import is_transformed
+from .devices import default_slice_bytes
 from .distance import offset_distances
 from .position_per_query import query_position
 from .position_plain import plain_query_position
 from .precision import exact_dtype
-
-#: Bytes of hidden values that one slice of queries may hold, all blocks together.
-SLICE_BYTES = 4 * 2**20
 
 
 class PositionWeights(NamedTuple):
@@ -158,7 +157,7 @@ def log_positions(weights: PositionWeights, hw_shape: tuple[int, int], step: flo
             the query, clamped to the grid, instead of over all keys. Defaults to None, all keys.
         eps (float): Of both norms. Defaults to 1e-5.
         slice_bytes (int, optional): Bytes of hidden values that a slice of queries may hold; slices are recomputed in
-            backward. Defaults to None, which is :data:`SLICE_BYTES`.
+            backward. Defaults to None, which is what suits the device, see :func:`default_slice_bytes`.
 
     Returns:
         tuple[Tensor, ...]: ``(nH, N, N)`` float32 of each block, rows queries.
@@ -171,14 +170,16 @@ def log_positions(weights: PositionWeights, hw_shape: tuple[int, int], step: flo
         factor, summand = factor.flip(2, 3), summand.flip(2, 3)  # into the order of windows, see expand_offsets
     hidden = hidden.float()
     rows, cols = key_shares(weights, hw_shape, stat_hw, hidden.device)
-    blocks_each, queries_each = slice_plan(weights, hw_shape, SLICE_BYTES if slice_bytes is None else slice_bytes)
+    if slice_bytes is None:
+        slice_bytes = default_slice_bytes(hidden.device)
+    blocks_each, queries_each = slice_plan(weights, hw_shape, slice_bytes)
     by_block = (hidden, factor, summand, weights.conv2_weight, weights.conv2_bias, weights.norm2_weight,
                 weights.norm2_bias)
     # A trace is one graph for both modes: torch records it with gradients and checks it without.
     keep = torch.is_grad_enabled() or torch.jit.is_tracing()
     made: list[Tensor] = []
-    for start in range(0, hidden.shape[0], blocks_each):
-        part = (t if t is None else t[start:start + blocks_each] for t in by_block)
+    # Not by slicing: the gradient of a slice is a whole tensor of zeros.
+    for part in zip(*(repeat(None) if t is None else t.split(blocks_each) for t in by_block)):
         if is_transformed():
             log_position = plain_query_position(*part, rows, cols, hw_shape, eps)
         else:

@@ -2,8 +2,8 @@
 
 Norm, ReLU, convolution, norm and log-sigmoid run on a slice of queries at a time, for all blocks together, with a
 backward of their own. Autograd would save several tensors of D·N·(H + 2)·(W + 2) values for each block. Here only the
-normalized logits are saved, nH·N·N values. Backward recomputes the larger tensors slice by slice, in the processor's
-cache.
+normalized logits are saved, nH·N·N values. Backward recomputes the larger tensors slice by slice: on the CPU in the
+processor's cache, elsewhere in slices so large that a window's grid takes one (:mod:`pervit_mm.ops.devices`).
 
 The convolution is one matrix product over channels, for all k² taps at once, followed by k² shifted additions. The keys
 of a query stay laid out in rows of W + 2p throughout, so a shift by a tap is one offset into flat memory. The shift
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from .derivatives import differentiable_gradients
-from .distance import expand_offsets
+from .distance import expand_offsets, fold_offsets
 from .position_plain import plain_query_position
 from .precision import without_autocast
 
@@ -31,9 +31,12 @@ KEYS = (slice(None), slice(None))
 
 def _hidden(windows: Tensor, factor: Tensor | None, summand: Tensor | None) -> Tensor:
     """First norm and ReLU of windows ``(L, D, r, c, H + 2p, W + 2p)``; factor and summand are ``(L, D, r, c)``."""
+    # Into a contiguous tensor. On their own, both operations keep the order of the windows' strides in memory, and the
+    # products over channels would need a copy.
+    hidden = windows.new_empty(windows.shape)
     if factor is None:
-        return windows.relu()
-    return torch.addcmul(summand[..., None, None], windows, factor[..., None, None]).relu_()
+        return torch.clamp_min(windows, 0, out=hidden)
+    return torch.addcmul(summand[..., None, None], windows, factor[..., None, None], out=hidden).relu_()
 
 
 def _tap_matrix(weight: Tensor) -> Tensor:
@@ -50,18 +53,14 @@ def _add_taps(products: Tensor, shifts: list[int]) -> Tensor:
     """Sum ``(L, k², nH, T)`` over the taps, each read ahead by its shift: ``(L, nH, T)``, in place of the first tap."""
     total, length = products[:, 0], products.shape[-1]
     for tap, shift in enumerate(shifts[1:], 1):
-        total[..., :length - shift] += products[:, tap, :, shift:]
+        total[..., :length - shift].add_(products[:, tap, :, shift:])
     return total
 
 
 def _spread_taps(grad: Tensor, shifts: list[int]) -> Tensor:
-    """Gradient of :func:`_add_taps`: ``(L, nH, T)`` to ``(L, k² * nH, T)``."""
-    blocks, heads, length = grad.shape
-    products = grad.new_empty(blocks, len(shifts), heads, length)
-    for tap, shift in enumerate(shifts):
-        products[:, tap, :, :shift] = 0
-        products[:, tap, :, shift:] = grad[..., :length - shift]
-    return products.flatten(1, 2)
+    """Gradient of :func:`_add_taps`: ``(L, nH, S + T)``, where S zeros lead, the last shift, to ``(L, k² * nH, T)``."""
+    length = grad.shape[-1] - shifts[-1]
+    return torch.stack([grad[..., shifts[-1] - shift:][..., :length] for shift in shifts], 1).flatten(1, 2)
 
 
 def _share(rows: Tensor | None, cols: Tensor | None, queries: tuple, hw_shape: tuple[int, int]) -> Tensor | float:
@@ -199,27 +198,27 @@ def query_position_backward(grad, normed, inverse, hidden, factor, summand, weig
         dlogits = grad[part.queries] * z.neg().sigmoid_()
         if gamma is not None:
             total, slope = _sum_keys(dlogits), _sum_keys(dlogits * y)
-            dbeta += total.sum((2, 3, 4, 5))
-            dgamma += slope.sum((2, 3, 4, 5))
+            dbeta.add_(total.sum((2, 3, 4, 5)))
+            dgamma.add_(slope.sum((2, 3, 4, 5)))
             share = _share(rows, cols, part.queries, hw_shape)
             dlogits.sub_(torch.addcmul(total, y, slope).mul_(share)).mul_(inverse[part.queries] * _by_head(gamma))
-        dbias += dlogits.sum((2, 3, 4, 5))
+        dbias.add_(dlogits.sum((2, 3, 4, 5)))
         # Through the convolution: shifted copies, then the transposed product.
         window = windows[part.windows + KEYS]
         x = _hidden(window, *(t if t is None else t[part.windows] for t in (factor, summand)))
-        padded = x.new_zeros(blocks, heads, *x.shape[2:])
-        padded[..., :h, :w] = dlogits.flip(2, 3)
-        dproducts = _spread_taps(padded.flatten(2), _tap_shifts(kernel, x.shape[-1]))
+        shifts = _tap_shifts(kernel, x.shape[-1])
+        padded = x.new_zeros(blocks, heads, shifts[-1] + x[0, 0].numel())
+        padded[..., shifts[-1]:].view(blocks, heads, *x.shape[2:])[..., :h, :w] = dlogits.flip(2, 3)
+        dproducts = _spread_taps(padded, shifts)
         dmatrix.baddbmm_(dproducts, x.flatten(2).transpose(1, 2))
         dx = torch.bmm(matrix.transpose(1, 2), dproducts).view_as(x).mul_(x.sign_())  # x >= 0: its sign is ReLU's slope
         if factor is not None:
             dsummand[part.windows] = dx.sum((-2, -1))
             dfactor[part.windows] = (dx * window).sum((-2, -1))
-            dx *= factor[part.windows][..., None, None]
-        (top, left), (height, width) = (side.start for side in part.windows[1:]), dx.shape[-2:]
-        for i in range(dx.shape[2]):  # each window back to where it lies in the map
-            for j in range(dx.shape[3]):
-                dhidden[..., top + i:top + i + height, left + j:left + j + width] += dx[:, :, i, j]
+            dx.mul_(factor[part.windows][..., None, None])
+        # Each window back to where it lies in the map.
+        places = tuple(slice(side.start, side.stop - 1 + keys) for side, keys in zip(part.windows[1:], dx.shape[-2:]))
+        fold_offsets(dx, dhidden[(..., *places)])
     dweight = dmatrix.unflatten(1, (kernel, kernel, heads)).permute(0, 3, 4, 1, 2).contiguous()
     return dhidden, dfactor, dsummand, dweight, dbias, dgamma, dbeta
 

@@ -90,7 +90,8 @@ def test_compiles_without_graph_breaks_in_training(device, kwargs):
 
 @pytest.mark.parametrize('device', DEVICES)
 def test_compiles_with_slices_under_recomputation(device, monkeypatch):
-    monkeypatch.setattr('pervit_mm.ops.position.SLICE_BYTES', 120_000)  # two slices of the 9 x 7 grid
+    # Two slices of the 9 x 7 grid.
+    monkeypatch.setattr('pervit_mm.ops.position.default_slice_bytes', lambda device: 120_000)
     test_compiles_without_graph_breaks_in_training(device, dict())
 
 

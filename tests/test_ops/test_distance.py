@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from pervit_mm import ops
+from pervit_mm.ops.distance import fold_offsets
 
 GRIDS = [(5, 5), (3, 7), (6, 2), (1, 6), (4, 1), (1, 1)]
 
@@ -19,6 +20,21 @@ def test_expanded_offsets_hold_every_distance_with_margin(hw):
     offsets = ops.offset_distances(hw, 0.5, margin=2)
     windows = ops.expand_offsets(offsets[None], hw, margin=2).flip(1, 2).reshape(hw[0] * hw[1], hw[0] + 4, hw[1] + 4)
     torch.testing.assert_close(windows, oracle.distances(hw, 0.5, 2).float())
+
+
+@pytest.mark.parametrize('few', [True, False], ids=['few launches', 'loop'])
+@pytest.mark.parametrize('hw', GRIDS)
+def test_folding_is_the_gradient_of_expanding(monkeypatch, few, hw):
+    """The form for GPUs and that for the CPU, onto a map that has values already."""
+    monkeypatch.setattr('pervit_mm.ops.distance.few_launches', lambda device: few)
+    offsets = torch.randn(2, 2 * hw[0] + 1, 2 * hw[1] + 1, requires_grad=True)
+    windows = ops.expand_offsets(offsets, hw, margin=1)
+    grad = torch.randn_like(windows)
+    windows.backward(grad)
+    before = torch.randn_like(offsets)
+    folded = before.clone()
+    fold_offsets(grad, folded)
+    torch.testing.assert_close(folded, before + offsets.grad, atol=1e-5, rtol=1e-5)
 
 
 def test_grid_step_spans_the_longer_side():
