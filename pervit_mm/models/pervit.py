@@ -16,8 +16,18 @@ from .build import build_position, build_stem
 from .deployment import MARKER, deploy, follow_checkpoint
 from .init_rules import rule_name, with_peripheral_init
 from .layers import PerViTBlock
-from .position import DistanceProjection, LogPositions, PositionCache, check_position, make_log_positions
+from .position import (
+    DistanceProjection,
+    LogPositions,
+    PositionCache,
+    check_position,
+    fitting_blocks,
+    make_log_positions,
+)
 from .pretrained import load_pretrained
+
+#: Most bytes of log Φp that a step with recomputation stores. Backward stores as much once more.
+RECOMPUTED_BYTES = 64 * 2**20
 
 
 @MODELS.register_module()
@@ -224,8 +234,9 @@ class PerViT(BaseModule):
 
         Only this method decides where log Φp comes from. A frozen module has it in its buffers. Without gradients it
         comes from the cache. In training, log Φp of all blocks that run is made together, because backward needs all of
-        it at once anyway. Under recomputation (``with_cp``) log Φp of a block is made when the block asks for it, and
-        again in backward.
+        it at once anyway. Under recomputation (``with_cp``) this goes for the blocks whose log Φp takes at most
+        ``RECOMPUTED_BYTES`` together, such as windows. That of the others is made when the block asks for it, and again
+        in backward.
 
         Args:
             hw_shape (tuple[int, int]): Grid (H, W) in tokens.
@@ -244,9 +255,12 @@ class PerViT(BaseModule):
         known: list[Tensor | None] = []
         if self.position_cache is not None and PositionCache.usable() and not self._on_meta():
             known = self.position_cache.get(positions[:runs], grids[:runs], self.num_heads, self.position_proj)
-        elif not self._recomputes() and (
-                torch.is_grad_enabled() or self.position_cache is None or torch.jit.is_tracing()):
-            known = make_log_positions(positions[:runs], grids[:runs], self.position_proj)
+        elif torch.is_grad_enabled() or self.position_cache is None or torch.jit.is_tracing():
+            together = range(runs)
+            if self._recomputes():
+                together = fitting_blocks(together, grids, self.num_heads, RECOMPUTED_BYTES)
+            known = make_log_positions([positions[i] if i in together else None for i in range(runs)], grids[:runs],
+                                       self.position_proj)
         known = known + [None] * (self.num_layers - len(known))
 
         def make(block: int) -> Tensor | None:

@@ -9,6 +9,7 @@ from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
 from pervit_mm.models import PerViT, PerViTPeripheralPosition
+from pervit_mm.ops import log_positions
 
 SIZES = [(28, 28), (30, 17), (4, 33), (1, 1), (3, 4)]
 
@@ -148,6 +149,23 @@ def test_checkpointing_recomputes_and_changes_nothing(options):
     # Frozen blocks have no backward, so they are not recomputed.
     trained = sum(any(p.requires_grad for p in block.parameters()) for block in plain.blocks)
     assert (passes[plain], passes[recomputed]) == (3, 3 + trained) and trained > 0
+    for (name, a), b in zip(plain.named_parameters(), recomputed.parameters()):
+        torch.testing.assert_close(a.grad, b.grad, atol=1e-5, rtol=1e-4, msg=naming(name))
+
+
+@pytest.mark.parametrize('room, calls', [(64 * 2**20, 1), (2 * 9**2 * 4 * 2, 3), (0, 6)])
+def test_checkpointing_makes_small_log_positions_once_for_all_blocks(monkeypatch, room, calls):
+    """Three blocks with windows of 3 x 3 tokens: all fit; two fit, and one is made twice; none fits."""
+    made = []
+    monkeypatch.setattr('pervit_mm.models.position.peripheral.log_positions',
+                        lambda *args: made.append(args) or log_positions(*args))
+    monkeypatch.setattr('pervit_mm.models.pervit.RECOMPUTED_BYTES', room)
+    images = torch.randn(2, 3, 28, 28)
+    plain, recomputed = (build(with_cp=with_cp, window_size=3).train() for with_cp in (False, True))
+    plain(images)[0].square().sum().backward()
+    made.clear()
+    recomputed(images)[0].square().sum().backward()
+    assert len(made) == calls
     for (name, a), b in zip(plain.named_parameters(), recomputed.parameters()):
         torch.testing.assert_close(a.grad, b.grad, atol=1e-5, rtol=1e-4, msg=naming(name))
 

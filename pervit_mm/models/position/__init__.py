@@ -9,7 +9,7 @@ from .base import (
     fill_,
     make_log_positions,
 )
-from .cache import PositionCache
+from .cache import PositionCache, fitting_blocks
 from .frozen import FrozenPosition, frozen_log_positions
 from .peripheral import PerViTPeripheralPosition
 from .variants import PerViTEuclideanPosition, PerViTRelativePositionBias
@@ -17,5 +17,5 @@ from .variants import PerViTEuclideanPosition, PerViTRelativePositionBias
 __all__ = [
     'DISTANCE_SCALES', 'BasePosition', 'DistanceProjection', 'FrozenPosition', 'LogPositions',
     'PerViTEuclideanPosition', 'PerViTPeripheralPosition', 'PerViTRelativePositionBias', 'PositionCache',
-    'PositionInit', 'check_position', 'fill_', 'frozen_log_positions', 'make_log_positions'
+    'PositionInit', 'check_position', 'fill_', 'fitting_blocks', 'frozen_log_positions', 'make_log_positions'
 ]

@@ -1,6 +1,6 @@
 """log Φp kept between calls: it depends on grid and weights alone, so inference needs to make it only once."""
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 
 import torch
@@ -13,6 +13,29 @@ from .base import BasePosition, DistanceProjection, make_log_positions
 def _size(grid: tuple[int, int], num_heads: int) -> int:
     """Bytes of log Φp of a grid, float32."""
     return 4 * num_heads * (grid[0] * grid[1])**2
+
+
+def fitting_blocks(blocks: Iterable[int], grids: Sequence[tuple[int, int]], num_heads: int,
+                   max_bytes: int) -> list[int]:
+    """Blocks whose log Φp fits into a number of bytes together.
+
+    Args:
+        blocks (Iterable[int]): Block indices, in the order in which they take room.
+        grids (Sequence[tuple[int, int]]): Grid (H, W) of each block of the network in tokens.
+        num_heads (int): Heads of each block.
+        max_bytes (int): The limit.
+
+    Returns:
+        list[int]: Those of ``blocks`` that fit. One that does not is left out, and a later one, for example one with
+        windows, may still fit.
+    """
+    fitting = []
+    for index in blocks:
+        size = _size(grids[index], num_heads)
+        if size <= max_bytes:
+            max_bytes -= size
+            fitting.append(index)
+    return fitting
 
 
 class PositionCache:
@@ -81,12 +104,8 @@ class PositionCache:
             return log_positions
         modules = [positions[i] for i in live]
         self._check_weights(modules + ([] if projection is None else [projection]))
-        room, missing = self.max_bytes, []
-        for index in live:
-            size = _size(grids[index], num_heads)
-            if size > room:  # a later block may still fit, for example one with windows
-                continue
-            room -= size
+        missing = []
+        for index in fitting_blocks(live, grids, num_heads, self.max_bytes):
             # The key has the module's options and the module itself, because either may have been changed.
             key = (index, grids[index], positions[index], positions[index].cache_key())
             if key in self._kept:
@@ -94,7 +113,7 @@ class PositionCache:
                 log_positions[index] = self._kept[key]
             else:
                 missing.append(key)
-        # The loop above left room for all that this call keeps, so this drops only entries of earlier calls.
+        # There is room for all that this call keeps, so this drops only entries of earlier calls.
         new = sum(_size(grid, num_heads) for _, grid, *_ in missing)
         while new + sum(_size(grid, num_heads) for _, grid, *_ in self._kept) > self.max_bytes:
             self._kept.popitem(last=False)
