@@ -53,8 +53,8 @@ def samples(bad=()):
 
 
 def toy_runner(work_dir, epochs=3, scores=None, checkpoint=None, hooks=(), bad=(), width=3, optimizer=None,
-               by_iteration=None, train_dataloader=None, logger=None, **kwargs):
-    """A ``PerViTRunner`` in this process."""
+               by_iteration=None, train_dataloader=None, logger=None, kind=ToyModel, optim_wrapper=None, **kwargs):
+    """A ``PerViTRunner`` in this process. It trains a model of the class ``kind``."""
     val = {} if scores is None else dict(
         val_dataloader=dict(batch_size=4, num_workers=0, dataset=samples(), collate_fn=dict(type='default_collate'),
                             sampler=dict(type='DefaultSampler', shuffle=False)),
@@ -64,12 +64,12 @@ def toy_runner(work_dir, epochs=3, scores=None, checkpoint=None, hooks=(), bad=(
         train_cfg = dict(by_epoch=False, max_iters=by_iteration, val_interval=3)
     torch.manual_seed(0)  # the model is made before the runner sets its own seed
     return PerViTRunner(
-        model=ToyModel(width), work_dir=str(work_dir),
+        model=kind(width), work_dir=str(work_dir),
         train_dataloader=train_dataloader or dict(
             batch_size=BATCH, num_workers=0, dataset=samples(bad), collate_fn=dict(type='default_collate'),
             sampler=dict(type='InfiniteSampler' if by_iteration else 'DefaultSampler', shuffle=True)),
         train_cfg=train_cfg,
-        optim_wrapper=dict(optimizer=optimizer or dict(type='Adam', lr=0.01)),
+        optim_wrapper=optim_wrapper or dict(optimizer=optimizer or dict(type='Adam', lr=0.01)),
         default_hooks=dict(checkpoint=dict(type='PerViTCheckpointHook', **(checkpoint or dict(interval=1))),
                            logger=logger or dict(type='LoggerHook')),
         custom_hooks=[dict(type='PerViTRandomStateHook'), *hooks], default_scope='mmengine', randomness=dict(seed=0),

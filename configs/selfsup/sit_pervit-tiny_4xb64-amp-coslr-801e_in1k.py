@@ -49,7 +49,8 @@ model = dict(
     momentum=0.996)
 
 max_epochs = 801
-optim_wrapper = dict(optimizer=dict(lr=5e-4 * 256 / 256))
+# DistillationHook clips gradients right before the step. A fused step would undo the loss scale only after that.
+optim_wrapper = dict(optimizer=dict(lr=5e-4 * 256 / 256, foreach=True))
 custom_hooks = [*_base_.custom_hooks, dict(type='DistillationHook', clip_grad=3.0)]
 param_scheduler = [
     dict(type='LinearLR', start_factor=1e-3, by_epoch=True, begin=0, end=10, convert_to_iter_based=True),

@@ -16,13 +16,13 @@ from .hooks import (
     PerViTRandomStateHook,
     PerViTSyncBuffersHook,
 )
-from .optimizers import PerViTBFloat16OptimWrapper, PerViTLayerDecayConstructor
+from .optimizers import PerViTBFloat16OptimWrapper, PerViTGroupedConstructor, PerViTLayerDecayConstructor
 from .runner import PerViTRunner
 
 __all__ = [
     'AttentionStatsHook', 'KNNHook', 'PerViTBFloat16OptimWrapper', 'PerViTBrokenImagesHook', 'PerViTCheckpointHook',
-    'PerViTCompileHook', 'PerViTLayerDecayConstructor', 'PerViTLoggerHook', 'PerViTNonFiniteHook',
-    'PerViTNonlocalityHook', 'PerViTPositionMapHook', 'PerViTPreemptionHook', 'PerViTRandomStateHook', 'PerViTRunner',
-    'PerViTSyncBuffersHook', 'PeripheralInit', 'PeripheralInitHook', 'allow_checkpoint_types', 'find_backbones',
-    'init_schedule'
+    'PerViTCompileHook', 'PerViTGroupedConstructor', 'PerViTLayerDecayConstructor', 'PerViTLoggerHook',
+    'PerViTNonFiniteHook', 'PerViTNonlocalityHook', 'PerViTPositionMapHook', 'PerViTPreemptionHook',
+    'PerViTRandomStateHook', 'PerViTRunner', 'PerViTSyncBuffersHook', 'PeripheralInit', 'PeripheralInitHook',
+    'allow_checkpoint_types', 'find_backbones', 'init_schedule'
 ]

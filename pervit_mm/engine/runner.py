@@ -20,6 +20,7 @@ from ..checkpoints.contents import drop_config
 from ..models.arch import check_type
 from ..utils.errors import UserError
 from ..utils.refusals import reading
+from .optimizers import fit_schedulers
 from .preflight import building, check_run, told_builder
 
 try:
@@ -130,6 +131,9 @@ class PerViTRunner(Runner):
                             'with the config of that run, or take its weights alone by load_from') from error
         finally:
             self._strict = before
+        schedulers = self.param_schedulers or []
+        for part in schedulers.values() if isinstance(schedulers, dict) else [schedulers]:
+            fit_schedulers(part)
         loop = self.train_loop
         by_iteration = isinstance(loop, IterBasedTrainLoop)
         name, done = ('max_iters', loop.iter) if by_iteration else ('max_epochs', loop.epoch)

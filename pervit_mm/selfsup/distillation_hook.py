@@ -73,7 +73,8 @@ class DistillationHook(Hook):
             return
         if wrapper.optimizer.defaults.get('fused') and getattr(wrapper, 'loss_scaler', None) is not None:
             raise UserError('clip_grad and freeze_prototypes of DistillationHook need gradients without loss scale, '
-                            'and a fused optimizer unscales them itself: set fused=False, or train in bfloat16')
+                            'and a fused optimizer unscales them itself: set optim_wrapper.optimizer.foreach=True in '
+                            'place of fused, or train in bfloat16')
         prototypes = [param for name, param in model.named_parameters()
                       if name.endswith('prototypes') and param.requires_grad]
 

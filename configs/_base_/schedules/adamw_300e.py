@@ -8,6 +8,7 @@ optim_wrapper = dict(
         type='AdamW', lr=5e-4 * 1024 / 512, eps=1e-8, betas=(0.9, 0.999), weight_decay=0.05),
     clip_grad=None,
     # Matrices and kernels have weight decay. Biases, norms and all other 1-D tensors have none.
+    constructor='PerViTGroupedConstructor',
     paramwise_cfg=dict(norm_decay_mult=0., bias_decay_mult=0., flat_decay_mult=0.))
 
 # The authors set the rate once per epoch (timm), with W epochs of warm-up. In epoch e < W it is

@@ -3,6 +3,7 @@ optim_wrapper = dict(
     type='OptimWrapper',
     optimizer=dict(type='AdamW', lr=2e-3, eps=1e-8, betas=(0.9, 0.999), weight_decay=0.05),
     clip_grad=None,
+    constructor='PerViTGroupedConstructor',
     paramwise_cfg=dict(norm_decay_mult=0., bias_decay_mult=0., flat_decay_mult=0.))
 
 # The rate changes by iteration. The warm-up takes a quarter of an epoch.

@@ -7,6 +7,7 @@ optim_wrapper = dict(
     modules=('backbone', 'neck'),  # on the CPU, RoIAlign and NMS take only float32
     optimizer=dict(type='AdamW', lr=7e-4, eps=1e-8, betas=(0.9, 0.999), weight_decay=0.05),
     clip_grad=dict(max_norm=5.),
+    constructor='PerViTGroupedConstructor',
     paramwise_cfg=dict(norm_decay_mult=0., bias_decay_mult=0., flat_decay_mult=0.))
 
 param_scheduler = [

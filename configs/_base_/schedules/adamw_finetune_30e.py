@@ -6,6 +6,7 @@ optim_wrapper = dict(
     loss_scale='dynamic',
     optimizer=dict(type='AdamW', lr=2e-5, eps=1e-8, betas=(0.9, 0.999), weight_decay=1e-8),
     clip_grad=None,
+    constructor='PerViTGroupedConstructor',
     paramwise_cfg=dict(norm_decay_mult=0., bias_decay_mult=0., flat_decay_mult=0.))
 
 param_scheduler = [

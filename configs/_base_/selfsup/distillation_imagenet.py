@@ -40,4 +40,6 @@ model = dict(
     head=dict(type='DistillationHead', out_channels=65536),
     momentum=0.996)
 
+# The hook clips gradients right before the step. A fused step would undo the loss scale only after that.
+optim_wrapper = dict(optimizer=dict(foreach=True))
 custom_hooks = [*_base_.custom_hooks, dict(type='DistillationHook', clip_grad=3.0, freeze_prototypes=1)]

@@ -11,6 +11,7 @@ optim_wrapper = dict(
     type='PerViTBFloat16OptimWrapper',
     modules=('backbone', ),
     optimizer=dict(type='AdamW', lr=1e-3, betas=(0.9, 0.999), weight_decay=0.05),
+    constructor='PerViTGroupedConstructor',
     paramwise_cfg=dict(norm_decay_mult=0., bias_decay_mult=0., flat_decay_mult=0.))
 default_hooks = dict(checkpoint=dict(max_keep_ckpts=1))
 auto_scale_lr = dict(base_batch_size=128)

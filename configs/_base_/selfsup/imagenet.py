@@ -17,5 +17,6 @@ optim_wrapper = dict(
     dtype='float16',
     loss_scale='dynamic',
     optimizer=dict(type='AdamW', lr=1e-3, betas=(0.9, 0.999), weight_decay=0.04),
+    constructor='PerViTGroupedConstructor',
     paramwise_cfg=dict(norm_decay_mult=0., bias_decay_mult=0., flat_decay_mult=0.))
 default_hooks = dict(checkpoint=dict(interval=10, max_keep_ckpts=3))

@@ -3,20 +3,21 @@ from collections import defaultdict
 
 import torch.nn as nn
 from mmengine.logging import print_log
-from mmengine.optim import DefaultOptimWrapperConstructor
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
 
 from ...utils.errors import UserError
+from .groups import PerViTGroupedConstructor
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
-class PerViTLayerDecayConstructor(DefaultOptimWrapperConstructor):
+class PerViTLayerDecayConstructor(PerViTGroupedConstructor):
     """Optimizer wrapper whose learning rate falls from the head down to the stem.
 
     A parameter of depth i of n gets ``lr * layer_decay_rate ** (n - 1 - i)``. Depths come from the backbone itself:
     the constructor looks for the submodules that have ``get_layer_depth(param_name, prefix)`` and knows no class
     names, so it works for every detector, segmentor and classifier, and for other backbones with that method.
-    Whatever lies outside of such a backbone keeps the full rate.
+    Whatever lies outside of such a backbone keeps the full rate. Each depth has two groups of parameters, with weight
+    decay and without.
 
     Args:
         optim_wrapper_cfg (dict): Config of the optimizer wrapper, with ``optimizer``.
@@ -41,29 +42,23 @@ class PerViTLayerDecayConstructor(DefaultOptimWrapperConstructor):
         self.layer_decay_rate = float(rate)
         super().__init__(optim_wrapper_cfg, paramwise_cfg)
 
-    def add_params(self, params: list[dict], module: nn.Module, prefix: str = '', **kwargs) -> None:
-        """Add the parameters of ``module``, by MMEngine's rules, then scale their rates by depth.
+    def set_options(self, groups: list[dict], model: nn.Module) -> None:
+        """Scale the rates by depth.
 
         Args:
-            params (list[dict]): Parameter groups; changed in place.
-            module (nn.Module): The module to add.
-            prefix (str): Its name in the model, empty for the model itself. Defaults to ''.
-            **kwargs: As MMEngine's own constructor passes them on its way down.
+            groups (list[dict]): A group of each parameter; changed in place.
+            model (nn.Module): The model.
         """
-        super().add_params(params, module, prefix, **kwargs)
-        if prefix:
-            return  # on the way down: depths are set once, for the model as a whole
-        names = {id(param): name for name, param in module.named_parameters()}
-        backbones = {f'{name}.' if name else '': sub for name, sub in module.named_modules()
+        names = {id(param): name for name, param in model.named_parameters()}
+        backbones = {f'{name}.' if name else '': sub for name, sub in model.named_modules()
                      if callable(getattr(sub, 'get_layer_depth', None))}
         # A classifier hands the question on to its backbone: ask the innermost.
         backbones = {p: b for p, b in backbones.items() if not any(o != p and o.startswith(p) for o in backbones)}
         if not backbones:
-            raise UserError(f'{type(module).__name__} holds no submodule with get_layer_depth(param_name, prefix), '
+            raise UserError(f'{type(model).__name__} holds no submodule with get_layer_depth(param_name, prefix), '
                             'which PerViTLayerDecayConstructor asks: take PerViT or another backbone that has it')
         depths: dict[int, list[float]] = defaultdict(list)
-        for group in params:
-            # MMEngine gives every parameter a group of its own as soon as there are paramwise options.
+        for group in groups:
             name = names[id(group['params'][0])]
             # Any backbone tells the depth of what lies outside of it: the last.
             prefix = next((p for p in backbones if name.startswith(p)), next(iter(backbones)))
