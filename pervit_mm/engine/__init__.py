@@ -1,6 +1,7 @@
 """What plugs into a runner: hooks, optimizer wrappers, and what a launch needs."""
 from ..checkpoints import allow_checkpoint_types
 from ..models.initialization import PeripheralInit, find_backbones, init_schedule
+from .averaged_model import PerViTExponentialMovingAverage
 from .hooks import (
     AttentionStatsHook,
     KNNHook,
@@ -21,8 +22,8 @@ from .runner import PerViTRunner
 
 __all__ = [
     'AttentionStatsHook', 'KNNHook', 'PerViTBFloat16OptimWrapper', 'PerViTBrokenImagesHook', 'PerViTCheckpointHook',
-    'PerViTCompileHook', 'PerViTGroupedConstructor', 'PerViTLayerDecayConstructor', 'PerViTLoggerHook',
-    'PerViTNonFiniteHook', 'PerViTNonlocalityHook', 'PerViTPositionMapHook', 'PerViTPreemptionHook',
+    'PerViTCompileHook', 'PerViTExponentialMovingAverage', 'PerViTGroupedConstructor', 'PerViTLayerDecayConstructor',
+    'PerViTLoggerHook', 'PerViTNonFiniteHook', 'PerViTNonlocalityHook', 'PerViTPositionMapHook', 'PerViTPreemptionHook',
     'PerViTRandomStateHook', 'PerViTRunner', 'PerViTSyncBuffersHook', 'PeripheralInit', 'PeripheralInitHook',
     'allow_checkpoint_types', 'find_backbones', 'init_schedule'
 ]
