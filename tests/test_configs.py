@@ -87,7 +87,7 @@ def test_imagenet_recipes_have_the_authors_values(name):
     assert wrapper.get('accumulative_counts', 1) == 1
     assert wrapper.optimizer == dict(
         type='AdamW', lr=1e-3, eps=1e-8, betas=(0.9, 0.999), weight_decay=decay)
-    assert wrapper.get('constructor') is None
+    assert wrapper.constructor == 'PerViTGroupedConstructor'  # no layer decay
 
     model = cfg.model
     assert model.type == 'ImageClassifier' and model.neck is None
@@ -150,6 +150,7 @@ def test_imagenet_recipes_have_the_authors_values(name):
     wrapper = dict(wrapper, type='OptimWrapper')
     del wrapper['loss_scale'], wrapper['dtype']
     groups = build_optim_wrapper(network, wrapper).optimizer.param_groups
+    assert len(groups) == 2
     seen = {id(p): group['weight_decay'] for group in groups for p in group['params']}
     assert len(seen) == sum(len(group['params']) for group in groups) == \
         len(list(network.parameters()))
