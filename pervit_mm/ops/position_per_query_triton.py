@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ..utils.errors import UserError
+from .distance import fold_offsets
 from .position_per_query import query_position, query_position_backward
 
 #: Environment variable that turns the kernels on: 1, or else 0.
@@ -142,10 +143,7 @@ def fused_query_position_backward(grad, normed, inverse, hidden, factor, summand
             kernels.weight_gradient[lines, blocks, kernel**2 * slices](
                 dlogits, hidden, factor, summand, dparts, *part, blocks,
                 KEYS=min(WEIGHT_KEYS, most_keys), **constants)
-            # Each window back to where it lies in the map: the two steps of expand_offsets, backwards.
-            maps = *hidden.shape[:2], lines + height - 1, hidden.shape[-1]
-            strips = torch.ops.aten.unfold_backward(dwindows, [*maps[:2], lines, maps[3], height], 3, width, 1)
-            dhidden[:, :, top:top + maps[2]] += torch.ops.aten.unfold_backward(strips, maps, 2, height, 1)
+            fold_offsets(dwindows, dhidden[:, :, top:top + lines + height - 1])  # each window back to its place
     return dhidden, dfactor, dsummand, dparts.sum(0), dbias.sum(-1), dgamma.sum(-1), dbeta.sum(-1)
 
 
