@@ -107,7 +107,7 @@ endef
 
 # The constraints hold the versions that are installed already, so pip changes nothing else. ninja lets the build of
 # mmcv use all cores.
-$(VENV)/.stamp-setup-test: $(VENV)/.stamp-setup tools/build_mmcv.py tools/build_mmcv_recipe.py
+$(VENV)/.stamp-setup-test: $(VENV)/.stamp-setup $(wildcard tools/build_mmcv*.py)
 	@echo 'Installing MMDetection, MMSegmentation and the tools for testing.'
 	@$(PIP) $(DENSE) ftfy regex pytest hypothesis ruff tensorboard ninja onnx onnxscript onnxruntime \
 	  scikit-learn captum timm safetensors fvcore

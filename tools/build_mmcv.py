@@ -1,4 +1,4 @@
-"""Install mmcv with compiled CPU ops into the environment of the interpreter that runs this.
+"""Install mmcv with compiled ops into the environment of the interpreter that runs this.
 
 In an environment with onedl-mmengine this is onedl-mmcv 2.3.6, and mmcv 2.1.0 otherwise.
 
@@ -6,9 +6,13 @@ No wheel of either exists for this torch. Their own builds fail, because torch's
 asks for C++17. They would also take over 40 minutes on two cores. Nearly all of that time goes into reading torch's
 headers once for each of 77 files.
 
-So this script takes the official source distribution and checks its sha256. It gathers the sources into six translation
-units and compiles them as C++20. It keeps the wheel for the next environment. On a machine with CUDA, pip builds mmcv
-as it comes.
+So this script takes the official source distribution and checks its sha256. It gathers the C++ sources into six
+translation units and compiles them as C++20. It keeps the wheel for the next environment.
+
+Where torch sees CUDA, or FORCE_CUDA=1, the ops are built for the CPU and for CUDA. nvcc compiles 58 more units, also as
+C++20, for the cards that are visible or for those that TORCH_CUDA_ARCH_LIST names. "CUDA_VISIBLE_DEVICES=" in front of
+the command hides the cards, and the ops are built for the CPU alone. For other accelerators (FORCE_NPU=1 and such, and
+ROCm) pip builds mmcv as it comes.
 
 A wheel is first tried out beside the environment. Only if it works does it replace mmcv-lite, which has the same files.
 Everything is fetched by pip, from the index that pip is set up to use.
@@ -31,6 +35,7 @@ import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from build_mmcv_cuda import cuda_variables
 from build_mmcv_recipe import (
     SOURCES,
     STOCK_VARIABLES,
@@ -39,39 +44,17 @@ from build_mmcv_recipe import (
     ask_for_cpp20,
     cache_key,
     check_sha256,
+    choose_route,
     explain_failed_build,
     find_compiler,
     gather_sources,
     last_lines,
     release_for,
     run,
-    wants_stock_route,
 )
 
-# Imports compiled ops and compares them with values worked out by hand.
-CHECK = '''
-import json, torch, mmcv
-from mmcv.ops import MultiScaleDeformableAttention, nms, roi_align
-boxes = torch.tensor([[0., 0., 10., 10.], [1., 1., 10., 10.], [20., 20., 30., 30.]])
-kept = nms(boxes, torch.tensor([0.9, 0.8, 0.7]), 0.5)[1].tolist()
-if kept != [0, 2]:
-    raise SystemExit(f'nms keeps {kept} where [0, 2] is right')
-ramp = torch.arange(8.).repeat(8, 1)[None, None]
-value = roi_align(ramp, torch.tensor([[0., 2., 2., 6., 6.]]), (1, 1), 1.0, 2).item()
-if abs(value - 3.5) > 1e-5:
-    raise SystemExit(f'roi_align gives {value} where 3.5 is right')
-attention = MultiScaleDeformableAttention(8, 2, 1, 4, dropout=0., batch_first=True).eval()
-torch.nn.init.eye_(attention.value_proj.weight)
-torch.nn.init.eye_(attention.output_proj.weight)
-torch.nn.init.zeros_(attention.sampling_offsets.bias)
-ramp = torch.arange(4.).repeat(4).view(1, 16, 1).expand(1, 16, 8)
-value = attention(
-    torch.zeros(1, 1, 8), value=ramp, reference_points=torch.full((1, 1, 1, 2), 0.5),
-    spatial_shapes=torch.tensor([[4, 4]]), level_start_index=torch.tensor([0]))
-if (value - 1.5).abs().max() > 1e-5:
-    raise SystemExit(f'MultiScaleDeformableAttention gives {value} where 1.5 is right')
-print(json.dumps({'version': mmcv.__version__, 'file': mmcv.__file__}))
-'''
+CUDA_SOURCES = 'mmcv/ops/csrc/pytorch/cuda'
+CHECK = Path(__file__).with_name('build_mmcv_check.py')
 
 
 def say(sentence: str) -> None:
@@ -85,7 +68,7 @@ def pip(*args: str, **kwargs) -> subprocess.CompletedProcess:
 
 
 def check_ops(folder: Path | None = None) -> tuple[str | None, str]:
-    """Import mmcv's compiled ops in a new process and compare some values.
+    """Import mmcv's compiled ops in a new process and compare some values, on CUDA too where there is some.
 
     Args:
         folder (Path, optional): Folder of an unpacked wheel that is not installed. Defaults to None: check the mmcv of
@@ -98,7 +81,8 @@ def check_ops(folder: Path | None = None) -> tuple[str | None, str]:
     if folder is not None:
         environment['PYTHONPATH'] = str(folder)
     with tempfile.TemporaryDirectory() as elsewhere:  # or a folder named mmcv in the current one would be imported
-        result = run([sys.executable, '-c', CHECK], cwd=elsewhere, env=environment)
+        # The text and not the file: the folder of a file would come first in the search for modules.
+        result = run([sys.executable, '-c', CHECK.read_text(encoding='utf-8')], cwd=elsewhere, env=environment)
     lines = result.stdout.strip().splitlines() or [f'exit code {result.returncode}, no output']
     if result.returncode:
         return None, lines[-1]
@@ -177,7 +161,7 @@ def build_wheel(command: Iterable[str], target: Path, environment: Mapping[str, 
         handle, log = tempfile.mkstemp(prefix='build_mmcv-', suffix='.log')
         with os.fdopen(handle, 'w', encoding='utf-8') as file:
             file.write(result.stdout)
-        errors = [line for line in result.stdout.splitlines() if re.search(r'\berror\b', line)]
+        errors = [line for line in result.stdout.splitlines() if re.search(r'\berror\b|^\s*\w+Error: ', line)]
         raise BuildError(
             f'building mmcv failed: {explain_failed_build(result.stdout)}. All output is in {log}. '
             'It says:\n' + '\n'.join(line[:300] for line in errors[:5] or ['(nothing)']))
@@ -185,13 +169,14 @@ def build_wheel(command: Iterable[str], target: Path, environment: Mapping[str, 
     return wheel
 
 
-def build_cpu(release: Release, sdist: Path, scratch: Path) -> Path:
-    """Compile the CPU ops from the source distribution.
+def build_from_source(release: Release, sdist: Path, scratch: Path, cuda: Mapping[str, str] | None = None) -> Path:
+    """Compile the ops from the source distribution.
 
     Args:
         release (Release): What the archive holds.
         sdist (Path): The archive.
         scratch (Path): An existing folder.
+        cuda (Mapping[str, str], optional): From :func:`cuda_variables`. Defaults to None: for the CPU alone.
 
     Returns:
         Path: The wheel.
@@ -205,6 +190,8 @@ def build_cpu(release: Release, sdist: Path, scratch: Path) -> Path:
         archive.extractall(scratch / 'source', **options)
     tree = scratch / 'source' / release.stem
     units = sum((gather_sources(tree / name, alone) for name, alone in SOURCES.items()), [])
+    if cuda is not None:
+        units += [path.name for path in (tree / CUDA_SOURCES).iterdir() if path.suffix in ('.cpp', '.cu')]
     setup = tree / 'setup.py'
     setup.write_text(ask_for_cpp20(setup.read_text(encoding='utf-8')), encoding='utf-8')
     cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
@@ -216,23 +203,25 @@ def build_cpu(release: Release, sdist: Path, scratch: Path) -> Path:
         'MAX_JOBS': os.environ.get('MAX_JOBS') or str(cores),
         'CC': os.environ.get('CC') or compiler,
         'CFLAGS': f'{os.environ.get("CFLAGS", "")} -g0'.strip(),
+        **(cuda or {}),
     }
     way = (f'{environment["MAX_JOBS"]} at a time' if shutil.which('ninja', path=path)
            else 'one after the other ("pip install ninja" would allow several at a time)')
-    say(f'compiling {len(units)} translation units with {compiler}, {way}; this takes minutes.')
+    aim = '' if cuda is None else f' for the CPU and for CUDA cards of kind {cuda["TORCH_CUDA_ARCH_LIST"]}'
+    say(f'compiling {len(units)} translation units{aim} with {compiler}, {way}; this takes minutes.')
     return build_wheel([str(tree)], scratch / 'wheels', environment)
 
 
 def build_stock(release: Release, scratch: Path) -> Path:
     """Let pip build mmcv as it comes."""
-    say(f'CUDA or another accelerator is here or asked for: leaving it to pip to get {release.name} '
+    say(f'another accelerator than CUDA is here or asked for: leaving it to pip to get {release.name} '
         f'{release.version} as it comes, which may take long if it must compile.')
     try:
         return build_wheel([f'{release.name}=={release.version}'], scratch / 'stock', os.environ)
     except BuildError as error:
         raise BuildError(
-            f'{error}\nThis was the build of mmcv itself, for CUDA. Where its ops on the CPU are '
-            'enough, hide the devices: "CUDA_VISIBLE_DEVICES= python tools/build_mmcv.py", with '
+            f'{error}\nThis was the build of mmcv itself, for another accelerator. Where its ops on the CPU are '
+            'enough, hide the devices ("CUDA_VISIBLE_DEVICES= python tools/build_mmcv.py"), with '
             f'{", ".join(STOCK_VARIABLES)} unset.') from error
 
 
@@ -300,7 +289,8 @@ def providers(module: str) -> set[str]:
             for name in importlib.metadata.packages_distributions().get(module, [])}
 
 
-def get_wheel(release: Release, sdist: Path | None, scratch: Path, folder: Path, stock: bool) -> Path:
+def get_wheel(release: Release, sdist: Path | None, scratch: Path, folder: Path, stock: bool = False,
+              cuda: Mapping[str, str] | None = None) -> Path:
     """Find, fetch or build a wheel whose ops work.
 
     Args:
@@ -308,7 +298,8 @@ def get_wheel(release: Release, sdist: Path | None, scratch: Path, folder: Path,
         sdist (Path, optional): A source distribution on this machine. If None, pip fetches it.
         scratch (Path): An existing folder.
         folder (Path): The cache.
-        stock (bool): Whether mmcv's own build is to be used.
+        stock (bool): Whether mmcv's own build is to be used. Defaults to False.
+        cuda (Mapping[str, str], optional): From :func:`cuda_variables`. Defaults to None: for the CPU alone.
 
     Returns:
         Path: The wheel.
@@ -332,7 +323,7 @@ def get_wheel(release: Release, sdist: Path | None, scratch: Path, folder: Path,
     if stock:
         wheel = build_stock(release, scratch)
     else:
-        wheel = build_cpu(release, sdist or fetch_sdist(release, scratch), scratch)
+        wheel = build_from_source(release, sdist or fetch_sdist(release, scratch), scratch, cuda)
     reason = try_out(wheel, scratch)
     if reason:
         raise BuildError(f'the wheel that was built does not work: {reason}')
@@ -369,16 +360,20 @@ def install(sdist: Path | None = None) -> None:
         raise BuildError(
             f'{", ".join(absent)} must be in this environment first: run "make setup", or pip install {release.advice}')
     import torch
-    key = cache_key(sysconfig.get_config_var('SOABI') or 'unknown', sysconfig.get_platform(),
-                    torch.__version__)
-    stock = wants_stock_route(os.environ, torch.cuda.is_available())
+    route = choose_route(os.environ, torch.cuda.is_available(), torch.version.hip is not None)
+    cuda = cuda_variables(os.environ, torch) if route == 'cuda' else None
+    key = cache_key(
+        sysconfig.get_config_var('SOABI') or 'unknown', sysconfig.get_platform(), torch.__version__,
+        None if cuda is None else (torch.version.cuda, cuda['TORCH_CUDA_ARCH_LIST']))
     with tempfile.TemporaryDirectory(prefix='build_mmcv-') as scratch:
-        swap_in(release, get_wheel(release, sdist, Path(scratch), cache_folder(os.environ, key), stock))
+        wheel = get_wheel(release, sdist, Path(scratch), cache_folder(os.environ, key), route == 'stock', cuda)
+        swap_in(release, wheel)
     version, reason = check_ops()
     if version is None:
         raise BuildError(f'mmcv is installed, but its ops do not work: {reason}')
-    say(f'mmcv {version} with compiled ops is installed; nms, roi_align and '
-        'MultiScaleDeformableAttention give right values.')
+    tried = 'the CPU and on CUDA' if torch.cuda.is_available() else 'the CPU'
+    say(f'mmcv {version} with compiled ops is installed; nms, roi_align and MultiScaleDeformableAttention give right '
+        f'values on {tried}.')
 
 
 def main() -> int:

@@ -22,8 +22,8 @@ SOURCES = {
     'mmcv/ops/csrc/pytorch/cpu': ('psamask.cpp', 'roi_align.cpp', 'roi_align_rotated.cpp',
                                   'rotated_feature_align.cpp'),
 }
-# Accelerators that mmcv's own setup.py builds for when one of these is 1.
-STOCK_VARIABLES = ('FORCE_CUDA', 'FORCE_MLU', 'FORCE_NPU', 'FORCE_MPS', 'MMCV_WITH_DIOPI')
+# Accelerators other than CUDA that mmcv's own setup.py builds for when one of these is 1.
+STOCK_VARIABLES = ('FORCE_MLU', 'FORCE_NPU', 'FORCE_MPS', 'MMCV_WITH_DIOPI')
 
 
 @dataclass(frozen=True)
@@ -200,31 +200,40 @@ def find_compiler() -> str:
     return compiler
 
 
-def wants_stock_route(environ: Mapping[str, str], cuda_available: bool) -> bool:
-    """Decide whether mmcv is to be built by its own setup.py, unchanged, because it is not for the CPU alone.
+def choose_route(environ: Mapping[str, str], cuda_available: bool, rocm: bool = False) -> str:
+    """Decide for which devices mmcv is built, and how.
 
     Args:
         environ (Mapping[str, str]): Environment variables.
         cuda_available (bool): What ``torch.cuda.is_available()`` says.
+        rocm (bool): Whether torch is built for AMD's cards, which call themselves CUDA in torch. Defaults to False.
 
     Returns:
-        bool: True with CUDA, or if a variable asks for another accelerator.
+        str: 'cpu'; 'cuda' where there is some, or ``FORCE_CUDA`` is 1; 'stock', mmcv's own setup.py unchanged, if a
+        variable asks for another accelerator, or with ROCm.
     """
-    return cuda_available or any(environ.get(name) == '1' for name in STOCK_VARIABLES)
+    cuda = cuda_available or environ.get('FORCE_CUDA') == '1'
+    if (cuda and rocm) or any(environ.get(name) == '1' for name in STOCK_VARIABLES):
+        return 'stock'
+    return 'cuda' if cuda else 'cpu'
 
 
-def cache_key(soabi: str, platform: str, torch_version: str) -> str:
+def cache_key(soabi: str, platform: str, torch_version: str, cuda: tuple[str, str] | None = None) -> str:
     """Name the folder of wheels that fit one kind of environment.
 
     Args:
         soabi (str): Python's tag for extension modules, such as ``cpython-311-x86_64-linux-gnu``.
         platform (str): Such as ``linux-x86_64``.
         torch_version (str): With its local part, such as ``2.14.1+cpu``.
+        cuda (tuple[str, str], optional): Version of CUDA and the kinds of cards, such as ``('13.0', '8.0;9.0')``.
+            Defaults to None: for the CPU alone.
 
     Returns:
         str: A file name.
     """
     key = f'{soabi}_{platform}_torch-{torch_version}_recipe-{RECIPE}'
+    if cuda is not None:
+        key += '_cuda-{}_arch-{}'.format(*cuda)
     return re.sub(r'[^A-Za-z0-9_.+-]', '-', key)
 
 
@@ -244,4 +253,8 @@ def explain_failed_build(output: str) -> str:
         return 'the disk is full: make room, or name a folder on another disk by TMPDIR'
     if 'Python.h' in output and 'No such file' in output:
         return 'the headers of Python are missing: on Debian or Ubuntu install python3-dev as root'
+    if re.search(r'\bcu\w+\.h: No such file', output):
+        return 'headers of CUDA are missing: install the whole CUDA toolkit, or name its folder by CUDA_HOME'
+    if 'mismatches the version that was used to compile' in output:
+        return 'nvcc belongs to another CUDA than torch: name the folder of the right toolkit by CUDA_HOME'
     return 'the compiler reports an error, shown below'

@@ -35,14 +35,15 @@ def test_cache_key_tells_environments_apart(recipe):
         ('cpython-311-x86_64-linux-gnu', 'linux-aarch64', '2.14.1+cpu'),
         ('cpython-311-x86_64-linux-gnu', 'linux-x86_64', '2.14.1+cu130'),
     ]
-    keys = {recipe.cache_key(*environment) for environment in [base, *others]}
-    assert len(keys) == 4
+    cuda = [('13.0', '9.0'), ('13.0', '8.0;9.0'), ('12.8', '9.0')]
+    keys = {recipe.cache_key(*environment) for environment in [base, *others, *((*base, cards) for cards in cuda)]}
+    assert len(keys) == 7
     assert recipe.cache_key(*base) == recipe.cache_key(*base)
 
 
 def test_cache_key_is_one_file_name(recipe):
-    key = recipe.cache_key('a/b', 'linux x86', '2.14.1:../c')
-    assert Path(key).name == key and ' ' not in key and ':' not in key
+    key = recipe.cache_key('a/b', 'linux x86', '2.14.1:../c', ('13.0', '8.0;9.0+PTX'))
+    assert Path(key).name == key and not {' ', ':', ';'} & set(key)
 
 
 def test_cache_key_changes_with_the_recipe(recipe, monkeypatch):
@@ -103,19 +104,20 @@ def test_refused_archive_is_not_unpacked(recipe, build, tmp_path):
     archive = tmp_path / 'mmcv-2.1.0.tar.gz'
     archive.write_bytes(b'tampered with')
     with pytest.raises(build.BuildError, match='sha256'):
-        build.build_cpu(recipe.ORIGINAL, archive, tmp_path)
+        build.build_from_source(recipe.ORIGINAL, archive, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ['mmcv-2.1.0.tar.gz']
 
 
-@pytest.mark.parametrize(('environ', 'cuda', 'stock'), [
-    ({}, False, False),
-    ({'FORCE_CUDA': '0'}, False, False),
-    ({'FORCE_CUDA': '1'}, False, True),
-    ({'FORCE_NPU': '1'}, False, True),
-    ({}, True, True),
+@pytest.mark.parametrize(('environ', 'cuda', 'rocm', 'route'), [
+    ({}, False, False, 'cpu'),
+    ({'FORCE_CUDA': '0'}, False, False, 'cpu'),
+    ({'FORCE_CUDA': '1'}, False, False, 'cuda'),
+    ({}, True, False, 'cuda'),
+    ({'FORCE_NPU': '1'}, False, False, 'stock'),
+    ({}, True, True, 'stock'),
 ])
-def test_mmcv_s_own_build_is_taken_for_accelerators_alone(recipe, environ, cuda, stock):
-    assert recipe.wants_stock_route(environ, cuda) is stock
+def test_route_follows_the_devices(recipe, environ, cuda, rocm, route):
+    assert recipe.choose_route(environ, cuda, rocm) == route
 
 
 @pytest.mark.parametrize(('output', 'advice'), [
@@ -123,6 +125,8 @@ def test_mmcv_s_own_build_is_taken_for_accelerators_alone(recipe, environ, cuda,
     ('virtual memory exhausted: Cannot allocate memory', 'MAX_JOBS=1'),
     ('write error: No space left on device', 'TMPDIR'),
     ('fatal error: Python.h: No such file or directory', 'python3-dev'),
+    ('cuda/CUDAContextLight.h:10:10: fatal error: cusparse.h: No such file or directory', 'whole CUDA toolkit'),
+    ('RuntimeError: The detected CUDA version (12.4) mismatches the version that was used to compilePyTorch', 'nvcc'),
     ('error: expected primary-expression', 'shown below'),
 ])
 def test_failed_build_is_explained(recipe, output, advice):
@@ -225,6 +229,18 @@ def test_wheel_without_ops_is_found_out(build, tmp_path):
     with zipfile.ZipFile(wheel, 'w') as archive:
         archive.writestr('mmcv/__init__.py', "__version__ = '2.1.0'\n")
     assert 'mmcv.ops' in build.try_out(wheel, tmp_path)
+
+
+def test_ops_for_the_cpu_alone_do_not_pass_where_there_is_cuda(build):
+    """mmcv has no op for the meta device, as a wheel that was built without a GPU at hand has none for CUDA."""
+    pytest.importorskip('mmcv._ext')
+    text = build.CHECK.read_text().replace("check('cuda')", "check('meta')")
+    with_a_card = text.replace('import torch\n', 'import torch\ntorch.cuda.is_available = lambda: True\n')
+    whole, without = (build.run([sys.executable, '-c', code]) for code in (text, with_a_card))
+    assert whole.returncode == 0 and '"devices": ["cpu"]' in whole.stdout
+    assert without.returncode == 1
+    assert without.stdout.strip().endswith('device meta not found.')
+    assert 'its ops work on the CPU only, and this machine has CUDA: nms_impl: ' in without.stdout
 
 
 def provide(build, monkeypatch, **distributions):
