@@ -141,8 +141,13 @@ train-segmentation: scenes
 lint: setup-test
 	$(PY) -m ruff check .
 
+# The first pass hides the GPUs: most tests are about the CPU, where two runs agree to the last bit. The tests marked for
+# CUDA follow where there is a GPU. If TEST_ARGS leaves none of them, pytest ends with 5.
 test: scenes lint
-	$(PY) -m pytest $(TEST_ARGS)
+	CUDA_VISIBLE_DEVICES= $(PY) -m pytest $(TEST_ARGS)
+	@if $(PY) -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then \
+	  echo 'There is a GPU: running the tests marked for CUDA.'; \
+	  $(PY) -m pytest $(TEST_ARGS) -m cuda || [ $$? = 5 ]; fi
 
 # Other libraries have an environment of their own on top of $(VENV): in $(VENV) itself, transformers would break
 # MMPretrain, and grad-cam would overwrite OpenCV.

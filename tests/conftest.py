@@ -16,6 +16,17 @@ import pervit_mm  # noqa: F401  (registers everything)
 DATA = Path(__file__).parent / 'data'
 #: A PerViT that runs in seconds and has every kind of part: two stages, a change of width, stride 4.
 TINY_ARCH = dict(embed_dims=(16, 24), depths=(2, 1), num_heads=2, stem_channels=(8, ))
+#: Parameters of a test that runs on the CPU, and again on CUDA where there is some.
+DEVICES = ['cpu', pytest.param('cuda', marks=pytest.mark.cuda)]
+
+
+def pytest_collection_modifyitems(items):
+    """Skip the tests marked ``cuda`` where no CUDA device is visible. ``make test`` has a pass of its own for them."""
+    if torch.cuda.is_available():
+        return
+    for item in items:
+        if item.get_closest_marker('cuda'):
+            item.add_marker(pytest.mark.skip(reason='needs a CUDA device'))
 
 
 @pytest.fixture(autouse=True, scope='session')
@@ -34,6 +45,13 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def float32_convolutions():
+    """On CUDA, convolutions in float32 instead of TF32. Without ``enabled=True`` cuDNN would be off."""
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        yield
 
 
 @pytest.fixture(autouse=True)

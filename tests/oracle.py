@@ -7,12 +7,10 @@ import torch
 import torch.nn.functional as F
 
 
-def distances(hw, step, margin=0, dtype=torch.float64):
+def distances(hw, step, margin=0, dtype=torch.float64, device=None):
     """``(N, H + 2 * margin, W + 2 * margin)`` distances of every query to every key of the extended grid."""
-    h, w = hw
-    query = torch.cartesian_prod(torch.arange(h), torch.arange(w)).to(dtype)
-    rows = torch.arange(-margin, h + margin).to(dtype)
-    cols = torch.arange(-margin, w + margin).to(dtype)
+    query = torch.cartesian_prod(*(torch.arange(side, device=device) for side in hw)).to(dtype)
+    rows, cols = (torch.arange(-margin, side + margin, device=device).to(dtype) for side in hw)
     dy = rows[None, :, None] - query[:, 0, None, None]
     dx = cols[None, None, :] - query[:, 1, None, None]
     return step * (dy**2 + dx**2).sqrt()
@@ -45,8 +43,8 @@ def position_attention(state, block, hw, dtype=torch.float64, fixed=None, prefix
     grid = fixed or hw
     if step is None:
         step = 2 / (max(grid) - 1)
-    d = distances(hw, step, 2 * (kernel // 2), dtype)
     proj, bias = t[prefix + 'position_proj.weight'], t[prefix + 'position_proj.bias']
+    d = distances(hw, step, 2 * (kernel // 2), dtype, proj.device)
     x = d[:, None] * proj[:, 0][:, None, None] + bias[:, None, None]
     x = F.conv2d(x, t[p + 'conv1.weight'], t[p + 'conv1.bias'])
     if p + 'norm1.weight' in t:
@@ -63,9 +61,9 @@ def attention(q, k, v, position):
     return weights / weights.sum(-1, keepdim=True) @ v
 
 
-def windowed_mask(hw, window):
+def windowed_mask(hw, window, device=None):
     """``(N, N)``, true where two tokens share a window."""
-    cell = [torch.arange(side) // win for side, win in zip(hw, window)]
+    cell = [torch.arange(side, device=device) // win for side, win in zip(hw, window)]
     index = (cell[0][:, None] * hw[1] + cell[1][None]).flatten()
     return index[:, None] == index[None]
 
@@ -106,8 +104,9 @@ def backbone(state, images, num_heads, dtype=torch.float64, out_indices=None, wi
             position = position_attention(s, i, hw, dtype, step=step)
         else:
             whole = position_attention(s, i, window, dtype)
-            place = ((torch.arange(hw[0]) % window[0])[:, None] * window[1] + torch.arange(hw[1]) % window[1]).flatten()
-            position = whole[:, place][:, :, place] * windowed_mask(hw, window)
+            rows, cols = (torch.arange(side, device=x.device) % win for side, win in zip(hw, window))
+            place = (rows[:, None] * window[1] + cols).flatten()
+            position = whole[:, place][:, :, place] * windowed_mask(hw, window, x.device)
         y = attention(q, k, v, position).transpose(1, 2).reshape(b, n, c)
         x = x + F.linear(y, s[p + 'attn.proj.weight'], s[p + 'attn.proj.bias'])
         y = F.layer_norm(x, (c, ), s[p + 'norm2.weight'], s[p + 'norm2.bias'], 1e-6)

@@ -61,6 +61,16 @@ class PerViTRunner(Runner):
     build_visualizer = told_builder(Runner.build_visualizer, 'visualizer')
     register_hooks = told_builder(Runner.register_hooks, 'default_hooks or custom_hooks')
 
+    def setup_env(self, env_cfg: dict) -> None:
+        """Set up the environment as MMEngine does, and leave out attention by cuDNN.
+
+        On Hopper torch prefers cuDNN's kernel in half precision where log Φp needs no gradient. It has had faults
+        (pytorch issues 196678 and 191612), and makes a plan for each shape. ``env_cfg = dict(cudnn_attention=True)``
+        allows it.
+        """
+        super().setup_env(env_cfg)
+        torch.backends.cuda.enable_cudnn_sdp(bool(env_cfg.get('cudnn_attention', False)))
+
     def build_optim_wrapper(self, optim_wrapper):
         """Build the optimizer wrapper; an unknown optimizer is named, where MMEngine speaks of None."""
         optimizer = optim_wrapper.get('optimizer') if isinstance(optim_wrapper, dict) else None

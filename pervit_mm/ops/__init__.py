@@ -4,7 +4,7 @@ from .derivatives import is_transformed
 from .distance import expand_offsets, grid_step, offset_distances, pairwise_distances
 from .position import PositionWeights, log_positions
 from .position_per_query_triton import use_fused_position
-from .precision import without_autocast
+from .precision import exact_dtype, without_autocast
 from .window import (
     attend_in_padded_windows,
     attend_in_windows,
@@ -18,7 +18,7 @@ from .window import (
 
 __all__ = [
     'PositionWeights', 'attend_by_position', 'attend_in_padded_windows', 'attend_in_windows', 'crop_position',
-    'expand_offsets', 'grid_step', 'is_transformed', 'log_positions', 'offset_distances', 'pad_head_width',
-    'pairwise_distances', 'partition', 'peripheral_attention', 'place_in_windows', 'plain_attention',
+    'exact_dtype', 'expand_offsets', 'grid_step', 'is_transformed', 'log_positions', 'offset_distances',
+    'pad_head_width', 'pairwise_distances', 'partition', 'peripheral_attention', 'place_in_windows', 'plain_attention',
     'split_axis', 'spread_windows', 'unpartition', 'use_fused_position', 'without_autocast'
 ]

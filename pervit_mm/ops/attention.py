@@ -14,12 +14,16 @@ from .derivatives import differentiable_gradients, is_transformed
 #: precision on the CPU also uses that operator without a trained log Φp, if the scores of one image fit into this size.
 CHUNK_BYTES = 2 * 2**20
 
+#: Whether the backward of CUDA's kernel reads memory that isn't its own if only the mask needs a gradient (pytorch pull
+#: request 188302).
+MASK_ALONE_FAILS = torch.__version__ < (2, 12)
+
 
 def pad_head_width(q: Tensor, k: Tensor, v: Tensor, multiple: int = 8) -> tuple[Tensor, Tensor, Tensor]:
     """Pad the head width with zeros up to a multiple, which doesn't change what attention computes.
 
-    CUDA's kernel for masked attention in half precision needs head widths that are multiples of 8, and most of PerViT's
-    are not. Zeros add nothing to q·kᵀ. The caller cuts off the extra columns of the output.
+    CUDA's kernel for masked attention needs head widths that are multiples of 8 in half precision and of 4 in float32.
+    Most of PerViT's are not. Zeros add nothing to q·kᵀ. The caller cuts off the extra columns of the output.
 
     Args:
         q, k, v (Tensor): ``(B, nH, N, d)``.
@@ -126,9 +130,9 @@ def peripheral_attention(q: Tensor, k: Tensor, v: Tensor, log_position: Tensor |
         return plain_attention(q, k, v, log_position)[0]
     if log_position is not None:
         log_position = log_position.to(q.dtype)
+    trained = torch.is_grad_enabled() and log_position is not None and log_position.requires_grad
     # A trace is one graph for both modes, so it has torch's own attention.
     if q.device.type == 'cpu' and torch.is_grad_enabled() and not torch.jit.is_tracing():
-        trained = log_position is not None and log_position.requires_grad
         # In half precision, backward of torch's kernel is slow on few tokens, with a frozen mask and without a mask
         # alike. In float32 it is not slow.
         slow = (half and q.requires_grad and not torch.compiler.is_compiling()
@@ -136,11 +140,11 @@ def peripheral_attention(q: Tensor, k: Tensor, v: Tensor, log_position: Tensor |
         if trained or slow:
             log_position = q.new_zeros(heads, n, n) if log_position is None else log_position
             return trainable_mask_attention(q, k, v, log_position).transpose(1, 2)
-    if log_position is None:
-        return F.scaled_dot_product_attention(q, k, v)
-    if q.is_cuda and half:
-        q, k, v = pad_head_width(q, k, v)
-    mask = log_position if log_position.dim() == 4 else log_position[None]
+    if q.is_cuda:
+        if MASK_ALONE_FAILS and trained and not any(t.requires_grad for t in (q, k, v)):
+            return plain_attention(q, k, v, log_position)[0]
+        q, k, v = pad_head_width(q, k, v, 8 if half else 4)
+    mask = log_position[None] if log_position is not None and log_position.dim() == 3 else log_position
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=d**-0.5)[..., :d]
 
 

@@ -23,7 +23,7 @@ from torch import Tensor
 from .derivatives import differentiable_gradients
 from .distance import expand_offsets, fold_offsets
 from .position_plain import plain_query_position
-from .precision import without_autocast
+from .precision import without_autocast, without_tf32
 
 #: Index that takes all keys of a query.
 KEYS = (slice(None), slice(None))
@@ -126,6 +126,7 @@ def _slices(hw_shape: tuple[int, int], queries_each: int) -> Iterator[_Slice]:
     schema='(Tensor hidden, Tensor? factor, Tensor? summand, Tensor weight, Tensor bias, Tensor? gamma, Tensor? beta, '
            'Tensor? rows, Tensor? cols, int[] hw_shape, float eps, int queries_each, bool keep) '
            '-> (Tensor, Tensor, Tensor)')
+@without_tf32()
 def query_position(hidden, factor, summand, weight, bias, gamma, beta, rows, cols, hw_shape, eps, queries_each, keep):
     """log Φp of all queries from the hidden offset maps; called by :func:`pervit_mm.ops.log_positions`.
 
@@ -178,6 +179,7 @@ def _(hidden, factor, summand, weight, bias, gamma, beta, rows, cols, hw_shape, 
     schema='(Tensor grad, Tensor normed, Tensor inverse, Tensor hidden, Tensor? factor, Tensor? summand, '
            'Tensor weight, Tensor? gamma, Tensor? beta, Tensor? rows, Tensor? cols, int[] hw_shape, int queries_each) '
            '-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)')
+@without_tf32()
 def query_position_backward(grad, normed, inverse, hidden, factor, summand, weight, gamma, beta, rows, cols, hw_shape,
                             queries_each):
     """Gradients of hidden, factor, summand, weight, bias, gamma and beta.

@@ -1,7 +1,8 @@
 """The part of the position network that needs work per query, written out for all queries at once.
 
 :func:`pervit_mm.ops.position_per_query.query_position` computes the same in slices, with a backward of its own. This
-form has derivatives of every order and mode. It holds several tensors of D·N·(H + 2)·(W + 2) values for each block.
+form has derivatives of every order and mode. It holds several tensors of D·N·(H + 2)·(W + 2) values for each block. On
+CUDA it computes in float64, because there a convolution in float32 and its derivatives run in TF32.
 """
 import torch
 import torch.nn.functional as F
@@ -31,6 +32,9 @@ def plain_query_position(hidden: Tensor, factor: Tensor | None, summand: Tensor 
     """
     blocks, heads, _, kernel, _ = weight.shape
     h, w = hw_shape
+    dtype = hidden.dtype
+    if hidden.is_cuda:
+        hidden, weight, bias, rows, cols = (t if t is None else t.double() for t in (hidden, weight, bias, rows, cols))
     x = expand_offsets(hidden, hw_shape, kernel // 2)
     if factor is not None:
         x = x * factor[..., None, None] + summand[..., None, None]
@@ -44,4 +48,4 @@ def plain_query_position(hidden: Tensor, factor: Tensor | None, summand: Tensor 
         variance = (logits.square() * share).sum((-2, -1), keepdim=True)
         gamma, beta = (t[..., None, None, None, None] for t in (gamma, beta))
         logits = logits * torch.rsqrt(variance + eps) * gamma + beta
-    return F.logsigmoid(logits)
+    return F.logsigmoid(logits).to(dtype)

@@ -1,5 +1,7 @@
 """In which precision the position network runs."""
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 
 import torch
 
@@ -7,6 +9,28 @@ import torch
 def without_autocast(device: torch.device) -> AbstractContextManager:
     """Context in which autocast is off on a device. The meta device has no autocast."""
     return nullcontext() if device.type == 'meta' else torch.autocast(device.type, enabled=False)
+
+
+@contextmanager
+def without_tf32() -> Iterator[None]:
+    """Context, or decorator, in which float32 matrix products run in float32, whatever the user has allowed.
+
+    ``torch.set_float32_matmul_precision('high')`` speeds up the layers of a network by TF32, which has ten bits behind
+    the point. log Φp would lose digits by it.
+    """
+    try:
+        before, exact, change = torch.get_float32_matmul_precision(), 'highest', torch.set_float32_matmul_precision
+    except RuntimeError:  # torch refuses to answer where the user has set the newer option, which torch 2.9 brought
+        matmul = torch.backends.cuda.matmul
+        before, exact, change = matmul.fp32_precision, 'ieee', partial(setattr, matmul, 'fp32_precision')
+    if before == exact:
+        yield
+        return
+    change(exact)
+    try:
+        yield
+    finally:
+        change(before)
 
 
 def exact_dtype(device: torch.device) -> torch.dtype:

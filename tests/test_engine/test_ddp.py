@@ -2,13 +2,10 @@
 import pytest
 import torch
 import torch.distributed as dist
-from conftest import TINY_ARCH, randomize
+from conftest import DEVICES, TINY_ARCH, randomize
 from torch.nn.parallel import DistributedDataParallel
 
 from pervit_mm.models import PerViT
-
-cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device')
-DEVICES = ['cpu', pytest.param('cuda', marks=cuda)]
 
 
 @pytest.fixture(params=DEVICES)

@@ -126,3 +126,12 @@ def test_without_workers_their_settings_are_dropped():
     assert [list(batch) for batch in PerViTRunner.build_dataloader(dict(settings, num_workers=0))] == [[0, 1], [2, 3]]
     loader = PerViTRunner.build_dataloader(dict(settings, num_workers=1))
     assert (loader.persistent_workers, loader.prefetch_factor) == (True, 4)
+
+
+@pytest.mark.parametrize('env_cfg, allowed', [({}, False), (dict(cudnn_attention=True), True)])
+def test_attention_by_cudnn_is_left_out_unless_the_config_allows_it(tmp_path, request, env_cfg, allowed):
+    before = torch.backends.cuda.cudnn_sdp_enabled()
+    request.addfinalizer(lambda: torch.backends.cuda.enable_cudnn_sdp(before))
+    torch.backends.cuda.enable_cudnn_sdp(not allowed)
+    toy_runner(tmp_path, env_cfg=env_cfg)
+    assert torch.backends.cuda.cudnn_sdp_enabled() is allowed

@@ -79,7 +79,7 @@ def test_gradient_norms_are_the_authors(model, images, golden):
     assert zeros == 25 and len(grads) == len(golden['grad_norms'])
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device')
+@pytest.mark.cuda
 def test_outputs_on_cuda_are_the_authors(images, golden):
     """With PyTorch's default flags convolutions run in TF32. Φp does not."""
     model = classifier('tiny').eval()
@@ -92,7 +92,7 @@ def test_outputs_on_cuda_are_the_authors(images, golden):
             np.testing.assert_allclose(phi, golden['position_attention'][i], atol=1e-4, rtol=0)
         logits = model(images.cuda(), mode='tensor').cpu()
         np.testing.assert_allclose(logits, golden['logits'], atol=5e-2, rtol=0)
-        with torch.backends.cudnn.flags(allow_tf32=False):
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             logits = model(images.cuda(), mode='tensor').cpu()
     np.testing.assert_allclose(logits, golden['logits'], atol=1e-3, rtol=0)
 

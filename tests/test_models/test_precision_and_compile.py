@@ -3,13 +3,12 @@ import copy
 
 import pytest
 import torch
-from conftest import TINY_ARCH, naming, randomize
+from conftest import DEVICES, TINY_ARCH, naming, randomize
 from mmengine.optim import AmpOptimWrapper
 
 from pervit_mm.models import PerViT
 
-cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device')
-DEVICES = ['cpu', pytest.param('cuda', marks=cuda)]
+pytestmark = pytest.mark.usefixtures('float32_convolutions')
 
 
 def build(**kwargs):
@@ -54,10 +53,10 @@ def test_bfloat16_weights_give_nearly_the_same():
     torch.testing.assert_close(out.float(), expected, atol=0.1, rtol=0.1)
 
 
-@cuda
+@pytest.mark.cuda
 def test_cuda_gives_what_the_cpu_gives():
     model, images = build(out_type='raw'), torch.randn(2, 3, 30, 22)
-    with torch.no_grad(), torch.backends.cudnn.flags(allow_tf32=False):
+    with torch.no_grad():
         expected = model(images)[0]
         out = copy.deepcopy(model).cuda()(images.cuda())[0].cpu()
     torch.testing.assert_close(out, expected, atol=1e-4, rtol=1e-4)
@@ -109,7 +108,7 @@ def test_compiles_without_graph_breaks_in_inference(device, deploy):
     assert len(model.position_cache.kept) == (0 if deploy else 3)  # only the eager calls keep it
 
 
-@cuda
+@pytest.mark.cuda
 def test_an_amp_step_on_cuda_changes_and_keeps_weights_finite():
     """fp16 with a gradient scaler, as the recipe trains."""
     model = build().cuda().train()

@@ -108,3 +108,34 @@ def test_two_processes_train_in_step(world):
         assert (left + right) / 2 == pytest.approx(together, rel=1e-5), f'iteration {i}'
     for key, value in first.items():
         torch.testing.assert_close(one[key], value, rtol=1e-3, atol=1e-5, msg=key)
+
+
+@pytest.mark.cuda
+def test_a_killed_run_on_cuda_resumes_with_nearly_the_losses_of_the_undisturbed_one(world):
+    """fp16 with its gradient scaler. Sums on CUDA may differ in the last bits, other random numbers would show."""
+    whole, cut = world / 'cuda-whole', world / 'cuda-cut'
+    finish(start(world, 'small.py', '--amp', '--work-dir', whole))
+    finish(start(world, 'small.py', '--amp', '--work-dir', cut, KILL_AT='9'), -signal.SIGKILL)
+    assert 'epoch_1.pth' in finish(start(world, 'small.py', '--amp', '--work-dir', cut, '--resume'))
+    there, here = losses(whole)[6:], losses(cut)[9:]
+    assert [i for i, _ in here] == list(range(6, 12))
+    for (i, expected), (_, loss) in zip(there, here):
+        assert loss == pytest.approx(expected, rel=1e-2), f'iteration {i}'
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason='needs two CUDA devices: NCCL takes one process for each')
+def test_two_processes_train_in_step_over_nccl(world):
+    """In fp16, against one process with the joint batch."""
+    double, single = world / 'nccl-double', world / 'nccl-single'
+    out = finish(start(world, 'in_step.py', '--work-dir', double, '--launcher', 'pytorch', launcher=(
+        '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', '2')))
+    assert 'gloo' not in out
+    assert out.count('top-1 accuracy') == 1, 'one process speaks for both'
+    finish(start(world, 'in_step.py', '--work-dir', single, '--no-validate',
+                 '--cfg-options', 'train_dataloader.batch_size=8', CUDA_VISIBLE_DEVICES='0'))
+    first, second = (torch.load(double / f'parameters_{rank}.pth', map_location='cpu') for rank in (0, 1))
+    for key, value in first.items():
+        assert torch.equal(second[key], value), key
+    for ((i, left), (_, right)), (_, together) in zip(zip(losses(double, 0), losses(double, 1)), losses(single)):
+        assert (left + right) / 2 == pytest.approx(together, rel=1e-2), f'iteration {i}'

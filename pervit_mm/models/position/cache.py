@@ -38,6 +38,12 @@ def fitting_blocks(blocks: Iterable[int], grids: Sequence[tuple[int, int]], num_
     return fitting
 
 
+def _is_captured() -> bool:
+    """Whether a CUDA graph is being captured, in which nothing may wait for the GPU, as a comparison does."""
+    # torch for the CPU alone knows no capture, and raises an error.
+    return torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()
+
+
 class PositionCache:
     """log Φp of each block for the grids seen last, valid as long as the position weights are what they were.
 
@@ -45,8 +51,9 @@ class PositionCache:
     ``max_bytes``, log Φp of none is made twice. A block takes 4 bytes for each head and pair of tokens: 157 MB for 4
     heads on 56 x 56 tokens. The entries that were used least recently are dropped first.
 
-    The cache is used only while gradients are off and nothing is being traced, compiled or transformed by
-    ``torch.func``. It compares all position weights exactly with a detached copy, because version counters and data
+    The cache is used only while gradients are off and nothing is being traced, compiled, transformed by ``torch.func``
+    or captured as a CUDA graph. A captured graph makes log Φp again at each replay, from the weights of that time. The
+    cache compares all position weights exactly with a detached copy, because version counters and data
     pointers miss EMA's swap and fused optimizers. Copies and pickles start empty.
 
     Args:
@@ -76,9 +83,9 @@ class PositionCache:
 
     @staticmethod
     def usable() -> bool:
-        """Whether the cache may be used now: gradients are off, and nothing is traced, compiled or transformed."""
+        """Whether the cache may be used now: no gradients, and no trace, compilation, transform or CUDA graph."""
         return not (torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing()
-                    or is_transformed())
+                    or is_transformed() or _is_captured())
 
     @torch.inference_mode(False)
     @torch.no_grad()

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from ...ops import expand_offsets, grid_step, offset_distances, without_autocast
+from ...ops import exact_dtype, expand_offsets, grid_step, offset_distances, without_autocast
 from ...utils.errors import UserError
 from .base import DISTANCE_SCALES, BasePosition, DistanceProjection, PositionInit
 
@@ -59,7 +59,8 @@ class PerViTEuclideanPosition(BasePosition):
         step = grid_step(self.pretrain_hw if fixed else hw_shape, self.pretrain_hw)
         with without_autocast(self.weight.device):
             distances = offset_distances(hw_shape, step, device=self.weight.device)
-            logits = F.linear(projection(distances), self.weight.float(), self.bias.float())
+            exact = exact_dtype(distances.device)
+            logits = F.linear(projection(distances).to(exact), self.weight.to(exact), self.bias.to(exact)).float()
             windows = expand_offsets(F.logsigmoid(logits).permute(2, 0, 1), hw_shape)
             return windows.flip(1, 2).reshape(-1, n, n)
 

@@ -239,3 +239,26 @@ def test_nothing_is_stale_after_a_change_of_option_or_module(kind):
         other.attn.position.load_state_dict(block.attn.position.state_dict())
         block.attn.position = other.attn.position
     torch.testing.assert_close(kept(model, wide), before, atol=0, rtol=0)
+
+
+def test_nothing_is_compared_while_a_cuda_graph_is_captured(model, monkeypatch):
+    """A comparison waits for the GPU, which a capture forbids."""
+    expected = kept(model)
+    calls = computed(monkeypatch)
+    monkeypatch.setattr(torch.cuda, 'is_initialized', lambda: True)
+    monkeypatch.setattr(torch.cuda, 'is_current_stream_capturing', lambda: True)
+    monkeypatch.setattr(torch, 'equal', lambda *args: pytest.fail('waits for the GPU'))
+    torch.testing.assert_close(kept(model), expected, atol=1e-6, rtol=1e-5)
+    assert len(calls) == 3
+    monkeypatch.undo()
+    calls = computed(monkeypatch)
+    kept(model)
+    assert not calls, 'what was kept before is still there'
+
+
+def test_capture_is_not_asked_about_where_cuda_is_not_in_use(model, monkeypatch):
+    """torch for the CPU alone raises an error at the question."""
+    monkeypatch.setattr(torch.cuda, 'is_initialized', lambda: False)
+    monkeypatch.setattr(torch.cuda, 'is_current_stream_capturing', lambda: pytest.fail('asked'))
+    kept(model)
+    assert len(model.position_cache.kept) == 3
