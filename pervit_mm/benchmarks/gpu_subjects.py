@@ -94,12 +94,11 @@ def gpu_subjects(sizes: Sequence[str], scale: Scale) -> list[Subject]:
 @contextmanager
 def fused_position(enabled: bool) -> Iterator[None]:
     """Make log Φp by the Triton kernels for a while, or by torch."""
-    switch = getattr(ops, 'use_fused_position', lambda enabled: None)
-    switch(enabled)
+    ops.use_fused_position(enabled)
     try:
         yield
     finally:
-        switch(False)
+        ops.use_fused_position(False)
 
 
 def position(part: str, size: str, grid: tuple[int, int], blocks: int | None, scale: Scale) -> list[Subject]:
@@ -143,10 +142,8 @@ def position(part: str, size: str, grid: tuple[int, int], blocks: int | None, sc
         return f'{verdict} to torch: log Φp by {value:.1e}, gradients by {slope:.1e} of the largest'
 
     needs = 15 if blocks is None else 30
-    subjects = [Subject(part, 'torch', partial(build, False), needs)]
-    if hasattr(ops, 'use_fused_position'):
-        subjects.append(Subject(part, 'Triton', partial(build, True), needs, compare))
-    return subjects
+    return [Subject(part, 'torch', partial(build, False), needs),
+            Subject(part, 'Triton', partial(build, True), needs, compare)]
 
 
 def attention(size: str, scale: Scale) -> list[Subject]:

@@ -18,7 +18,6 @@ from pervit_mm.ops.position_per_query_triton import VARIABLE, _read_variable, fu
 from pervit_mm.utils.errors import UserError
 
 needs_triton = pytest.mark.skipif(importlib.util.find_spec('triton') is None, reason='needs Triton')
-needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device')
 
 
 @pytest.fixture(scope='module')
@@ -95,7 +94,6 @@ def test_other_types_than_float32_are_refused():
 
 
 @pytest.mark.cuda
-@needs_cuda
 @needs_triton
 @pytest.mark.parametrize('hw_shape', [(14, 14), (7, 7), (20, 24)])
 @pytest.mark.parametrize('size', SIZES)
