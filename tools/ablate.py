@@ -3,7 +3,8 @@
 
     python tools/ablate.py                                       # every row, three seeds, two runs at a time
     python tools/ablate.py --rows full no-position --seeds 0 1 2 3 4 --out ablation.csv
-    python tools/ablate.py --setting images-600                  # few images; see --help for the others
+    python tools/ablate.py --setting images-600                  # few images; four rows
+    python tools/ablate.py --setting clutter                     # after tools/prepare_fashion_clutter.py
 
 You can stop it at any time and start it again with the same arguments. Finished runs are kept, and an interrupted run
 goes on from its last checkpoint. The first seed of all rows comes first. A row is a config in configs/ablation/, a
@@ -13,6 +14,7 @@ paired t-test. Many rows are compared, so one p of 0.05 among them says little.
 """
 import argparse
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 from pervit_mm.benchmarks.paired import mean_and_deviation, paired_difference
@@ -41,44 +43,69 @@ ROWS = {
     'symmetry-noise': 'noise on equal hidden channels',
     'vit': "MMPretrain's VisionTransformer",
 }
-#: What a setting is, and its images and epochs if they are not those of the configs. Fewer images are seen more often.
+#: The rows of every setting but the first.
+FEW = ('full', 'no-position', 'no-position_no-cpe', 'vit')
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all rows have in common.
+
+    Attributes:
+        text (str): Says it.
+        folder (str): Where the configs are, below configs/ablation. Defaults to '', that folder itself.
+        images (int, optional): The first so many training images, and not all. Defaults to None, all.
+        epochs (int, optional): In place of those of the configs. Defaults to None.
+        rows (tuple[str, ...]): Defaults to :data:`FEW`.
+    """
+
+    text: str
+    folder: str = ''
+    images: int | None = None
+    epochs: int | None = None
+    rows: tuple[str, ...] = FEW
+
+    def options(self) -> tuple[str, ...]:
+        """What is changed in a config, as ``KEY=VALUE``."""
+        if self.images is None:
+            return ()
+        warm_up = round(self.epochs / 12, 2)  # the share that it has of 3 epochs
+        return (f'train_dataloader.dataset.indices={self.images}', f'train_cfg.max_epochs={self.epochs}',
+                f'train_cfg.val_interval={self.epochs}', f'param_scheduler.0.end={warm_up}',
+                f'param_scheduler.1.begin={warm_up}', f'param_scheduler.1.end={self.epochs}')
+
+
 SETTINGS = {
-    'all': ('all 60,000 images, 3 epochs', ()),
-    'images-6000': ('the first 6,000 images, 20 epochs', (6000, 20)),
-    'images-600': ('the first 600 images, 100 epochs', (600, 100)),
+    'all': Setting('Fashion-MNIST, 3 epochs', rows=tuple(ROWS)),
+    'images-6000': Setting('the first 6,000 images of Fashion-MNIST, 20 epochs', images=6000, epochs=20),
+    'images-600': Setting('the first 600 images of Fashion-MNIST, 100 epochs', images=600, epochs=100),
+    'tokens-14': Setting('14 × 14 tokens, the first 6,000 images of Fashion-MNIST, 20 epochs', 'tokens-14', 6000, 20),
+    'clutter': Setting('FashionClutter, the item in the middle of others, 10 epochs', 'clutter'),
 }
-
-
-def options_of(setting: str) -> tuple[str, ...]:
-    """What a setting changes in a config, as ``KEY=VALUE``."""
-    if not SETTINGS[setting][1]:
-        return ()
-    images, epochs = SETTINGS[setting][1]
-    warm_up = round(epochs / 12, 2)  # the share that it has of 3 epochs
-    return (f'train_dataloader.dataset.indices={images}', f'train_cfg.max_epochs={epochs}',
-            f'train_cfg.val_interval={epochs}', f'param_scheduler.0.end={warm_up}',
-            f'param_scheduler.1.begin={warm_up}', f'param_scheduler.1.end={epochs}')
 
 
 def main() -> None:
     """Run what is missing and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--rows', nargs='+', choices=ROWS, default=list(ROWS), metavar='ROW',
-                        help=f'one or more of {", ".join(ROWS)}; default all')
     parser.add_argument('--setting', choices=SETTINGS, default='all', help='; '.join(
-        f'{name}: {what}' for name, (what, _) in SETTINGS.items()) + '. Default all')
+        f'{name}: {setting.text}' for name, setting in SETTINGS.items()) + '. Default all')
+    parser.add_argument('--rows', nargs='+', choices=ROWS, metavar='ROW', help=f'one or more of {", ".join(ROWS)}; '
+                        f'default all of the setting, which are {", ".join(FEW)} except in the first')
     parser.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2])
     parser.add_argument('--jobs', type=int, default=2, help='runs at a time')
     parser.add_argument('--root', default='work_dirs/ablation', help='folder of all runs')
     parser.add_argument('--out', metavar='FILE.csv', help='one line for each run; default none')
     args = parser.parse_args()
+    setting, rows = SETTINGS[args.setting], args.rows or SETTINGS[args.setting].rows
+    if unknown := set(rows) - set(setting.rows):
+        parser.error(f'--setting {args.setting} has the rows {", ".join(setting.rows)}, not {", ".join(unknown)}')
     prefix = '' if args.setting == 'all' else f'{args.setting}_'
-    runs = {(row, seed): Run(f'{prefix}{row}_seed{seed}', str(CONFIGS / f'{row}.py'), seed, options_of(args.setting))
-            for seed in args.seeds for row in args.rows}
+    runs = {(row, seed): Run(f'{prefix}{row}_seed{seed}', str(CONFIGS / setting.folder / f'{row}.py'), seed,
+                             setting.options()) for seed in args.seeds for row in rows}
     try:
         found = train_all(ROOT / 'tools' / 'train.py', list(runs.values()), args.root, args.jobs,
                           max(1, (os.cpu_count() or 1) // max(1, args.jobs)))
-        top1 = {row: {seed: found[runs[row, seed].name]['accuracy/top1'] for seed in args.seeds} for row in args.rows}
+        top1 = {row: {seed: found[runs[row, seed].name]['accuracy/top1'] for seed in args.seeds} for row in rows}
         table = []
         for row, values in top1.items():
             line = {'row': f'`{row}`', 'what it is': ROWS[row], 'top-1': mean_and_deviation(values), 'to `full`': '',
@@ -92,7 +119,7 @@ def main() -> None:
                        for seed, value in values.items()], args.out)
     except UserError as error:
         raise SystemExit(f'tools/ablate.py: {error}') from error
-    print(f'{SETTINGS[args.setting][0]}, seeds {args.seeds}\n\n{markdown_table(table)}')
+    print(f'{setting.text}, seeds {args.seeds}\n\n{markdown_table(table)}')
 
 
 if __name__ == '__main__':

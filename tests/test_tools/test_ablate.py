@@ -3,7 +3,9 @@ import runpy
 from pathlib import Path
 
 import pytest
+import torch
 from mmengine.config import DictAction
+from mmengine.registry import MODELS, DefaultScope
 
 from pervit_mm.apis.configs import load_config
 from pervit_mm.benchmarks import run_queue
@@ -12,15 +14,37 @@ pytest.importorskip('scipy')
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_every_ablation_is_a_row_with_the_settings_in_place():
+def test_every_ablation_is_a_row_and_every_setting_has_its_configs():
     tool = runpy.run_path(str(ROOT / 'tools' / 'ablate.py'))
-    assert set(tool['ROWS']) == {path.stem for path in (ROOT / 'configs' / 'ablation').glob('*.py')}
+    folder = ROOT / 'configs' / 'ablation'
+    for setting in tool['SETTINGS'].values():
+        assert set(setting.rows) == {path.stem for path in (folder / setting.folder).glob('*.py')} or not setting.folder
+    assert set(tool['SETTINGS']['all'].rows) == set(tool['ROWS']) == {path.stem for path in folder.glob('*.py')}
+
+
+def test_a_setting_changes_images_and_schedule():
+    tool = runpy.run_path(str(ROOT / 'tools' / 'ablate.py'))
     cfg = load_config(ROOT / 'configs' / 'ablation' / 'no-position.py')
     cfg.merge_from_dict({key: DictAction._parse_iterable(value) for key, value in (
-        option.split('=') for option in tool['options_of']('images-600'))})
+        option.split('=') for option in tool['SETTINGS']['images-600'].options())})
     assert cfg.train_dataloader.dataset.indices == 600 and cfg.train_cfg.max_epochs == 100
     warm_up, cosine = cfg.param_scheduler
     assert warm_up.end == cosine.begin == 8.33 and cosine.end == 100
+
+
+@pytest.mark.parametrize('folder, tokens', [('tokens-14', 14), ('clutter', 14), ('', 7)])
+def test_all_rows_of_a_setting_have_its_token_grid(folder, tokens):
+    """Counted by the network itself. ViT's grid is that of its position embedding."""
+    pytest.importorskip('mmpretrain')
+    for row in runpy.run_path(str(ROOT / 'tools' / 'ablate.py'))['FEW']:
+        cfg = load_config(ROOT / 'configs' / 'ablation' / folder / f'{row}.py')
+        with DefaultScope.overwrite_default_scope('mmpretrain'):
+            backbone = MODELS.build(cfg.model.backbone)
+        if row == 'vit':
+            assert backbone.pos_embed.shape[1] == tokens**2
+        else:
+            _, grid = backbone.embed(torch.zeros(1, 1, cfg.model.backbone.img_size, cfg.model.backbone.img_size))
+            assert tuple(grid) == (tokens, tokens)
 
 
 def test_the_table_compares_with_the_full_row_seed_by_seed(monkeypatch, capsys, tmp_path):
