@@ -22,7 +22,8 @@ class KernelCount(TorchDispatchMode):
     Attributes:
         inside (Counter): Operations within the custom operators of the position network, by name.
         outside (Counter): All others.
-        waiting (list[str]): Those of ``WAITING``, and copies to the CPU.
+        waiting (list[str]): Those of ``WAITING``, and copies from or to the CPU. An index by a mask of booleans waits
+            too and is not seen, since the meta device refuses it.
     """
 
     def __init__(self):
@@ -40,7 +41,9 @@ class KernelCount(TorchDispatchMode):
             return result
         name = func.overloadpacket.__name__
         to = kwargs.get('device')
-        if name in WAITING or (name == '_to_copy' and to is not None and torch.device(to).type == 'cpu'):
+        devices = {arg.device.type for arg in args if isinstance(arg, torch.Tensor) and arg.dim()}
+        crosses = name == 'copy_' and len(devices) > 1  # from memory of the CPU that is not pinned, it waits
+        if name in WAITING or crosses or (name == '_to_copy' and to is not None and devices != {torch.device(to).type}):
             self.waiting.append(name)
         is_view = any(r.alias_info is not None and not r.alias_info.is_write for r in func._schema.returns)
         if not is_view and not name.startswith(('empty', 'new_empty', 'detach', '_unsafe_view')):

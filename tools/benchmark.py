@@ -69,8 +69,9 @@ def main(argv=None) -> None:
     command = [str(Path(__file__).resolve()), *(['--threads', str(args.threads)] if args.threads else []),
                '--memory-case']
     settings = suites.Settings(tuple(args.sizes), tuple(args.batch or ()), tuple(args.pixels), args.repeats, command)
-    environment = timing.environment()
-    tables = {}
+    environment, tables, out = timing.environment(), {}, Path(args.out)
+    out.mkdir(parents=True, exist_ok=True)
+    text = ', '.join(f'{key} {value}' for key, value in environment.items())
     for suite in args.suite:
         try:
             rows = suites.SUITES[suite](settings, oracle)
@@ -78,12 +79,10 @@ def main(argv=None) -> None:
             raise SystemExit(f'tools/benchmark.py: {error}') from error
         tables[suite] = rows
         print(f'\n## {suite}\n\n{markdown_table(rows)}', flush=True)
-    out = Path(args.out)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / 'benchmark.json').write_text(json.dumps(dict(environment=environment, tables=tables), indent=1))
-    text = ', '.join(f'{key} {value}' for key, value in environment.items())
-    parts = [f'# Benchmark\n\n{text}\n'] + [f'## {k}\n\n{markdown_table(v)}\n' for k, v in tables.items()]
-    (out / 'benchmark.md').write_text('\n'.join(parts))
+        # After each suite: a later one may be cut off.
+        (out / 'benchmark.json').write_text(json.dumps(dict(environment=environment, tables=tables), indent=1))
+        parts = [f'# Benchmark\n\n{text}\n'] + [f'## {k}\n\n{markdown_table(v)}\n' for k, v in tables.items()]
+        (out / 'benchmark.md').write_text('\n'.join(parts))
     print(f'\n{text}\nwritten to {out}/benchmark.md and benchmark.json')
 
 

@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from ..utils.errors import UserError
@@ -135,7 +134,7 @@ def capture(model: nn.Module, attention: bool = True, features: bool = False, qk
     """Record attention and features of every block while a model runs.
 
     Hooks record, so the model computes what it always computes. They are removed at the end, also after an exception.
-    Meanwhile nothing runs compiled.
+    Meanwhile no module of it runs compiled.
     Attention has no gradient. ``output`` and ``branches`` have the gradient of the model.
 
     Args:
@@ -178,8 +177,10 @@ def capture(model: nn.Module, attention: bool = True, features: bool = False, qk
         record.blocks.append(block if each is None else each(block))
 
     with ExitStack() as undo:
-        # Code that was compiled before doesn't know of the hooks.
-        undo.enter_context(torch.compiler.set_stance('force_eager'))
+        for module in model.modules():
+            if module._compiled_call_impl is not None:  # what was compiled before doesn't know of the hooks
+                undo.callback(setattr, module, '_compiled_call_impl', module._compiled_call_impl)
+                module._compiled_call_impl = None
         for index, recorder in enumerate(recorders):
             recorder.attach(undo, lambda index=index: BlockRecord(index), finish, attention=attention,
                             features=features, qkv=qkv, branches=branches)

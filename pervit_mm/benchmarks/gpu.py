@@ -1,5 +1,6 @@
-"""The suite "gpu": what a card says, beside what was expected of it, in less than ten minutes."""
+"""The suite "gpu": what a card says, beside what was expected of it, in about nine minutes."""
 import gc
+import os
 import statistics
 import time
 import traceback
@@ -9,6 +10,7 @@ from typing import Protocol
 
 import torch
 
+from ..ops.position_per_query_triton import VARIABLE
 from ..utils.errors import UserError
 from .gpu_estimates import ESTIMATES
 from .gpu_subjects import Scale, Subject, gpu_subjects
@@ -77,7 +79,8 @@ def gpu(settings: Settings, oracle: ModuleType | None = None, timer: Timer | Non
         clock: Callable[[], float] = time.monotonic) -> Rows:
     """Time the subjects one after the other until the time is up. Ratio: time over that of the first of a part.
 
-    A subject that fails, because the card lacks a kernel or memory, is a line that says so. The others go on.
+    A subject that fails, because the card lacks a kernel or memory, is a line that says so. The others go on. Attention
+    by cuDNN is off but for the subject of that name, as in ``tools/train.py``.
 
     Args:
         settings (Settings): With ``sizes`` and the first of ``batches``, images of a training step, 128 by default.
@@ -92,13 +95,16 @@ def gpu(settings: Settings, oracle: ModuleType | None = None, timer: Timer | Non
         with the most memory.
 
     Raises:
-        UserError: If there is no GPU.
+        UserError: If there is no GPU, or the fused kernels for Φp are on, which the suite turns on by itself.
     """
     if timer is None:
         if not torch.cuda.is_available():
             raise UserError(f'--suite gpu needs a GPU, and torch {torch.__version__} sees none: run it where there is '
                             'one, or take another suite')
         timer = CudaTimer()
+    if os.environ.get(VARIABLE) == '1':
+        raise UserError(f'{VARIABLE}=1 is set, and --suite gpu compares both forms of Φp: unset it')
+    torch.backends.cuda.enable_cudnn_sdp(False)
     if subjects is None:
         subjects = gpu_subjects(settings.sizes, Scale(batch=settings.batches_or(128)[0]))
     start, rows, base, left_out = clock(), [], {}, []

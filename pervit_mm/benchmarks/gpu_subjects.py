@@ -65,13 +65,13 @@ def gpu_subjects(sizes: Sequence[str], scale: Scale) -> list[Subject]:
         scale (Scale): Where they run, and how large they are.
 
     Returns:
-        list[Subject]: Subjects of a part follow one another.
+        list[Subject]: Subjects of a part follow one another, except those of Triton. They come late, because a fault of
+        a kernel of ours may end all work on the card.
     """
     grid, large = (scale.side // 16, ) * 2, (scale.dense, ) * 2
-    subjects = []
-    for size in sizes:
-        subjects += position(f'position {size}', size, grid, None, scale)
-    subjects += position(f'position, {scale.dense} x {scale.dense} tokens, one block', 'tiny', large, 1, scale)
+    positions = [position(f'position {size}', size, grid, None, scale) for size in sizes]
+    positions.append(position(f'position, {scale.dense} x {scale.dense} tokens, one block', 'tiny', large, 1, scale))
+    subjects = [by_torch for by_torch, _ in positions]
     for size in sizes:
         subjects += attention(size, scale)
     for size in sizes:
@@ -86,6 +86,7 @@ def gpu_subjects(sizes: Sequence[str], scale: Scale) -> list[Subject]:
                  for name in ('deployed', 'kept Φp', 'Φp made anew')]
     subjects += [Subject(f'dense tiny, {scale.dense} x {scale.dense} tokens', name, partial(dense, blocks, scale), 60)
                  for name, blocks in (('windows', ()), ('four global blocks', (2, 5, 8, 11)))]
+    subjects += [by_triton for _, by_triton in positions]
     subjects += [Subject(f'step {size}, compiled', dtype, partial(training_step, size, dtype, scale, True), 150)
                  for size, dtype in (('tiny', 'float16'), ('medium', 'float16')) if size in sizes]
     return subjects
@@ -101,7 +102,8 @@ def fused_position(enabled: bool) -> Iterator[None]:
         ops.use_fused_position(False)
 
 
-def position(part: str, size: str, grid: tuple[int, int], blocks: int | None, scale: Scale) -> list[Subject]:
+def position(part: str, size: str, grid: tuple[int, int], blocks: int | None,
+             scale: Scale) -> tuple[Subject, Subject]:
     """log Φp of the first blocks, forward and backward, by torch and by Triton; with how much they differ."""
 
     def make() -> tuple[list[nn.Parameter], Callable[[], list[Tensor]]]:
@@ -142,8 +144,8 @@ def position(part: str, size: str, grid: tuple[int, int], blocks: int | None, sc
         return f'{verdict} to torch: log Φp by {value:.1e}, gradients by {slope:.1e} of the largest'
 
     needs = 15 if blocks is None else 30
-    return [Subject(part, 'torch', partial(build, False), needs),
-            Subject(part, 'Triton', partial(build, True), needs, compare)]
+    return (Subject(part, 'torch', partial(build, False), needs),
+            Subject(part, 'Triton', partial(build, True), needs, compare))
 
 
 def attention(size: str, scale: Scale) -> list[Subject]:

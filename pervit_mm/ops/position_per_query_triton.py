@@ -23,6 +23,8 @@ from .position_per_query import query_position, query_position_backward
 VARIABLE = 'PERVIT_FUSED_POSITION'
 #: Kind of device whose kernels these are.
 DEVICE = 'cuda'
+#: Least compute capability. Older cards have no TF32.
+CAPABILITY = (8, 0)
 #: Keys that a program holds at a time, a power of 2. On grids of up to this many tokens it holds all of a query.
 KEYS = 256
 #: The same for gradients of windows and of weights. With more, a kernel has too few registers and spills.
@@ -43,13 +45,19 @@ def _kernels() -> ModuleType:
 
 
 def _device(tensors: tuple[Tensor | None, ...]) -> AbstractContextManager:
-    """Context in which Triton launches where the tensors are, after a check of their types."""
+    """Context in which Triton launches where the tensors are, after a check of their types and of the card."""
     other = next((t.dtype for t in tensors if t is not None and t.dtype != torch.float32), None)
     if other is not None:
         raise UserError(f'dtype={other}: the fused position kernels take float32 alone. Convert the tensors, or turn '
                         'the kernels off by pervit_mm.ops.use_fused_position(False).')
     device = tensors[0].device
-    return torch.cuda.device(device) if device.type == 'cuda' else nullcontext()
+    if device.type != 'cuda':
+        return nullcontext()
+    capability = torch.cuda.get_device_capability(device)
+    if torch.version.hip is None and capability < CAPABILITY:
+        raise UserError(f'the fused position kernels need a card of compute capability {CAPABILITY}, and {device} has '
+                        f'{capability}: turn them off, by {VARIABLE}=0 or pervit_mm.ops.use_fused_position(False)')
+    return torch.cuda.device(device)
 
 
 def _contiguous(*tensors: Tensor | None) -> list[Tensor | None]:

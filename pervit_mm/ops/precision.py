@@ -16,7 +16,8 @@ def without_tf32() -> Iterator[None]:
     """Context, or decorator, in which float32 matrix products run in float32, whatever the user has allowed.
 
     ``torch.set_float32_matmul_precision('high')`` speeds up the layers of a network by TF32, which has ten bits behind
-    the point. log Φp would lose digits by it.
+    the point. log Φp would lose digits by it. The setting is one of the whole process: where several threads compute Φp
+    at a time, one may end the exact time of another.
     """
     try:
         before, exact, change = torch.get_float32_matmul_precision(), 'highest', torch.set_float32_matmul_precision

@@ -71,7 +71,8 @@ class DistillationHook(Hook):
                             'run by iteration, which has none: set it to 0, or train by epoch')
         if self.clip_grad is None and not self.freeze_prototypes:
             return
-        if wrapper.optimizer.defaults.get('fused') and getattr(wrapper, 'loss_scaler', None) is not None:
+        scaler = getattr(wrapper, 'loss_scaler', None)
+        if wrapper.optimizer.defaults.get('fused') and scaler is not None and scaler.is_enabled():
             raise UserError('clip_grad and freeze_prototypes of DistillationHook need gradients without loss scale, '
                             'and a fused optimizer unscales them itself: set optim_wrapper.optimizer.foreach=True in '
                             'place of fused, or train in bfloat16')

@@ -62,7 +62,7 @@ def test_without_a_gpu_one_sentence_says_so():
         suite.gpu(Settings())
 
 
-def test_all_subjects_fit_into_ten_minutes_and_estimates_are_of_subjects():
+def test_each_subject_fits_into_the_time_and_estimates_are_of_subjects():
     """Each estimate stands beside a result."""
     subjects = gpu_subjects(SIZES, Scale())
     names = [(subject.part, subject.name) for subject in subjects]

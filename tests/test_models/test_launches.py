@@ -42,7 +42,8 @@ def test_no_operation_of_a_step_waits_for_the_device(kwargs):
 
 
 @pytest.mark.parametrize('wait', [lambda x: torch.equal(x, x), torch.nonzero, lambda x: x.sum().item(),
-                                  lambda x: x.to('cpu')])
+                                  lambda x: x.to('cpu'), lambda x: x.copy_(torch.ones(3)),
+                                  lambda x: torch.ones(3).to(x.device)])
 def test_waiting_is_noticed(wait):
     with KernelCount() as count:
         try:

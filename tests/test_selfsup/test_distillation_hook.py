@@ -254,7 +254,9 @@ def test_optimizers_that_cannot_be_clipped_are_told():
 
     wrapper = OptimWrapper(torch.optim.SGD(model.neck.parameters(), lr=1., fused=True))
     start(wrapper)  # a fused optimizer is fine as long as nothing is scaled
-    wrapper.loss_scaler = object()
+    wrapper.loss_scaler = torch.amp.GradScaler('cpu', enabled=False)
+    start(wrapper)
+    wrapper.loss_scaler = torch.amp.GradScaler('cpu')
     with pytest.raises(UserError, match='a fused optimizer unscales them itself: set .*foreach=True'):
         start(wrapper)
     with pytest.raises(UserError, match='takes one optimizer, got OptimWrapperDict'):

@@ -17,8 +17,8 @@ class PerViTNonFiniteHook(Hook):
     """Stop training when a loss or a gradient is NaN or infinite.
 
     Gradients are looked at ahead of each optimizer step, so the step that would break the weights is not taken. Under
-    ``AmpOptimWrapper`` the gradient scaler does that, and the hook looks at the loss alone. With several processes
-    gradients are averaged first, so all processes stop together.
+    ``AmpOptimWrapper`` the gradient scaler does that, unless it is switched off, and the hook looks at the loss alone.
+    With several processes gradients are averaged first, so all processes stop together.
 
     Args:
         max_skips (int): Iterations in a row that are skipped, with a warning, before training stops. Defaults to 0,
@@ -49,7 +49,8 @@ class PerViTNonFiniteHook(Hook):
         wrapper = runner.optim_wrapper
         wrappers = [wrapper] if isinstance(wrapper, OptimWrapper) else list(wrapper.values())
         for one in wrappers:
-            if isinstance(one, OptimWrapper) and not isinstance(one, AmpOptimWrapper):
+            scaled = isinstance(one, AmpOptimWrapper) and one.loss_scaler.is_enabled()
+            if isinstance(one, OptimWrapper) and not scaled:
                 one.step = self._guard(runner, one, one.step)
                 self._undo.append(lambda one=one: vars(one).pop('step'))  # the method of its class is behind it
 

@@ -1,4 +1,5 @@
 """Few parameter groups, without which an optimizer has no fast step."""
+from collections import Counter
 from collections.abc import Iterable
 
 import torch
@@ -6,6 +7,8 @@ import torch.nn as nn
 from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper
 from mmengine.optim.scheduler.param_scheduler import _ParamScheduler
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIMIZERS
+
+from ...utils.errors import UserError
 
 #: Optimizers of torch that have a fused step on CUDA.
 FUSED = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD)
@@ -27,6 +30,9 @@ class PerViTGroupedConstructor(DefaultOptimWrapperConstructor):
     Args:
         optim_wrapper_cfg (dict): Config of the optimizer wrapper, with ``optimizer``.
         paramwise_cfg (dict, optional): MMEngine's options for parameters. Defaults to None, the same for all.
+
+    Raises:
+        UserError: When it is called, if modules share a tensor and ``paramwise_cfg.bypass_duplicate`` is not set.
 
     Examples:
         >>> optim_wrapper = dict(
@@ -62,6 +68,7 @@ class PerViTGroupedConstructor(DefaultOptimWrapperConstructor):
         """
         super().add_params(params, module, prefix, **kwargs)
         if not prefix:  # MMEngine's method calls itself for the parts of the model
+            self._check_unshared(params, module)
             self.set_options(params, module)
             defaults = {key: self.optimizer_cfg[key] for key in ('lr', 'weight_decay') if key in self.optimizer_cfg}
             params[:] = merge_groups([{**defaults, **group} for group in params])
@@ -73,6 +80,14 @@ class PerViTGroupedConstructor(DefaultOptimWrapperConstructor):
             groups (list[dict]): A group of each parameter; changed in place.
             model (nn.Module): The model.
         """
+
+    def _check_unshared(self, groups: list[dict], model: nn.Module) -> None:
+        """Refuse a tensor that several modules share: it would be stepped once for each of them."""
+        counts = Counter(id(param) for group in groups for param in group['params'])
+        twice = [name for name, param in model.named_parameters(remove_duplicate=False) if counts[id(param)] > 1]
+        if twice:
+            raise UserError(f'paramwise_cfg: {", ".join(twice[:4])} share a tensor, which would be stepped once for '
+                            'each of these names: set paramwise_cfg.bypass_duplicate=True')
 
     def _can_fuse(self, model: nn.Module) -> bool:
         if {'fused', 'foreach'} & self.optimizer_cfg.keys():

@@ -21,6 +21,17 @@ def test_a_run_stops_at_once_with_its_weights_whole(tmp_path):
     assert not list(tmp_path.glob('*.pth'))
 
 
+def test_bfloat16_without_a_scaler_is_guarded_too(tmp_path, monkeypatch):
+    """As the configs for GPUs in bfloat16. ``AmpOptimWrapper`` asks for a GPU, which this run doesn't use."""
+    monkeypatch.setattr('mmengine.optim.optimizer.amp_optimizer_wrapper.is_cuda_available', lambda: True)
+    run = toy_runner(tmp_path, hooks=hook(), bad=range(SAMPLES), optim_wrapper=dict(
+        type='AmpOptimWrapper', dtype='bfloat16', loss_scale=dict(enabled=False), optimizer=dict(type='Adam', lr=0.01)))
+    before = weights(run)
+    with pytest.raises(UserError, match='^a gradient is not finite in iteration 1'):
+        run.train()
+    assert all(torch.equal(value, before[key]) for key, value in weights(run).items())
+
+
 def test_the_last_good_checkpoint_is_named(tmp_path):
     toy_runner(tmp_path, epochs=1, hooks=hook()).train()
     run = toy_runner(tmp_path, epochs=3, hooks=hook(), bad=range(SAMPLES), resume=True)

@@ -9,6 +9,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from toy_run import ToyModel, toy_runner, weights
 
 from pervit_mm.models import PerViT
+from pervit_mm.utils.errors import UserError
 
 DECAY = dict(norm_decay_mult=0., bias_decay_mult=0., flat_decay_mult=0.)
 RATES = dict(layer_decay_rate=0.8, **DECAY)
@@ -109,6 +110,23 @@ def test_a_run_with_a_group_for_each_parameter_is_resumed(tmp_path, monkeypatch,
     assert resumed.optim_wrapper.get_lr()['base_lr'] == before.optim_wrapper.get_lr()['base_lr']
     for a, b in zip(resumed.param_schedulers, whole.param_schedulers):
         assert a.base_values == b.base_values and a.get_last_value() == b.get_last_value()
+
+
+@pytest.mark.parametrize('constructor', [GROUPED, LAYERS])
+def test_a_shared_tensor_is_refused_or_stepped_once(constructor):
+    """The first step of Adam without decay is the learning rate, 0.01."""
+    model = nn.ModuleDict(dict(one=nn.Linear(4, 4), other=nn.Linear(4, 4)))
+    model.other.weight = model.one.weight
+    model.get_layer_depth = lambda name, prefix='': (0, 2)
+    paramwise = dict(bias_decay_mult=0.) if constructor == GROUPED else dict(bias_decay_mult=0., layer_decay_rate=1.)
+    with pytest.raises(UserError, match='one.weight, other.weight share a tensor.*bypass_duplicate=True'):
+        wrap(model, constructor, paramwise)
+    before = model.one.weight.detach().clone()
+    optimizer = wrap(model, constructor, dict(paramwise, bypass_duplicate=True)).optimizer
+    model.one.weight.square().sum().backward()
+    optimizer.step()
+    # AdamW: the decay of lr * weight_decay, then a step of lr.
+    torch.testing.assert_close((model.one.weight - before * 0.995).abs(), torch.full((4, 4), 0.01), atol=1e-5, rtol=0)
 
 
 def test_a_fused_step_is_chosen_on_cuda_alone():
