@@ -22,6 +22,7 @@ import pervit_mm  # noqa: F401  registers everything
 from pervit_mm.benchmarks import suites, timing
 from pervit_mm.utils.errors import UserError
 from pervit_mm.utils.markdown import markdown_table
+from pervit_mm.utils.memory import keep_freed_memory
 
 ROOT = Path(__file__).parents[1]
 
@@ -65,6 +66,7 @@ def main(argv=None) -> None:
         run = suites.memory_case(args.memory_case, load_oracle())
         print(json.dumps(timing.first_call(run)))
         return
+    keep_freed_memory()  # as tools/train.py does
     oracle = load_oracle()
     command = [str(Path(__file__).resolve()), *(['--threads', str(args.threads)] if args.threads else []),
                '--memory-case']

@@ -17,6 +17,7 @@ import pervit_mm  # noqa: F401  registers everything, and lets torch >= 2.6 read
 from pervit_mm.apis.configs import load_config
 from pervit_mm.engine import launch
 from pervit_mm.utils.errors import UserError
+from pervit_mm.utils.memory import keep_freed_memory
 
 
 def parse_args(argv=None) -> argparse.Namespace:
@@ -69,4 +70,5 @@ def main(argv=None) -> None:
 
 
 if __name__ == '__main__':
+    keep_freed_memory()
     main()
