@@ -96,8 +96,11 @@ def prepare_fashion_clutter(
         raise UserError(f'seed must be an integer from 0 on, got {seed!r}')
     names = [name for split in SPLITS for name in SPLITS[split]]
     manifest = root / _MANIFEST
-    if manifest.is_file() and json.loads(manifest.read_text()) == settings and all(
-            (root / name).is_file() for name in names):
+    try:
+        there = json.loads(manifest.read_text())
+    except (OSError, ValueError):  # none, or a damaged one
+        there = None
+    if there == settings and all((root / name).is_file() for name in names):
         log(f'The images are in {root}: {train} for training, {test} for testing.')
         return False
     if missing := missing_files(fashion_mnist, files):

@@ -61,6 +61,8 @@ def test_the_files_hold_what_was_asked_for_and_repeat(source, tmp_path):
     prepare(source, tmp_path / 'c', seed=1)
     a, b, c = (read_idx(tmp_path / name / 'train-images-idx3-ubyte') for name in 'abc')
     assert (a == b).all() and (a != c).any()
+    (tmp_path / 'b' / 'fashion_clutter.json').write_text('{')
+    assert prepare(source, tmp_path / 'b')  # damaged: drawn anew
     assert prepare(source, tmp_path / 'a', train=5)  # other settings: drawn anew
     assert len(read_idx(tmp_path / 'a' / 'train-labels-idx1-ubyte')) == 5
 
