@@ -53,7 +53,8 @@ class Setting:
 
     Attributes:
         text (str): Says it.
-        folder (str): Where the configs are, below configs/ablation. Defaults to '', that folder itself.
+        folder (str): Where the configs are, below configs/ablation; their names end with it too. Defaults to '', that
+            folder itself.
         images (int, optional): The first so many training images, and not all. Defaults to None, all.
         epochs (int, optional): In place of those of the configs. Defaults to None.
         rows (tuple[str, ...]): Defaults to :data:`FEW`.
@@ -64,6 +65,10 @@ class Setting:
     images: int | None = None
     epochs: int | None = None
     rows: tuple[str, ...] = FEW
+
+    def config(self, row: str) -> Path:
+        """The config of a row."""
+        return CONFIGS / self.folder / (f'{row}_{self.folder}.py' if self.folder else f'{row}.py')
 
     def options(self) -> tuple[str, ...]:
         """What is changed in a config, as ``KEY=VALUE``."""
@@ -100,8 +105,8 @@ def main() -> None:
     if unknown := set(rows) - set(setting.rows):
         parser.error(f'--setting {args.setting} has the rows {", ".join(setting.rows)}, not {", ".join(unknown)}')
     prefix = '' if args.setting == 'all' else f'{args.setting}_'
-    runs = {(row, seed): Run(f'{prefix}{row}_seed{seed}', str(CONFIGS / setting.folder / f'{row}.py'), seed,
-                             setting.options()) for seed in args.seeds for row in rows}
+    runs = {(row, seed): Run(f'{prefix}{row}_seed{seed}', str(setting.config(row)), seed, setting.options())
+            for seed in args.seeds for row in rows}
     try:
         found = train_all(ROOT / 'tools' / 'train.py', list(runs.values()), args.root, args.jobs,
                           max(1, (os.cpu_count() or 1) // max(1, args.jobs)))

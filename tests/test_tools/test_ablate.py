@@ -18,7 +18,8 @@ def test_every_ablation_is_a_row_and_every_setting_has_its_configs():
     tool = runpy.run_path(str(ROOT / 'tools' / 'ablate.py'))
     folder = ROOT / 'configs' / 'ablation'
     for setting in tool['SETTINGS'].values():
-        assert set(setting.rows) == {path.stem for path in (folder / setting.folder).glob('*.py')} or not setting.folder
+        found = set((folder / setting.folder).glob('*.py'))
+        assert {setting.config(row) for row in setting.rows} == found or not setting.folder
     assert set(tool['SETTINGS']['all'].rows) == set(tool['ROWS']) == {path.stem for path in folder.glob('*.py')}
 
 
@@ -32,12 +33,13 @@ def test_a_setting_changes_images_and_schedule():
     assert warm_up.end == cosine.begin == 8.33 and cosine.end == 100
 
 
-@pytest.mark.parametrize('folder, tokens', [('tokens-14', 14), ('clutter', 14), ('', 7)])
-def test_all_rows_of_a_setting_have_its_token_grid(folder, tokens):
+@pytest.mark.parametrize('setting, tokens', [('tokens-14', 14), ('clutter', 14), ('images-600', 7)])
+def test_all_rows_of_a_setting_have_its_token_grid(setting, tokens):
     """Counted by the network itself. ViT's grid is that of its position embedding."""
     pytest.importorskip('mmpretrain')
-    for row in runpy.run_path(str(ROOT / 'tools' / 'ablate.py'))['FEW']:
-        cfg = load_config(ROOT / 'configs' / 'ablation' / folder / f'{row}.py')
+    setting = runpy.run_path(str(ROOT / 'tools' / 'ablate.py'))['SETTINGS'][setting]
+    for row in setting.rows:
+        cfg = load_config(setting.config(row))
         with DefaultScope.overwrite_default_scope('mmpretrain'):
             backbone = MODELS.build(cfg.model.backbone)
         if row == 'vit':

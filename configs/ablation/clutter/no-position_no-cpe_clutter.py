@@ -1,4 +1,4 @@
 # Without Φp and without the conditional encoding.
-_base_ = 'no-position.py'
+_base_ = 'no-position_clutter.py'
 
 model = dict(backbone=dict(cpe=False))

@@ -1,5 +1,5 @@
 # Control: MMPretrain's VisionTransformer with the same data, schedule and token grid.
-_base_ = 'full.py'
+_base_ = 'full_clutter.py'
 
 model = dict(
     backbone=dict(
