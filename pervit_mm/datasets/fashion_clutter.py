@@ -12,8 +12,8 @@ import numpy as np
 
 from ..utils.atomic_write import replacing
 from ..utils.errors import UserError, told
-from .fashion_mnist import FASHION_MNIST_FILES, missing_files
-from .fashion_scenes import SPLITS
+from .fashion_mnist import FASHION_MNIST_FILES, check_fashion_mnist
+from .fashion_scenes import SPLITS, check_count
 from .fashion_scenes_canvas import cut_out, draw_ground, read_idx, to_pixels
 
 #: Height and width of an image in pixels.
@@ -91,9 +91,7 @@ def prepare_fashion_clutter(
             ``fashion_mnist``.
     """
     root, counts = Path(root), dict(train=train, test=test)
-    settings = dict(format=_FORMAT, **counts, seed=seed, fashion_mnist=dict(files))
-    if type(seed) is not int or seed < 0:
-        raise UserError(f'seed must be an integer from 0 on, got {seed!r}')
+    settings = dict(format=_FORMAT, **counts, seed=check_count('seed', seed, 0), fashion_mnist=dict(files))
     names = [name for split in SPLITS for name in SPLITS[split]]
     manifest = root / _MANIFEST
     try:
@@ -103,9 +101,7 @@ def prepare_fashion_clutter(
     if there == settings and all((root / name).is_file() for name in names):
         log(f'The images are in {root}: {train} for training, {test} for testing.')
         return False
-    if missing := missing_files(fashion_mnist, files):
-        raise UserError(f'fashion_mnist={str(fashion_mnist)!r} lacks {", ".join(missing)}, whole and extracted: run '
-                        '"make data" or tools/prepare_fashion_mnist.py, or name the folder that has them.')
+    check_fashion_mnist(fashion_mnist, files)
     with told(f'the folder {str(root)!r} cannot be made'):
         root.mkdir(parents=True, exist_ok=True)
     manifest.unlink(missing_ok=True)

@@ -60,6 +60,21 @@ def missing_files(root: str | Path, files: Mapping[str, str] = FASHION_MNIST_FIL
     ]
 
 
+def check_fashion_mnist(folder: str | Path, files: Mapping[str, str] = FASHION_MNIST_FILES) -> None:
+    """Check that Fashion-MNIST is whole, ahead of drawing images from its items.
+
+    Args:
+        folder (str | Path): The folder with the extracted files, the argument ``fashion_mnist`` of the caller.
+        files (Mapping[str, str]): File names and md5 sums.
+
+    Raises:
+        UserError: If a file is absent, incomplete or changed.
+    """
+    if missing := missing_files(folder, files):
+        raise UserError(f'fashion_mnist={str(folder)!r} lacks {", ".join(missing)}, whole and extracted: run "make '
+                        'data" or tools/prepare_fashion_mnist.py, or name the folder that has them.')
+
+
 def extract_checked(source: str | Path, target: str | Path, md5: str) -> None:
     """Copy or decompress one file to ``target``, but only if its content is whole and right.
 

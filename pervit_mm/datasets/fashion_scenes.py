@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 
 from ..utils.errors import UserError, told
-from .fashion_mnist import FASHION_MNIST_FILES, missing_files
+from .fashion_mnist import FASHION_MNIST_FILES, check_fashion_mnist
 from .fashion_scenes_canvas import cut_out, draw_ground, dye, read_idx, to_pixels
 
 #: Class names in the order of Fashion-MNIST's labels 0 to 9. In COCO's files and in label maps they count from 1.
@@ -124,7 +124,7 @@ class FashionScenes:
                             f'image, got {labels.shape} of them, from {labels.min()} to {labels.max()}.')
         if split not in SPLITS:
             raise UserError(f'split must be one of {sorted(SPLITS)}, got {split!r}.')
-        self.images, self.labels, self.split, self.seed = images, labels, split, _count('seed', seed, 0)
+        self.images, self.labels, self.split, self.seed = images, labels, split, check_count('seed', seed, 0)
 
     @classmethod
     def from_folder(cls, fashion_mnist: str | Path, split: str, seed: int = 0) -> 'FashionScenes':
@@ -158,7 +158,7 @@ class FashionScenes:
         Raises:
             UserError: If ``index`` is below 0 or no integer.
         """
-        rng = np.random.default_rng([self.seed, list(SPLITS).index(self.split), _count('index', index, 0)])
+        rng = np.random.default_rng([self.seed, list(SPLITS).index(self.split), check_count('index', index, 0)])
         size = rng.integers(SCENE_SIDES[0], SCENE_SIDES[1] + 1, 2)
         image = draw_ground(size, rng)
         owners = np.zeros(size, np.uint8)
@@ -218,8 +218,8 @@ def prepare_fashion_scenes(
         UserError: If a number is out of range, ``root`` holds something else, Fashion-MNIST is not whole in
             ``fashion_mnist``, or pycocotools is not installed.
     """
-    counts = dict(train=_count('train', train, 1), test=_count('test', test, 1))
-    settings = dict(format=_FORMAT, **counts, seed=_count('seed', seed, 0), fashion_mnist=dict(files))
+    counts = dict(train=check_count('train', train, 1), test=check_count('test', test, 1))
+    settings = dict(format=_FORMAT, **counts, seed=check_count('seed', seed, 0), fashion_mnist=dict(files))
     # If root is a link, it stays one, and the folder that it points to is replaced.
     root = Path(root).resolve()
     if _is_there(root, settings):
@@ -227,9 +227,7 @@ def prepare_fashion_scenes(
         return False
     if root.exists() and not (root.is_dir() and ((root / _MANIFEST).is_file() or not any(root.iterdir()))):
         raise UserError(f'root={str(root)!r} holds something else than scenes: name another folder, or remove it.')
-    if missing := missing_files(fashion_mnist, files):
-        raise UserError(f'fashion_mnist={str(fashion_mnist)!r} lacks {", ".join(missing)}, whole and extracted: run '
-                        '"make data" or tools/prepare_fashion_mnist.py, or name the folder that has them.')
+    check_fashion_mnist(fashion_mnist, files)
     log(f'Drawing {train} scenes for training and {test} for testing; this takes about half a minute.')
     partial, replaced = (root.with_name(f'.{root.name}.{word}') for word in ('partial', 'replaced'))
     for folder in (partial, replaced):
@@ -251,8 +249,8 @@ def prepare_fashion_scenes(
     return True
 
 
-def _count(name: str, value: int, least: int) -> int:
-    """Return ``value`` if it is an integer of at least ``least``, or raise UserError."""
+def check_count(name: str, value: int, least: int) -> int:
+    """Return ``value`` if it is an integer of at least ``least``, or raise UserError with ``name``."""
     if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < least:
         raise UserError(f'{name} must be an integer from {least} on, got {value!r}.')
     return int(value)
