@@ -4,13 +4,15 @@
     python tools/ablate.py                                       # every row, three seeds, two runs at a time
     python tools/ablate.py --rows full no-position --seeds 0 1 2 3 4 --out ablation.csv
     python tools/ablate.py --setting images-600                  # few images; four rows
+    python tools/ablate.py --setting images-6000                 # and three rows with what could hold Φp back changed
     python tools/ablate.py --setting clutter                     # after tools/prepare_fashion_clutter.py
 
 You can stop it at any time and start it again with the same arguments. Finished runs are kept, and an interrupted run
 goes on from its last checkpoint. The first seed of all rows comes first. A row is a config in configs/ablation/, a
 setting changes the training of all rows alike. Columns: top-1 on the 10,000 test images after the last epoch, mean and
-deviation over the seeds; the mean of the paired differences to the row `full` with its 95 % interval; and the p of a
-paired t-test. Many rows are compared, so one p of 0.05 among them says little.
+deviation over the seeds; the mean of the paired differences to the row `full` with its 95 % interval; the p of a
+paired t-test; and, in every setting but the first, how far Φp of each block moved, see `PerViTPositionShiftHook`. Many
+rows are compared, so one p of 0.05 among them says little.
 """
 import argparse
 import os
@@ -41,10 +43,15 @@ ROWS = {
     'init-global': 'every block starts global',
     'init-trunc-normal': 'Φp starts from a truncated normal',
     'symmetry-noise': 'noise on equal hidden channels',
+    'fast-position': 'ten times the rate for the position network',
     'vit': "MMPretrain's VisionTransformer",
 }
-#: The rows of every setting but the first.
+#: The rows of most settings but the first.
 FEW = ('full', 'no-position', 'no-position_no-cpe', 'vit')
+#: What could keep Φp from helping, and is changed here: equal hidden channels, blocks that start flat, a small rate.
+CAUSES = ('symmetry-noise', 'init-local', 'fast-position')
+#: Rows without Φp.
+WITHOUT = ('no-position', 'no-position_no-cpe', 'vit')
 
 
 @dataclass(frozen=True)
@@ -58,6 +65,7 @@ class Setting:
         images (int, optional): The first so many training images, and not all. Defaults to None, all.
         epochs (int, optional): In place of those of the configs. Defaults to None.
         rows (tuple[str, ...]): Defaults to :data:`FEW`.
+        shift (bool): Whether the runs log how far Φp moves, by ``PerViTPositionShiftHook``. Defaults to True.
     """
 
     text: str
@@ -65,28 +73,40 @@ class Setting:
     images: int | None = None
     epochs: int | None = None
     rows: tuple[str, ...] = FEW
+    shift: bool = True
 
     def config(self, row: str) -> Path:
         """The config of a row."""
         return CONFIGS / self.folder / (f'{row}_{self.folder}.py' if self.folder else f'{row}.py')
 
-    def options(self) -> tuple[str, ...]:
-        """What is changed in a config, as ``KEY=VALUE``."""
+    def options(self, row: str) -> tuple[str, ...]:
+        """What is changed in the config of a row, as ``KEY=VALUE``."""
+        hook = ('default_hooks.position_shift.type=PerViTPositionShiftHook', )
+        hook = hook if self.shift and row not in WITHOUT else ()
         if self.images is None:
-            return ()
+            return hook
         warm_up = round(self.epochs / 12, 2)  # the share that it has of 3 epochs
         return (f'train_dataloader.dataset.indices={self.images}', f'train_cfg.max_epochs={self.epochs}',
                 f'train_cfg.val_interval={self.epochs}', f'param_scheduler.0.end={warm_up}',
-                f'param_scheduler.1.begin={warm_up}', f'param_scheduler.1.end={self.epochs}')
+                f'param_scheduler.1.begin={warm_up}', f'param_scheduler.1.end={self.epochs}', *hook)
 
 
 SETTINGS = {
-    'all': Setting('Fashion-MNIST, 3 epochs', rows=tuple(ROWS)),
-    'images-6000': Setting('the first 6,000 images of Fashion-MNIST, 20 epochs', images=6000, epochs=20),
+    'all': Setting('Fashion-MNIST, 3 epochs', rows=tuple(ROWS), shift=False),
+    'images-6000': Setting('the first 6,000 images of Fashion-MNIST, 20 epochs', images=6000, epochs=20,
+                           rows=FEW + CAUSES),
+    'images-6000-long': Setting('the first 6,000 images of Fashion-MNIST, 60 epochs', images=6000, epochs=60,
+                                rows=('full', 'no-position', 'fast-position')),
     'images-600': Setting('the first 600 images of Fashion-MNIST, 100 epochs', images=600, epochs=100),
     'tokens-14': Setting('14 × 14 tokens, the first 6,000 images of Fashion-MNIST, 20 epochs', 'tokens-14', 6000, 20),
     'clutter': Setting('FashionClutter, the item in the middle of others, 10 epochs', 'clutter'),
 }
+
+
+def shifts(metrics: dict[str, float]) -> list[float]:
+    """How far Φp of each block has moved at the end of a run, or nothing if it was not logged."""
+    names = [key for key in metrics if key.startswith('position_shift/')]
+    return [metrics[f'position_shift/block{i}'] for i in range(len(names))]
 
 
 def main() -> None:
@@ -105,11 +125,12 @@ def main() -> None:
     if unknown := set(rows) - set(setting.rows):
         parser.error(f'--setting {args.setting} has the rows {", ".join(setting.rows)}, not {", ".join(unknown)}')
     prefix = '' if args.setting == 'all' else f'{args.setting}_'
-    runs = {(row, seed): Run(f'{prefix}{row}_seed{seed}', str(setting.config(row)), seed, setting.options())
+    runs = {(row, seed): Run(f'{prefix}{row}_seed{seed}', str(setting.config(row)), seed, setting.options(row))
             for seed in args.seeds for row in rows}
     try:
         found = train_all(ROOT / 'tools' / 'train.py', list(runs.values()), args.root, args.jobs,
                           max(1, (os.cpu_count() or 1) // max(1, args.jobs)))
+        moved = {run: shifts(found[runs[run].name]) for run in runs}
         top1 = {row: {seed: found[runs[row, seed].name]['accuracy/top1'] for seed in args.seeds} for row in rows}
         table = []
         for row, values in top1.items():
@@ -118,10 +139,14 @@ def main() -> None:
             if row != 'full' and 'full' in top1 and len(args.seeds) > 1:
                 difference = paired_difference(values, top1['full'])
                 line.update({'to `full`': str(difference), 'p': f'{difference.p:.3f}'})
+            if any(moved.values()):
+                blocks = [moved[row, seed] for seed in args.seeds]
+                line['Φp moved'] = ' '.join(f'{sum(values) / len(values):.2f}' for values in zip(*blocks))
             table.append(line)
         if args.out:
-            write_csv([dict(setting=args.setting, row=row, seed=seed, top1=value) for row, values in top1.items()
-                       for seed, value in values.items()], args.out)
+            write_csv([dict(setting=args.setting, row=row, seed=seed, top1=value,
+                            moved=' '.join(f'{shift:.3f}' for shift in moved[row, seed]))
+                       for row, values in top1.items() for seed, value in values.items()], args.out)
     except UserError as error:
         raise SystemExit(f'tools/ablate.py: {error}') from error
     print(f'{setting.text}, seeds {args.seeds}\n\n{markdown_table(table)}')

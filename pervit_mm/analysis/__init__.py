@@ -25,6 +25,7 @@ from .norms import skip_branch_ratio
 from .offsets import aligned_map, coverage, offset_heads
 from .plan import Plan
 from .position_maps import draw_position_maps
+from .position_shift import position_shares, position_shift
 from .propagation import Protocol, fuse_features, labels_of_mask, mask_of_labels, propagate_labels
 from .receptive_field import area_ratios, effective_receptive_field
 from .rollout import attention_rollout, rollout_map
@@ -38,7 +39,8 @@ __all__ = [
     'effective_receptive_field', 'elbow_clusters', 'find_backbone', 'fit_clusters', 'fuse_features', 'high_pass',
     'hsic', 'labels_of_mask', 'log_bins', 'logit_cam', 'low_pass', 'mask_of_labels', 'maximize', 'nonlocality',
     'normalize_attention', 'offset_heads', 'pca_colors', 'position_impact', 'position_nonlocality',
-    'propagate_labels', 'ring_edges', 'ring_of_heads', 'ring_shares', 'rollout_map', 'saliency', 'select_pairs',
-    'skip_branch_ratio', 'study_model', 'token_centers', 'token_localization', 'token_uniformity',
-    'u_centered_gram', 'uniform_attention', 'uniform_distance', 'uniform_shares', 'unit_activations'
+    'position_shares', 'position_shift', 'propagate_labels', 'ring_edges', 'ring_of_heads', 'ring_shares',
+    'rollout_map', 'saliency', 'select_pairs', 'skip_branch_ratio', 'study_model', 'token_centers',
+    'token_localization', 'token_uniformity', 'u_centered_gram', 'uniform_attention', 'uniform_distance',
+    'uniform_shares', 'unit_activations'
 ]

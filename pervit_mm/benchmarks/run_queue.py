@@ -14,6 +14,8 @@ from .equal_time import READING, call, scalars
 
 #: Keys of MMEngine's log that are no metric.
 _NO_METRIC = ('step', 'time', 'data_time', 'lr', 'base_lr', 'iter', 'epoch', 'memory')
+#: What hooks write in training begins with one of these. Everything else with a slash is of a validation.
+_TRAINING = ('knn/', 'position_shift/')
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ def is_unmeasured(work_dir: str | Path, config: str, metrics: Mapping[str, float
         return False
     with READING:
         validates = load_config(copy).get('val_evaluator') is not None
-    return validates and not any('/' in key and not key.startswith('knn/') for key in metrics)
+    return validates and not any('/' in key and not key.startswith(_TRAINING) for key in metrics)
 
 
 def train_once(tool: str | Path, run: Run, root: str | Path, threads: int | None = None) -> dict[str, float]:

@@ -13,6 +13,7 @@ from .hooks import (
     PerViTNonFiniteHook,
     PerViTNonlocalityHook,
     PerViTPositionMapHook,
+    PerViTPositionShiftHook,
     PerViTPreemptionHook,
     PerViTRandomStateHook,
     PerViTSyncBuffersHook,
@@ -22,8 +23,9 @@ from .runner import PerViTRunner
 
 __all__ = [
     'AttentionStatsHook', 'KNNHook', 'PerViTBFloat16OptimWrapper', 'PerViTBrokenImagesHook', 'PerViTCheckpointHook',
-    'PerViTCompileHook', 'PerViTExponentialMovingAverage', 'PerViTGroupedConstructor', 'PerViTLayerDecayConstructor',
-    'PerViTLoggerHook', 'PerViTNonFiniteHook', 'PerViTNonlocalityHook', 'PerViTPositionMapHook', 'PerViTPreemptionHook',
-    'PerViTRandomStateHook', 'PerViTRunner', 'PerViTSyncBuffersHook', 'PeripheralInit', 'PeripheralInitHook',
-    'allow_checkpoint_types', 'find_backbones', 'init_schedule'
+    'PerViTCompileHook', 'PerViTExponentialMovingAverage', 'PerViTGroupedConstructor',
+    'PerViTLayerDecayConstructor', 'PerViTLoggerHook', 'PerViTNonFiniteHook', 'PerViTNonlocalityHook',
+    'PerViTPositionMapHook', 'PerViTPositionShiftHook', 'PerViTPreemptionHook', 'PerViTRandomStateHook',
+    'PerViTRunner', 'PerViTSyncBuffersHook', 'PeripheralInit', 'PeripheralInitHook', 'allow_checkpoint_types',
+    'find_backbones', 'init_schedule'
 ]

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.config import DictAction
+from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, DefaultScope
 
 from pervit_mm.apis.configs import load_config
@@ -27,10 +28,27 @@ def test_a_setting_changes_images_and_schedule():
     tool = runpy.run_path(str(ROOT / 'tools' / 'ablate.py'))
     cfg = load_config(ROOT / 'configs' / 'ablation' / 'no-position.py')
     cfg.merge_from_dict({key: DictAction._parse_iterable(value) for key, value in (
-        option.split('=') for option in tool['SETTINGS']['images-600'].options())})
+        option.split('=') for option in tool['SETTINGS']['images-600'].options('no-position'))})
     assert cfg.train_dataloader.dataset.indices == 600 and cfg.train_cfg.max_epochs == 100
     warm_up, cosine = cfg.param_scheduler
     assert warm_up.end == cosine.begin == 8.33 and cosine.end == 100
+
+
+def test_rows_with_position_log_how_far_it_moves():
+    setting = runpy.run_path(str(ROOT / 'tools' / 'ablate.py'))['SETTINGS']['clutter']
+    assert setting.options('full') == ('default_hooks.position_shift.type=PerViTPositionShiftHook', )
+    assert setting.options('vit') == setting.options('no-position') == ()
+
+
+def test_the_position_network_alone_learns_faster():
+    pytest.importorskip('mmpretrain')
+    cfg = load_config(ROOT / 'configs' / 'ablation' / 'fast-position.py')
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        model = MODELS.build(cfg.model)
+        optimizer = build_optim_wrapper(model, cfg.optim_wrapper).optimizer
+    rates = {id(p): (group['lr'], group['weight_decay']) for group in optimizer.param_groups for p in group['params']}
+    for name, param in model.named_parameters():
+        assert rates[id(param)] == (pytest.approx(0.02), 0.) if 'position' in name else rates[id(param)][0] == 0.002
 
 
 @pytest.mark.parametrize('setting, tokens', [('tokens-14', 14), ('clutter', 14), ('images-600', 7)])
@@ -55,12 +73,15 @@ def test_the_table_compares_with_the_full_row_seed_by_seed(monkeypatch, capsys, 
 
     def train_all(tool, runs, root, jobs, threads):
         seen.extend(run.name for run in runs)
-        return {run.name: {'accuracy/top1': 88. - (0 if 'full' in run.name else run.seed + 1)} for run in runs}
+        return {run.name: {'accuracy/top1': 88. - (0 if 'full' in run.name else run.seed + 1),
+                           **({f'position_shift/block{i}': 0.01 * i for i in range(12)} if 'full' in run.name else {})}
+                for run in runs}
 
     monkeypatch.setattr(run_queue, 'train_all', train_all)
     monkeypatch.setattr('sys.argv', ['ablate.py', '--rows', 'full', 'no-cpe', '--out', str(tmp_path / 'runs.csv')])
     runpy.run_path(str(ROOT / 'tools' / 'ablate.py'), run_name='__main__')
     assert seen == ['full_seed0', 'no-cpe_seed0', 'full_seed1', 'no-cpe_seed1', 'full_seed2', 'no-cpe_seed2']
     assert '| 86.00 ± 1.00 | -2.00 (-4.48 to +0.48) | 0.074 |' in capsys.readouterr().out
+    moved = ' '.join(f'{0.01 * i:.3f}' for i in range(12))
     assert (tmp_path / 'runs.csv').read_text().splitlines()[1:5] == [
-        'all,full,0,88.0', 'all,full,1,88.0', 'all,full,2,88.0', 'all,no-cpe,0,87.0']
+        *(f'all,full,{seed},88.0,{moved}' for seed in range(3)), 'all,no-cpe,0,87.0,']

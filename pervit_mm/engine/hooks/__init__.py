@@ -7,13 +7,14 @@ from .initialization_hook import PeripheralInitHook
 from .knn_hook import KNNHook
 from .logger_hook import PerViTLoggerHook
 from .non_finite_hook import PerViTNonFiniteHook
-from .position_hooks import PerViTNonlocalityHook, PerViTPositionMapHook
+from .position_hooks import PerViTNonlocalityHook, PerViTPositionMapHook, PerViTPositionShiftHook
 from .preemption_hook import PerViTPreemptionHook
 from .random_state_hook import PerViTRandomStateHook
 from .sync_buffers_hook import PerViTSyncBuffersHook
 
 __all__ = [
     'AttentionStatsHook', 'KNNHook', 'PerViTBrokenImagesHook', 'PerViTCheckpointHook', 'PerViTCompileHook',
-    'PerViTLoggerHook', 'PerViTNonFiniteHook', 'PerViTNonlocalityHook', 'PerViTPositionMapHook', 'PerViTPreemptionHook',
-    'PerViTRandomStateHook', 'PerViTSyncBuffersHook', 'PeripheralInitHook'
+    'PerViTLoggerHook', 'PerViTNonFiniteHook', 'PerViTNonlocalityHook', 'PerViTPositionMapHook',
+    'PerViTPositionShiftHook', 'PerViTPreemptionHook', 'PerViTRandomStateHook', 'PerViTSyncBuffersHook',
+    'PeripheralInitHook'
 ]

@@ -4,8 +4,10 @@ import re
 import cv2
 import numpy as np
 import pytest
+import torch
 from classifier_run import log_of, runner
 from conftest import TINY_ARCH
+from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
 from pervit_mm.analysis import draw_position_maps, position_nonlocality
@@ -33,8 +35,34 @@ def test_map_hook_draws_through_the_visualizer(tmp_path):
     np.testing.assert_array_equal(drawn, draw_position_maps(run.model.backbone, (2, 3)))
 
 
+def test_shift_hook_measures_from_the_start_of_the_run_after_resuming_too(tmp_path):
+    """Against the definition on the first and the last checkpoint, in a loop."""
+    maps, hook = [], Hook()
+
+    def position(runner, *_):
+        backbone = runner.model.backbone
+        with torch.no_grad():
+            maps.append(next(iter(backbone.position_terms(backbone.patch_resolution))).exp().flatten(0, 1))
+
+    def learn(runner, *_, **__):
+        with torch.no_grad():
+            runner.model.backbone.blocks[0].attn.position.conv2.weight.normal_()
+
+    hook.before_train, hook.after_train, hook.before_train_iter = position, position, learn
+    for epochs in (1, 2):
+        hooks = [hook, dict(type='PerViTPositionShiftHook')]
+        runner(tmp_path / 'run', hooks, epochs=epochs, resume=epochs > 1).train()
+    text = '\n'.join(path.read_text() for path in sorted(tmp_path.rglob('scalars.json')))
+    last = re.findall(r'"position_shift/block0": ([\d.e-]+)', text)
+    assert float(last[0]) == 0 and len(last) == 4  # the second run says what it resumes from
+    assert last[1] == last[2] != last[3]
+    moved = [sum(abs(a / new.sum() - b / old.sum()) for a, b in zip(new, old)).item() / 2
+             for old, new in zip(maps[0], maps[-1])]
+    assert float(last[-1]) == pytest.approx(np.mean(moved), rel=1e-3)
+
+
 def test_mistakes_are_named():
-    for name in ('PerViTNonlocalityHook', 'PerViTPositionMapHook'):
+    for name in ('PerViTNonlocalityHook', 'PerViTPositionMapHook', 'PerViTPositionShiftHook'):
         with pytest.raises(ValueError, match=f'interval of {name} must be a positive number .* got 0'):
             HOOKS.build(dict(type=name, interval=0))
     with pytest.raises(ValueError, match='size of PeripheralInit'):
