@@ -19,6 +19,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from pervit_mm.benchmarks.difference_chart import draw_differences
 from pervit_mm.benchmarks.paired import mean_and_deviation, paired_difference
 from pervit_mm.benchmarks.run_queue import Run, train_all
 from pervit_mm.evaluation import write_csv
@@ -120,11 +121,14 @@ def main() -> None:
     parser.add_argument('--jobs', type=int, default=2, help='runs at a time')
     parser.add_argument('--root', default='work_dirs/ablation', help='folder of all runs')
     parser.add_argument('--out', metavar='FILE.csv', help='one line for each run; default none')
+    parser.add_argument('--figure', metavar='FILE.png', help='a picture of the differences to `full`; default none')
     args = parser.parse_args()
     setting, rows = SETTINGS[args.setting], args.rows or SETTINGS[args.setting].rows
     if unknown := set(rows) - set(setting.rows):
         parser.error(f'--setting {args.setting} has the rows {", ".join(setting.rows)}, not {", ".join(unknown)}')
     prefix = '' if args.setting == 'all' else f'{args.setting}_'
+    if args.figure and ('full' not in rows or len(rows) < 2):
+        parser.error('--figure needs the row full and another one')
     runs = {(row, seed): Run(f'{prefix}{row}_seed{seed}', str(setting.config(row)), seed, setting.options(row))
             for seed in args.seeds for row in rows}
     try:
@@ -147,6 +151,8 @@ def main() -> None:
             write_csv([dict(setting=args.setting, row=row, seed=seed, top1=value,
                             moved=' '.join(f'{shift:.3f}' for shift in moved[row, seed]))
                        for row, values in top1.items() for seed, value in values.items()], args.out)
+        if args.figure:
+            draw_differences(top1, 'full', args.figure, 'top-1, difference to full in points')
     except UserError as error:
         raise SystemExit(f'tools/ablate.py: {error}') from error
     print(f'{setting.text}, seeds {args.seeds}\n\n{markdown_table(table)}')

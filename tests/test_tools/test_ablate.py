@@ -2,6 +2,7 @@
 import runpy
 from pathlib import Path
 
+import cv2
 import pytest
 import torch
 from mmengine.config import DictAction
@@ -78,10 +79,12 @@ def test_the_table_compares_with_the_full_row_seed_by_seed(monkeypatch, capsys, 
                 for run in runs}
 
     monkeypatch.setattr(run_queue, 'train_all', train_all)
-    monkeypatch.setattr('sys.argv', ['ablate.py', '--rows', 'full', 'no-cpe', '--out', str(tmp_path / 'runs.csv')])
+    monkeypatch.setattr('sys.argv', ['ablate.py', '--rows', 'full', 'no-cpe', '--out', str(tmp_path / 'runs.csv'),
+                                      '--figure', str(tmp_path / 'runs.png')])
     runpy.run_path(str(ROOT / 'tools' / 'ablate.py'), run_name='__main__')
     assert seen == ['full_seed0', 'no-cpe_seed0', 'full_seed1', 'no-cpe_seed1', 'full_seed2', 'no-cpe_seed2']
     assert '| 86.00 ± 1.00 | -2.00 (-4.48 to +0.48) | 0.074 |' in capsys.readouterr().out
+    assert cv2.imread(str(tmp_path / 'runs.png')).std() > 10
     moved = ' '.join(f'{0.01 * i:.3f}' for i in range(12))
     assert (tmp_path / 'runs.csv').read_text().splitlines()[1:5] == [
         *(f'all,full,{seed},88.0,{moved}' for seed in range(3)), 'all,no-cpe,0,87.0,']
