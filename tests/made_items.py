@@ -26,10 +26,10 @@ def make_items(seed, count=30):
     return images, np.arange(count, dtype=np.uint8) % 10
 
 
-def make_fashion_mnist(folder, train_seed=0, test_seed=1):
+def make_fashion_mnist(folder, train_seed=0, test_seed=1, train_count=30):
     """Make a folder of small files in Fashion-MNIST's format, and return their md5 sums."""
     folder.mkdir()
-    for split, seed in (('train', train_seed), ('test', test_seed)):
-        for name, array in zip(SPLITS[split], make_items(seed)):
+    for split, seed, count in (('train', train_seed, train_count), ('test', test_seed, 30)):
+        for name, array in zip(SPLITS[split], make_items(seed, count)):
             write_idx(folder / name, array)
     return {name: hashlib.md5((folder / name).read_bytes()).hexdigest() for name in FASHION_MNIST_FILES}

@@ -33,7 +33,7 @@ def clone(tmp_path_factory):
         (folder / name).write_text(text)
     (folder / 'configs').symlink_to(ROOT / 'configs')
     files = make_fashion_mnist(folder / 'items')
-    prepare_fashion_scenes(folder / 'data' / 'own', folder / 'items', 4, 2, 0, files, log=lambda sentence: None)
+    prepare_fashion_scenes(folder / 'data' / 'own', folder / 'items', 4, 2, 0, files, log=lambda sentence: None, val=0)
     weights = {f'backbone.{key}': value for key, value in PerViT('tiny').state_dict().items()}
     torch.save(dict(state_dict=weights), folder / 'pervit_tiny.pth')
     return folder

@@ -70,8 +70,8 @@ def iterations_for(seconds: float, trial_dir: str | Path) -> int:
 
 
 def train(tool: str | Path, config: str, work_dir: str | Path, seed: int, iterations: int, options: Sequence[str] = (),
-          threads: int | None = None, validate: bool = True) -> None:
-    """Train a config in a process of its own, or resume its training.
+          threads: int | None = None, saves: int = 5) -> None:
+    """Train a config without validation in a process of its own, or resume its training.
 
     The config must use the schedule ``configs/_base_/schedules/adamw_fashion-scenes.py``.
 
@@ -83,7 +83,7 @@ def train(tool: str | Path, config: str, work_dir: str | Path, seed: int, iterat
         iterations (int): Length of the run and of its schedule.
         options (Sequence[str]): More ``KEY=VALUE`` for ``--cfg-options``. Defaults to ().
         threads (int, optional): OpenMP threads. Defaults to None, which leaves it to the environment.
-        validate (bool): Whether to evaluate at the end, and to save checkpoints during the run. Defaults to True.
+        saves (int): How many checkpoints are saved, the last one at the end. Defaults to 5.
 
     Raises:
         UserError: If the process fails.
@@ -91,17 +91,36 @@ def train(tool: str | Path, config: str, work_dir: str | Path, seed: int, iterat
     warmup = max(2, min(WARMUP, iterations // 10))
     command = [
         sys.executable, str(tool), config, '--work-dir', str(work_dir), '--seed', str(seed), '--resume',
-        *(() if validate else ('--no-validate', )), '--cfg-options', f'train_cfg.max_iters={iterations}',
-        f'train_cfg.val_interval={iterations}', f'param_scheduler.0.end={warmup}', f'param_scheduler.1.begin={warmup}',
-        f'param_scheduler.1.end={max(iterations, warmup + 1)}',
-        # A trial saves one checkpoint, at its end, because it must not measure the time for saving.
-        f'default_hooks.checkpoint.interval={max(1, iterations // 5) if validate else iterations}',
+        '--no-validate', '--cfg-options', f'train_cfg.max_iters={iterations}', f'param_scheduler.0.end={warmup}',
+        f'param_scheduler.1.begin={warmup}', f'param_scheduler.1.end={max(iterations, warmup + 1)}',
+        f'default_hooks.checkpoint.interval={max(1, iterations // saves)}',
         f'default_hooks.logger.interval={max(1, min(50, iterations // 4))}', *options
     ]
     call(command, work_dir, config, threads)
 
 
-def call(command: Sequence[str], work_dir: str | Path, name: str, threads: int | None) -> None:
+def test(tool: str | Path, config: str, checkpoint: str | Path, work_dir: str | Path, options: Sequence[str] = (),
+         threads: int | None = None) -> dict[str, float]:
+    """Test a checkpoint in a process of its own, on what the config tests with.
+
+    Args:
+        tool (str | Path): ``tools/test.py``.
+        config, work_dir, options, threads: See :func:`train`.
+        checkpoint (str | Path): The file.
+
+    Returns:
+        dict[str, float]: Every metric.
+
+    Raises:
+        UserError: If the process fails.
+    """
+    metrics = Path(work_dir) / 'metrics.json'
+    call([sys.executable, str(tool), config, str(checkpoint), '--work-dir', str(work_dir), '--out-metrics',
+          str(metrics), *(('--cfg-options', *options) if options else ())], work_dir, config, threads, 'testing')
+    return json.loads(metrics.read_text())
+
+
+def call(command: Sequence[str], work_dir: str | Path, name: str, threads: int | None, what: str = 'training') -> None:
     """Run the command of a training, and add what it prints to ``output.txt`` in its work directory.
 
     Args:
@@ -109,6 +128,7 @@ def call(command: Sequence[str], work_dir: str | Path, name: str, threads: int |
         work_dir (str | Path): Folder for logs and checkpoints. It is made if need be.
         name (str): Of the training, for the message.
         threads (int, optional): OpenMP threads. None leaves it to the environment.
+        what (str): What the command does, for the message. Defaults to 'training'.
 
     Raises:
         UserError: If the command fails.
@@ -118,15 +138,15 @@ def call(command: Sequence[str], work_dir: str | Path, name: str, threads: int |
     with open(Path(work_dir) / 'output.txt', 'a') as output:
         code = subprocess.run(command, env=environment, stdout=output, stderr=subprocess.STDOUT).returncode
     if code:
-        raise UserError(f'training {name} stopped with exit code {code}: see {work_dir}/output.txt')
+        raise UserError(f'{what} {name} stopped with exit code {code}: see {work_dir}/output.txt')
 
 
 def run_for(tool: str | Path, config: str, root: str | Path, seed: int, minutes: float, options: Sequence[str] = (),
             threads: int | None = None) -> dict:
-    """Train a config for a time and return its last metrics. Steps that are done already are not repeated.
+    """Train a config for a time, test it and return its metrics. Steps that are done already are not repeated.
 
     Args:
-        tool, config, seed, options, threads: See :func:`train`.
+        tool, config, seed, options, threads: See :func:`train`. ``test.py`` is beside the tool.
         root (str | Path): Folder of all runs; this run gets ``<config>_seed<seed>`` in it.
         minutes (float): Training time, without evaluation.
 
@@ -135,7 +155,7 @@ def run_for(tool: str | Path, config: str, root: str | Path, seed: int, minutes:
 
     Raises:
         UserError: If the folder has a run with other settings (minutes, options, threads or the config's contents), or
-            training fails.
+            training or testing fails.
     """
     name = f'{Path(config).stem}_seed{seed}'
     work_dir = Path(root) / name
@@ -154,15 +174,17 @@ def run_for(tool: str | Path, config: str, root: str | Path, seed: int, minutes:
     if not plan.is_file():
         trial = work_dir / 'trial'
         shutil.rmtree(trial, ignore_errors=True)  # without a plan the trial was interrupted
-        train(tool, config, trial, seed, TRIAL, options, threads, validate=False)
+        # A trial saves one checkpoint, at its end, because it must not measure the time for saving.
+        train(tool, config, trial, seed, TRIAL, options, threads, saves=1)
         longer = iterations_for(TRIAL_SECONDS, trial)
         if longer > TRIAL:
-            train(tool, config, trial, seed, longer, options, threads, validate=False)
+            train(tool, config, trial, seed, longer, options, threads, saves=1)
         plan.write_text(json.dumps(dict(settings, iterations=iterations_for(60 * minutes, trial))))
     iterations = json.loads(plan.read_text())['iterations']
-    train(tool, config, work_dir, seed, iterations, options, threads)
-    metrics = {key: value for line in scalars(work_dir) if 'time' not in line or 'loss' not in line
-               for key, value in line.items() if key not in ('step', 'time', 'data_time')}
+    last = work_dir / f'iter_{iterations}.pth'
+    if not last.is_file():
+        train(tool, config, work_dir, seed, iterations, options, threads)
+    metrics = test(Path(tool).with_name('test.py'), config, last, work_dir, options, threads)
     times = iteration_times(work_dir)
     content = dict(config=Path(config).stem, seed=seed, minutes=minutes, iterations=iterations,
                    measured=iterations * sum(times) / len(times) / 60, **metrics)

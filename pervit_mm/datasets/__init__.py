@@ -2,7 +2,8 @@
 
 from .fashion_clutter import prepare_fashion_clutter
 from .fashion_mnist import FASHION_MNIST_FILES, prepare_fashion_mnist
-from .fashion_scenes import FASHION_CLASSES, FashionScenes, Scene, prepare_fashion_scenes
+from .fashion_scenes import FASHION_CLASSES, FashionScenes, Scene
+from .fashion_scenes_files import prepare_fashion_scenes
 from .loading import PerViTLoadImageFromFile
 
 __all__ = [

@@ -16,14 +16,24 @@ calls = work_dir.parent.parent / 'calls.jsonl'
 with open(calls, 'a') as file:
     file.write(json.dumps([args[0], args[args.index('--seed') + 1], '--no-validate' in args, '--resume' in args,
                            os.environ.get('OMP_NUM_THREADS'), options]) + '\\n')
-if Path(work_dir.parent.parent / 'fail').exists() and '--no-validate' not in args:
+if Path(work_dir.parent.parent / 'fail').exists() and work_dir.name != 'trial':
     sys.exit(3)
 log = work_dir / '20260101_000000' / 'vis_data' / 'scalars.json'
 log.parent.mkdir(parents=True, exist_ok=True)
 lines = [dict(lr=0.1, loss=2., time=t, data_time=0.1, iter=i, step=i) for i, t in enumerate((9., 9., 0.5, 0.3))]
-if '--no-validate' not in args:
-    lines.append({'coco/bbox_mAP': 0.25, 'mIoU': 50., 'data_time': 0.1, 'time': 0.2, 'step': 4})
 log.write_text('\\n'.join(map(json.dumps, lines)))
+(work_dir / f"iter_{options['train_cfg.max_iters']}.pth").touch()
+'''
+#: Stands in for tools/test.py: the metrics say how it was called.
+TEST = '''
+import json, os, sys
+args = sys.argv[1:]
+if os.path.exists(os.path.join(args[3], '..', '..', 'fail_test')):
+    sys.exit(4)
+assert os.path.isfile(args[1]) and args[2] == '--work-dir' and args[4] == '--out-metrics'
+with open(args[5], 'w') as file:
+    json.dump({'coco/bbox_mAP': 0.25, 'mIoU': 50., 'tested': [args[0], os.path.basename(args[1]), args[6:],
+               os.environ.get('OMP_NUM_THREADS')]}, file)
 '''
 
 
@@ -31,6 +41,7 @@ log.write_text('\\n'.join(map(json.dumps, lines)))
 def tool(tmp_path):
     path = tmp_path / 'train.py'
     path.write_text(TOOL)
+    (tmp_path / 'test.py').write_text(TEST)
     return path
 
 
@@ -54,15 +65,16 @@ def test_a_run_is_planned_by_a_trial_and_never_repeated(tmp_path, tool, config):
         # The later half of the trial took 0.4 s for each iteration, so 300 of them fit into 2 minutes.
         # The log of the run has 18.8 s in its four training lines: 4.7 s on average, 300 times.
         assert result == {'config': 'a_b', 'seed': 1, 'minutes': 2., 'iterations': 300,
-                          'measured': pytest.approx(23.5), 'coco/bbox_mAP': 0.25, 'mIoU': 50.}
+                          'measured': pytest.approx(23.5), 'coco/bbox_mAP': 0.25, 'mIoU': 50.,
+                          'tested': [str(config), 'iter_300.pth', ['--cfg-options', 'x.y=z'], '1']}
     first, longer, run = calls(tmp_path)
     assert first[:5] == longer[:5] == [str(config), '1', True, True, '1']
     for trial, iterations in ((first, '24'), (longer, '150')):  # a minute of 0.4 s each
         assert trial[5]['train_cfg.max_iters'] == trial[5]['default_hooks.checkpoint.interval'] == iterations
-    assert run[:5] == [str(config), '1', False, True, '1']
+    assert run[:5] == [str(config), '1', True, True, '1']
     # The warm-up is a tenth of the run, because that is shorter than the schedule's own 100 iterations.
-    assert run[5] == {'train_cfg.max_iters': '300', 'train_cfg.val_interval': '300', 'param_scheduler.0.end': '30',
-                      'param_scheduler.1.begin': '30', 'param_scheduler.1.end': '300',
+    assert run[5] == {'train_cfg.max_iters': '300', 'param_scheduler.0.end': '30', 'param_scheduler.1.begin': '30',
+                      'param_scheduler.1.end': '300',
                       'default_hooks.checkpoint.interval': '60', 'default_hooks.logger.interval': '50', 'x.y': 'z'}
     assert json.loads((root / 'a_b_seed1' / 'result.json').read_text())['iterations'] == 300
 
@@ -77,6 +89,16 @@ def test_a_failed_run_goes_on_by_its_old_plan(tmp_path, tool, config):
     plan.write_text(json.dumps(dict(json.loads(plan.read_text()), iterations=77)))
     assert equal_time.run_for(tool, str(config), root, 0, 1.)['iterations'] == 77
     assert len((root / 'calls.jsonl').read_text().splitlines()) == 2  # no trial again
+
+
+def test_a_failed_test_does_not_train_again(tmp_path, tool, config):
+    (tmp_path / 'fail_test').touch()
+    with pytest.raises(UserError, match=r'testing .*a_b.py stopped with exit code 4: see .*output.txt'):
+        equal_time.run_for(tool, str(config), tmp_path / 'runs', 0, 2.)
+    (tmp_path / 'fail_test').unlink()
+    before = len(calls(tmp_path))
+    assert equal_time.run_for(tool, str(config), tmp_path / 'runs', 0, 2.)['mIoU'] == 50
+    assert len(calls(tmp_path)) == before
 
 
 def test_an_interrupted_trial_is_done_again(tmp_path, tool, config):

@@ -9,8 +9,9 @@ from made_items import make_fashion_mnist, make_items, write_idx
 
 from pervit_mm.datasets import fashion_scenes
 from pervit_mm.datasets.fashion_mnist import missing_files
-from pervit_mm.datasets.fashion_scenes import SPLITS, FashionScenes, prepare_fashion_scenes
+from pervit_mm.datasets.fashion_scenes import SPLITS, FashionScenes
 from pervit_mm.datasets.fashion_scenes_canvas import TEXTURES, cut_out, draw_ground, dye, read_idx
+from pervit_mm.datasets.fashion_scenes_files import prepare_fashion_scenes
 from pervit_mm.utils.errors import UserError
 
 REAL = Path(__file__).resolve().parents[2] / 'data' / 'fashion_mnist'
@@ -79,10 +80,32 @@ def test_a_scene_is_the_same_whenever_it_is_drawn(source):
     np.testing.assert_array_equal(again.image, drawn[2].image)
     np.testing.assert_array_equal(again.owners, drawn[2].owners)
     assert (again.classes, again.items, again.areas) == (drawn[2].classes, drawn[2].items, drawn[2].areas)
-    # Even with the same items, a test scene does not repeat the ground and layout of a training scene.
+    # Even with the same items, no split repeats the ground and layout of another's scene.
     others = [FashionScenes(*make_items(0), split, seed).scene(index)
-              for split, seed, index in product(('train', 'test'), (3, 4), (2, 3))]
-    assert len({scene.image.tobytes() for scene in others}) == 8
+              for split, seed, index in product(('train', 'test', 'val'), (3, 4), (2, 3))]
+    assert len({scene.image.tobytes() for scene in others}) == 12
+
+
+def test_scenes_have_the_items_that_they_may_have():
+    """A scene of all items in their order is what it was before items could be named: the published scenes stay."""
+    images, labels = make_items(0)
+    some = FashionScenes(images, labels, 'val', items=[3, 14])
+    assert {item for index in range(4) for item in some.scene(index).items} == {3, 14}
+    every = FashionScenes(images, labels, 'val', items=range(30)).scene(0)
+    np.testing.assert_array_equal(every.image, FashionScenes(images, labels, 'val').scene(0).image)
+    for items in ([], [30], [-1]):
+        with pytest.raises(UserError, match=r'items must be at least one index from 0 to 29, got \['):
+            FashionScenes(images, labels, 'val', items=items)
+
+
+@pytest.mark.parametrize('max_side, least, most', [(224, 4, 12), (320, 6, 19), (128, 2, 6)])
+def test_the_number_of_items_grows_with_the_mean_area(squares, max_side, least, most):
+    """Of 128 to 224 px it is (128 + 224)² / 4, of 128 to 320 px 1.62 times as much."""
+    scenes = FashionScenes(squares.images, squares.labels, 'train', max_side=max_side)
+    assert scenes.num_items == (least, most)
+    drawn = [scenes.scene(index) for index in range(12)]
+    assert all(len(scene.items) <= most for scene in drawn)
+    assert max(side for scene in drawn for side in scene.owners.shape) in range(max_side - 32, max_side + 1)
 
 
 def test_sizes_are_in_range_and_every_item_stays_in_view(squares):
@@ -152,6 +175,9 @@ def test_missing_pycocotools_is_named(squares, monkeypatch):
     (dict(train=0), r'train must be an integer from 1 on, got 0'),
     (dict(test=2.0), r'test must be an integer from 1 on, got 2.0'),
     (dict(seed=-1), r'seed must be an integer from 0 on, got -1'),
+    (dict(val=-1), r'val must be an integer from 0 on, got -1'),
+    (dict(max_side=127), r'max_side must be an integer from 128 on, got 127'),
+    (dict(max_side=2000), r'max_side must be an integer from 128 to 1024, in pixels, got 2000'),
 ])
 def test_numbers_out_of_range_are_named(tmp_path, arguments, message):
     with pytest.raises(ValueError, match=message):
@@ -166,11 +192,11 @@ def test_bad_items_and_splits_are_named(squares):
         ((images[:0], labels[:0], 'train'), r'got uint8 of \(0, 28, 28\)'),
         ((images, labels[:9], 'train'), r'labels must be 10 classes from 0 to 9, one per image, got \(9,\)'),
         ((images, labels + 1, 'train'), 'labels must be .* from 1 to 10'),
-        ((images, labels, 'val'), r"split must be one of \['test', 'train'\], got 'val'"),
+        ((images, labels, 'valid'), r"split must be one of \['test', 'train', 'val'\], got 'valid'"),
     ):
         with pytest.raises(ValueError, match=message):
             FashionScenes(*arguments)
-    with pytest.raises(ValueError, match="split must be one of .* got 'val'"):
-        FashionScenes.from_folder('nowhere', 'val')
+    with pytest.raises(ValueError, match="split must be one of .* got 'valid'"):
+        FashionScenes.from_folder('nowhere', 'valid')
     with pytest.raises(ValueError, match='index must be an integer from 0 on, got -1'):
         squares.scene(-1)

@@ -13,17 +13,19 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS, METRICS, DefaultScope
 from mmengine.runner import Runner
 
-from pervit_mm.datasets.fashion_scenes import FASHION_CLASSES, SPLITS, FashionScenes, prepare_fashion_scenes
+from pervit_mm.datasets.fashion_scenes import FASHION_CLASSES, SOURCES, SPLITS, FashionScenes
 from pervit_mm.datasets.fashion_scenes_canvas import read_idx
+from pervit_mm.datasets.fashion_scenes_files import prepare_fashion_scenes
 from pervit_mm.utils.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
-COUNTS = dict(train=10, test=3)
+COUNTS = dict(train=10, test=3, val=2)
 
 
-def prepare(source, root, train=COUNTS['train'], test=COUNTS['test'], seed=0):
+def prepare(source, root, train=COUNTS['train'], test=COUNTS['test'], seed=0, val=COUNTS['val'], **settings):
     folder, files = source
-    return prepare_fashion_scenes(root, folder, train, test, seed, files, log=lambda sentence: None)
+    return prepare_fashion_scenes(
+        root, folder, train, test, seed, files, log=lambda sentence: None, val=val, **settings)
 
 
 def contents(root):
@@ -35,7 +37,7 @@ def contents(root):
 def source(tmp_path_factory):
     """A folder that stands in for Fashion-MNIST, and its md5 sums."""
     folder = tmp_path_factory.mktemp('source') / 'fashion_mnist'
-    return folder, make_fashion_mnist(folder)
+    return folder, make_fashion_mnist(folder, train_count=200)
 
 
 @pytest.fixture(scope='module')
@@ -53,7 +55,7 @@ def coco(scenes, split):
 @pytest.mark.parametrize('split', COUNTS)
 def test_files_agree_with_each_other(scenes, source, split):
     run_lengths = pytest.importorskip('pycocotools.mask')
-    api, labels = coco(scenes, split), read_idx(source[0] / SPLITS[split][1])
+    api, labels = coco(scenes, split), read_idx(source[0] / SPLITS[SOURCES[split]][1])
     assert [category['name'] for category in api.loadCats(range(1, 11))] == list(FASHION_CLASSES)
     assert sorted(api.anns) == list(range(1, len(api.anns) + 1))
     assert sorted(api.imgs) == list(range(COUNTS[split]))
@@ -65,8 +67,9 @@ def test_files_agree_with_each_other(scenes, source, split):
         label_map = cv2.imread(str(scenes / 'labels' / split / image['file_name']), cv2.IMREAD_UNCHANGED)
         assert pixels.shape == (image['height'], image['width'], 3)
         assert label_map.shape == pixels.shape[:2] and label_map.dtype == np.uint8
-        scene = FashionScenes.from_folder(source[0], split).scene(index)
-        np.testing.assert_array_equal(pixels[..., ::-1], scene.image)
+        if split != 'val':  # whose items depend on the training scenes
+            scene = FashionScenes.from_folder(source[0], split).scene(index)
+            np.testing.assert_array_equal(pixels[..., ::-1], scene.image)
 
         united, covered = np.zeros_like(label_map), np.zeros(label_map.shape, int)
         for annotation in api.loadAnns(api.getAnnIds(index)):
@@ -85,26 +88,59 @@ def test_files_agree_with_each_other(scenes, source, split):
 
 
 def test_the_number_of_scenes_changes_none_of_them(scenes, source, tmp_path):
-    prepare(source, tmp_path / 'few', train=2, test=1)
+    prepare(source, tmp_path / 'few', train=2, test=1, val=0)
     few, many = contents(tmp_path / 'few'), contents(scenes)
     pictures = [name for name in few if name.endswith('.png')]
     assert len(pictures) == 6 and all(few[name] == many[name] for name in pictures)
     few, many = (json.loads((root / 'annotations' / 'train.json').read_text()) for root in (tmp_path / 'few', scenes))
     assert few['images'] == many['images'][:2]
     assert few['annotations'] == [item for item in many['annotations'] if item['image_id'] < 2]
+    assert not (tmp_path / 'few' / 'val').exists() and not (tmp_path / 'few' / 'annotations' / 'val.json').exists()
+    assert prepare(source, tmp_path / 'few', train=2, test=1, val=0) is False
+
+
+def items_of(root, split):
+    return {one['item'] for one in json.loads((root / 'annotations' / f'{split}.json').read_text())['annotations']}
+
+
+def test_validation_scenes_have_training_items_that_no_training_scene_has(scenes, source, tmp_path):
+    train, val = items_of(scenes, 'train'), items_of(scenes, 'val')
+    assert len(val) > 4 and not train & val and max(val) >= 30, 'the test split has 30 items'
+    left = sorted(set(range(200)) - train)
+    images, labels = (read_idx(source[0] / name) for name in SPLITS['train'])
+    assert val <= set(left)
+    drawn = FashionScenes(images, labels, 'val', items=left).scene(1)
+    np.testing.assert_array_equal(cv2.imread(str(scenes / 'val' / '000001.png'))[..., ::-1], drawn.image)
+    few = tmp_path / 'few', make_fashion_mnist(tmp_path / 'few')
+    with pytest.raises(UserError, match='train=30 must leave items for validation.*all 30 of them.*--val 0'):
+        prepare(few, tmp_path / 'none', train=30, test=1)
+    assert not (tmp_path / 'none').exists()
+
+
+def test_larger_scenes_have_more_items(source, tmp_path):
+    root = tmp_path / 'large'
+    assert prepare(source, root, train=8, test=1, max_side=320) is True
+    assert prepare(source, root, train=8, test=1, max_side=320) is False
+    content = json.loads((root / 'annotations' / 'train.json').read_text())
+    sides = [image[key] for image in content['images'] for key in ('height', 'width')]
+    numbers = [sum(one['image_id'] == index for one in content['annotations']) for index in range(8)]
+    assert 128 <= min(sides) and 224 < max(sides) <= 320
+    assert max(numbers) > 12
+    assert prepare(source, root, train=8, test=1) is True, 'another size is another set'
 
 
 def test_each_split_is_made_of_its_own_items_alone(scenes, tmp_path):
-    """Other test items change nothing in the training scenes, and the reverse."""
+    """Other test items change nothing in the training and validation scenes, and the reverse."""
     for changed, kept in (('test', 'train'), ('train', 'test')):
         folder = tmp_path / f'other_{changed}'
-        files = make_fashion_mnist(folder, **{f'{changed}_seed': 7})
+        files = make_fashion_mnist(folder, train_count=200, **{f'{changed}_seed': 7})
         prepare((folder, files), tmp_path / changed)
         for name, content in contents(scenes).items():
             if name.endswith('.png'):
                 same = contents(tmp_path / changed)[name] == content
                 # Label maps may be the same by chance, but images may not.
-                assert same if kept in name else not same or name.startswith('labels'), name
+                is_kept = kept in name or changed == 'test' and 'val' in name
+                assert same if is_kept else not same or name.startswith('labels'), name
         assert coco(tmp_path / changed, kept).anns == coco(scenes, kept).anns
 
 
@@ -134,7 +170,7 @@ def test_other_settings_replace_the_set(source, tmp_path):
     after = contents(root)
     assert after['train/000000.png'] != before['train/000000.png']
     assert json.loads(after['fashion_scenes.json']) == dict(
-        format=2, train=2, test=1, seed=1, fashion_mnist=source[1])
+        format=2, train=2, test=1, val=2, seed=1, max_side=224, fashion_mnist=source[1])
 
 
 @pytest.mark.parametrize('there', [False, True])
@@ -210,15 +246,21 @@ def test_the_tool_fails_with_sentences(tmp_path):
 
 
 def read_config(toolbox, task, scenes):
-    """The config with the small set of scenes instead of the real one."""
+    """The config with the small set of scenes instead of the real one, whose three splits are named alike."""
     pytest.importorskip(toolbox)
     with DefaultScope.overwrite_default_scope(toolbox):
         METRICS.get('IoUMetric' if toolbox == 'mmseg' else 'CocoMetric')  # imports the toolbox
         cfg = Config.fromfile(str(ROOT / 'configs' / '_base_' / 'datasets' / f'fashion-scenes_{task}.py'))
-    assert cfg.train_dataloader.dataset.data_root == cfg.val_dataloader.dataset.data_root == 'data/fashion_scenes/'
-    for split in ('train', 'val'):
+    for split in COUNTS:
+        dataset = cfg[f'{split}_dataloader'].dataset
+        assert dataset.data_root == 'data/fashion_scenes/'
+        assert dataset.data_prefix == (dict(img=f'{split}/') if task == 'detection' else
+                                       dict(img_path=split, seg_map_path=f'labels/{split}'))
+        if task == 'detection':
+            assert dataset.ann_file == f'annotations/{split}.json'
+            assert split == 'train' or cfg[f'{split}_evaluator'].ann_file == dataset.data_root + dataset.ann_file
         cfg[f'{split}_dataloader'].update(num_workers=0, persistent_workers=False)
-        cfg[f'{split}_dataloader'].dataset.data_root = f'{scenes}/'
+        dataset.data_root = f'{scenes}/'
     return cfg
 
 
@@ -231,11 +273,11 @@ def pixels_and_labels(scenes, split, index):
 
 def test_mmdetection_reads_what_was_written(scenes):
     cfg = read_config('mmdet', 'detection', scenes)
-    assert cfg.val_dataloader.dataset.metainfo.classes == FASHION_CLASSES
-    cfg.val_evaluator.ann_file = cfg.val_evaluator.ann_file.replace('data/fashion_scenes', str(scenes))
+    assert cfg.test_dataloader.dataset.metainfo.classes == FASHION_CLASSES
+    cfg.test_evaluator.ann_file = cfg.test_evaluator.ann_file.replace('data/fashion_scenes', str(scenes))
     with DefaultScope.overwrite_default_scope('mmdet'):
         train = Runner.build_dataloader(cfg.train_dataloader, seed=0)
-        test, metric = DATASETS.build(cfg.val_dataloader.dataset), METRICS.build(cfg.val_evaluator)
+        test, metric = DATASETS.build(cfg.test_dataloader.dataset), METRICS.build(cfg.test_evaluator)
         batches = iter(train)
         flips = []
         for batch in (next(batches) for _ in range(6)):
@@ -268,11 +310,11 @@ def test_mmdetection_reads_what_was_written(scenes):
 
 def test_mmsegmentation_reads_what_was_written(scenes):
     cfg = read_config('mmseg', 'segmentation', scenes)
-    assert cfg.val_dataloader.dataset.metainfo.classes == ('background', *FASHION_CLASSES)
-    assert len({tuple(color) for color in cfg.val_dataloader.dataset.metainfo.palette}) == 11
+    assert cfg.test_dataloader.dataset.metainfo.classes == ('background', *FASHION_CLASSES)
+    assert len({tuple(color) for color in cfg.test_dataloader.dataset.metainfo.palette}) == 11
     with DefaultScope.overwrite_default_scope('mmseg'):
         batch = next(iter(Runner.build_dataloader(cfg.train_dataloader, seed=0)))
-        test, metric = DATASETS.build(cfg.val_dataloader.dataset), METRICS.build(cfg.val_evaluator)
+        test, metric = DATASETS.build(cfg.test_dataloader.dataset), METRICS.build(cfg.test_evaluator)
         assert len(batch['inputs']) == cfg.train_dataloader.batch_size
         for image, sample in zip(batch['inputs'], batch['data_samples']):
             expected, labels = pixels_and_labels(scenes, 'train', int(Path(sample.img_path).stem))

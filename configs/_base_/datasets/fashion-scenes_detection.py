@@ -48,16 +48,16 @@ val_dataloader = dict(
     dataset=dict(
         type='CocoDataset',
         data_root=data_root,
-        ann_file='annotations/test.json',
-        data_prefix=dict(img='test/'),
+        ann_file='annotations/val.json',
+        data_prefix=dict(img='val/'),
         metainfo=metainfo,
         test_mode=True,
         pipeline=test_pipeline))
-val_evaluator = dict(type='CocoMetric', ann_file=data_root + 'annotations/test.json', metric=['bbox', 'segm'])
+val_evaluator = dict(type='CocoMetric', ann_file=data_root + 'annotations/val.json', metric=['bbox', 'segm'])
 
-# No checkpoint is chosen by the test split. Learning rates and batch sizes were compared on it, see
-# docs/dense_tasks.md.
-test_dataloader = val_dataloader
-test_evaluator = val_evaluator
+# Nothing is chosen by the test scenes. They are for results.
+test_dataloader = dict(val_dataloader, dataset=dict(
+    val_dataloader['dataset'], ann_file='annotations/test.json', data_prefix=dict(img='test/')))
+test_evaluator = dict(val_evaluator, ann_file=data_root + 'annotations/test.json')
 
 auto_scale_lr = dict(base_batch_size=4)  # two processes

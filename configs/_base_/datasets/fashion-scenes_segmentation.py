@@ -61,7 +61,7 @@ val_dataloader = dict(
     dataset=dict(
         type='BaseSegDataset',
         data_root=data_root,
-        data_prefix=dict(img_path='test', seg_map_path='labels/test'),
+        data_prefix=dict(img_path='val', seg_map_path='labels/val'),
         img_suffix='.png',
         seg_map_suffix='.png',
         metainfo=metainfo,
@@ -70,9 +70,9 @@ val_dataloader = dict(
         pipeline=test_pipeline))
 val_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])
 
-# No checkpoint is chosen by the test split. Learning rates and batch sizes were compared on it, see
-# docs/dense_tasks.md.
-test_dataloader = val_dataloader
+# Nothing is chosen by the test scenes. They are for results.
+test_dataloader = dict(val_dataloader, dataset=dict(
+    val_dataloader['dataset'], data_prefix=dict(img_path='test', seg_map_path='labels/test')))
 test_evaluator = val_evaluator
 
 auto_scale_lr = dict(base_batch_size=16)  # two processes
