@@ -20,6 +20,7 @@ pytest.importorskip('mmseg')
 MAIN = dict(detection='mask-rcnn_pervit-nano_fashion-scenes', segmentation='pervit-nano_fpn_fashion-scenes')
 CONTROLS = [(folder, path.stem) for folder in MAIN for path in sorted((CONFIGS / folder).glob('*fashion-scenes.py'))
             if path.stem != MAIN[folder]]
+LARGE, LARGE_GLOBAL = (f'segmentation/pervit-nano_{name}_fashion-scenes-320' for name in ('fpn', 'global2_fpn'))
 
 
 @pytest.mark.parametrize('folder, name', CONTROLS)
@@ -34,6 +35,14 @@ def test_controls_change_what_they_say(folder, name):
         load_pretrained(PerViT('nano', img_size=28, in_channels=3), init.checkpoint, init.prefix)  # raises if none fits
     elif 'global' in name:
         assert changed == {'model.backbone.window_size', 'model.backbone.position_cache_bytes'}
+    elif 'long' in name:
+        cfg = read(f'{folder}/{name}')
+        assert changed == {
+            'max_iters', 'train_cfg.max_iters', 'train_cfg.val_interval', 'param_scheduler.1.end',
+            'model.backbone.window_size', 'auto_scale_lr.base_batch_size',
+            'train_dataloader.dataset.pipeline.3.cat_max_ratio'}
+        assert cfg.param_scheduler[1].end == cfg.train_cfg.max_iters == cfg.train_cfg.val_interval == cfg.max_iters
+        assert cfg.auto_scale_lr.base_batch_size == cfg.train_dataloader.batch_size, 'one process'
     else:
         assert {key.split('.')[1] for key in changed - {'checkpoint'}} == {'backbone', 'neck'}
         assert 'init_cfg' not in read(f'{folder}/{name}').model.backbone, 'from scratch'
@@ -49,6 +58,21 @@ def test_data_schedule_and_checkpoint_agree(folder):
     assert cfg.checkpoint == cfg.model.backbone.init_cfg.checkpoint
     assert cfg.default_hooks.visualization.type, 'the test.py of the toolbox draws by it'
     assert cfg.checkpoint == models_by_name()['pervit_nano_fashion-mnist'][1]
+
+
+def test_larger_scenes_are_cut_into_larger_crops():
+    main, large = read(f'segmentation/{MAIN["segmentation"]}'), read(LARGE)
+    changed = differences(main.to_dict(), large.to_dict())
+    assert changed == {
+        'data_root', 'crop_size.0', 'crop_size.1', 'model.data_preprocessor.size.0', 'model.data_preprocessor.size.1',
+        'train_dataloader.batch_size', 'auto_scale_lr.base_batch_size',
+        'train_dataloader.dataset.pipeline.3.crop_size.0', 'train_dataloader.dataset.pipeline.3.crop_size.1',
+        *(f'{split}_dataloader.dataset.data_root' for split in ('train', 'val', 'test'))}
+    crops = [dict(step) for step in large.train_dataloader.dataset.pipeline if step['type'] == 'RandomCrop']
+    assert crops == [dict(type='RandomCrop', crop_size=large.crop_size)]
+    assert tuple(large.model.data_preprocessor.size) == tuple(large.crop_size) == (192, 192)
+    assert {large[f'{split}_dataloader'].dataset.data_root for split in ('train', 'val', 'test')} == {large.data_root}
+    assert differences(large.to_dict(), read(LARGE_GLOBAL).to_dict()) == {'model.backbone.global_attn_indexes'}
 
 
 def batch(folder):

@@ -6,9 +6,9 @@
     python tools/compare_fashion_scenes.py --configs mask-rcnn_pervit-nano mask-rcnn_pervit-nano_sit-pre
 
 You can stop it at any time and start it again with the same arguments. Finished runs are kept, and an interrupted run
-goes on from its last checkpoint. Each run gets CPUs / jobs threads. A short trial measures how many iterations fit into
-the time. The table has the minutes that these iterations took in the end, without evaluation. If the machine did other
-work during a trial, correct the number of iterations in the run's plan.json before its training starts.
+goes on from its last checkpoint. A short trial measures how many iterations fit into the time. The table has the
+minutes that these iterations took in the end, and the results on the test scenes. If the machine did other work during
+a trial, correct the number of iterations in the run's plan.json before its training starts.
 """
 import argparse
 import os
@@ -40,10 +40,11 @@ def main() -> None:
                         help='names without _fashion-scenes; default all of the tasks')
     parser.add_argument('--minutes', type=float, default=10., help='training time of each run')
     parser.add_argument('--jobs', type=int, default=2, help='runs at a time')
+    parser.add_argument('--threads', type=int, help='of each run; default CPUs / jobs')
     parser.add_argument('--root', default='work_dirs/fashion_scenes', help='folder of all runs')
     parser.add_argument('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='for every run')
     args = parser.parse_args()
-    threads = max(1, (os.cpu_count() or 1) // args.jobs)
+    threads = args.threads or max(1, (os.cpu_count() or 1) // args.jobs)
     with ThreadPoolExecutor(args.jobs) as pool:
         # The first seed of all models comes first, so that an interrupted comparison already compares all of them.
         jobs = {(task, seed, name): pool.submit(

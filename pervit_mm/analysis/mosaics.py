@@ -100,6 +100,28 @@ def mosaic(rows: Sequence[Sequence[np.ndarray | None]], row_labels: Sequence[str
     return picture
 
 
+def legend(names: Sequence[str], colors: Sequence[Sequence[int]], width: int) -> np.ndarray:
+    """Name colors, as lines to put below a picture.
+
+    Args:
+        names (Sequence[str]): At least one.
+        colors (Sequence[Sequence[int]]): RGB of each, drawn as a square ahead of its name.
+        width (int): Width in pixels. A name that is longer than a line is cut off.
+
+    Returns:
+        np.ndarray: RGB ``(height, width, 3)`` uint8.
+    """
+    side = 11
+    step = side + 3 * GAP + 7 * max(map(len, names))
+    columns = max(1, (width - GAP) // step)
+    picture = np.full((GAP + -(-len(names) // columns) * (side + GAP), width, 3), 255, np.uint8)
+    for number, (name, color) in enumerate(zip(names, colors)):
+        y, x = GAP + number // columns * (side + GAP), GAP + number % columns * step
+        picture[y:y + side, x:x + side] = color
+        _write(picture, name, (x + side + GAP, y + side - 1))
+    return picture
+
+
 def _write(picture: np.ndarray, text: str, place: tuple[int, int]) -> None:
     cv2.putText(picture, text, place, cv2.FONT_HERSHEY_SIMPLEX, 0.38, (0, 0, 0), 1, cv2.LINE_AA)
 

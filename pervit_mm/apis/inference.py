@@ -72,6 +72,7 @@ class ImagePredictor:
                             'nothing: fine-tune it first (docs/pretraining.md), or give another model')
         if '://' not in weights:  # for a damaged or hostile file the inferencer's own message would be unclear
             read_classifier(weights)
+        self.cfg = cfg  # the inferencer has a copy, of which it drops what reads labels
         self.scope = cfg.get('default_scope')
         if self.scope not in _INFERENCERS:
             raise UserError(f'default_scope={self.scope!r} of {model} must be one of {", ".join(_INFERENCERS)}')

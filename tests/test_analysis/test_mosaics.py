@@ -5,7 +5,17 @@ import matplotlib
 import numpy as np
 import pytest
 
-from pervit_mm.analysis.mosaics import CELL, GAP, color_map, image_cell, map_cell, mosaic, overlay, side_by_side
+from pervit_mm.analysis.mosaics import (
+    CELL,
+    GAP,
+    color_map,
+    image_cell,
+    legend,
+    map_cell,
+    mosaic,
+    overlay,
+    side_by_side,
+)
 from pervit_mm.utils.errors import UserError
 
 RED, WHITE = (255, 0, 0), (255, 255, 255)
@@ -165,3 +175,14 @@ def test_mistakes_are_named():
             side_by_side(rgb, maps, (3, 4), query)
     with pytest.raises(UserError, match=r"scale \(--scale\) must be one of .*'map', 'unit'.*, got 'log'"):
         side_by_side(rgb, maps, (3, 4), scale='log')
+
+
+def test_a_legend_has_each_color_once_and_breaks_its_lines():
+    colors = [(10 * k, 255 - 10 * k, 7) for k in range(5)]
+    wide, narrow = legend('abcde', colors, 400), legend('abcde', colors, 80)
+    assert wide.shape == (2 * GAP + 11, 400, 3) and narrow.shape == (GAP + 3 * (GAP + 11), 80, 3)  # two on a line
+    for picture in (wide, narrow):
+        for color in colors:
+            assert (picture == color).all(-1).sum() == 11 * 11
+        assert (picture < 150).all(-1).any(), 'names'
+    assert (narrow[GAP + 11 + GAP:, GAP:GAP + 11] == colors[2]).all(-1).any()
