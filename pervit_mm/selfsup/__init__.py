@@ -1,10 +1,11 @@
 """Pre-training without labels; ``custom_imports=['pervit_mm', 'pervit_mm.selfsup']`` registers it. Needs MMPretrain."""
+from .correspondence import FineCorrespondence
 from .corruption import GroupCorruption
 from .decoders import PixelShuffleDecoder, TokenDecoder
 from .distillation import SelfDistillation
 from .distillation_hook import DistillationHook
 from .few_labels import PerViTFewLabels
-from .heads import ContrastHead, DistillationHead, RegionMatchingHead, TokenDistillationHead
+from .heads import ContrastHead, CorrespondenceHead, DistillationHead, RegionMatchingHead, TokenDistillationHead
 from .hidden_pixels import HiddenPixelError, hidden_pixel_error
 from .mask_token import MaskTokenPerViT
 from .projector import DistillationNeck
@@ -14,8 +15,8 @@ from .token_masks import AttentionMask, TokenBlockMask
 from .transforms import GrayJitter, MultiCropWithBoxes
 
 __all__ = [
-    'AttentionMask', 'ContrastHead', 'DistillationHead', 'DistillationHook', 'DistillationNeck', 'EMATeacher',
-    'GrayJitter', 'GroupCorruption', 'HiddenPixelError', 'MaskTokenPerViT', 'MultiCropWithBoxes', 'PerViTFewLabels',
-    'PixelShuffleDecoder', 'RegionMatchingHead', 'SelfDistillation', 'SiT', 'TokenBlockMask', 'TokenDecoder',
-    'TokenDistillationHead', 'hidden_pixel_error'
+    'AttentionMask', 'ContrastHead', 'CorrespondenceHead', 'DistillationHead', 'DistillationHook', 'DistillationNeck',
+    'EMATeacher', 'FineCorrespondence', 'GrayJitter', 'GroupCorruption', 'HiddenPixelError', 'MaskTokenPerViT',
+    'MultiCropWithBoxes', 'PerViTFewLabels', 'PixelShuffleDecoder', 'RegionMatchingHead', 'SelfDistillation', 'SiT',
+    'TokenBlockMask', 'TokenDecoder', 'TokenDistillationHead', 'hidden_pixel_error'
 ]

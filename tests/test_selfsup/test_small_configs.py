@@ -16,12 +16,13 @@ CONFIGS = {path.name.split('_')[0]: path
            for path in (Path(__file__).parents[2] / 'configs' / 'selfsup').glob('*_pervit-nano_*.py')}
 
 
-@pytest.mark.parametrize('name', sorted({'attmask', 'dino', 'esvit', 'ibot', 'simmim', 'sit', *CONFIGS}))
+@pytest.mark.parametrize('name', sorted({'attmask', 'dino', 'esvit', 'ibot', 'sfc', 'simmim', 'sit', *CONFIGS}))
 def test_each_config_takes_a_step(name):
     """On random images, through its own pipeline; losses are finite and the backbone moves."""
     cfg = Config.fromfile(str(CONFIGS[name]))
     with DefaultScope.overwrite_default_scope('mmpretrain'):
-        pipeline = [TRANSFORMS.build(transform) for transform in cfg.train_dataloader.dataset.pipeline]
+        pipeline = [TRANSFORMS.build(transform) for transform in cfg.train_dataloader.dataset.pipeline
+                    if 'LoadImage' not in transform['type']]
         model = MODELS.build(dict(cfg.model, data_preprocessor=cfg.data_preprocessor))
         model.init_weights()
         optim_wrapper = build_optim_wrapper(model.train(), cfg.optim_wrapper)
@@ -35,7 +36,7 @@ def test_each_config_takes_a_step(name):
         model.set_progress(0.5)
     before = [param.detach().clone() for param in model.backbone.parameters()]
     log = model.train_step(default_collate(samples), optim_wrapper)
-    assert all(value.isfinite() for value in log.values()) and log['loss'] > 0
+    assert all(value.isfinite() for value in log.values()) and log['loss'] != 0
     moved = [not torch.equal(old, new) for old, new in zip(before, model.backbone.parameters())]
     # Convolutions of the position network have no gradient in the first step.
     assert sum(moved) > 0.8 * len(moved)
