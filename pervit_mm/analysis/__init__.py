@@ -26,7 +26,7 @@ from .offsets import aligned_map, coverage, offset_heads
 from .plan import Plan
 from .position_maps import draw_position_maps
 from .position_shift import position_shares, position_shift
-from .propagation import Protocol, fuse_features, labels_of_mask, mask_of_labels, propagate_labels
+from .propagation import Protocol, fuse_features, labels_of_mask, mask_of_labels, propagate_labels, propagate_mask
 from .receptive_field import area_ratios, effective_receptive_field
 from .rollout import attention_rollout, rollout_map
 from .study import Study, study_model
@@ -39,8 +39,8 @@ __all__ = [
     'effective_receptive_field', 'elbow_clusters', 'find_backbone', 'fit_clusters', 'fuse_features', 'high_pass',
     'hsic', 'labels_of_mask', 'log_bins', 'logit_cam', 'low_pass', 'mask_of_labels', 'maximize', 'nonlocality',
     'normalize_attention', 'offset_heads', 'pca_colors', 'position_impact', 'position_nonlocality',
-    'position_shares', 'position_shift', 'propagate_labels', 'ring_edges', 'ring_of_heads', 'ring_shares',
-    'rollout_map', 'saliency', 'select_pairs', 'skip_branch_ratio', 'study_model', 'token_centers',
+    'position_shares', 'position_shift', 'propagate_labels', 'propagate_mask', 'ring_edges', 'ring_of_heads',
+    'ring_shares', 'rollout_map', 'saliency', 'select_pairs', 'skip_branch_ratio', 'study_model', 'token_centers',
     'token_localization', 'token_uniformity', 'u_centered_gram', 'uniform_attention', 'uniform_distance',
     'uniform_shares', 'unit_activations'
 ]

@@ -1,5 +1,5 @@
 """Label propagation: carry the mask of a video's first frame through the others, by likeness of features."""
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -161,6 +161,26 @@ def mask_of_labels(labels: Tensor, values: np.ndarray, size: tuple[int, int]) ->
     """
     large = F.interpolate(labels[None], size=tuple(size), mode='bilinear', align_corners=False)[0]
     return values[large.argmax(dim=0).cpu().numpy()]
+
+
+def propagate_mask(features: Tensor, mask: np.ndarray, protocol: Protocol = PROTOCOLS['dino']) -> Iterator[np.ndarray]:
+    """Propagate the mask of the first frame.
+
+    Args:
+        features (Tensor): ``(F, H, W, C)``.
+        mask (np.ndarray): Of the first frame, ``(h, w)`` integers, see :func:`labels_of_mask`.
+        protocol (Protocol): Defaults to that of DINO.
+
+    Yields:
+        np.ndarray: The mask of each frame, ``(h, w)``, of the type of ``mask``. That of the first is ``mask`` itself.
+
+    Raises:
+        UserError: As :func:`labels_of_mask` and :func:`propagate_labels`.
+    """
+    labels, values = labels_of_mask(mask, features.shape[1:3])
+    yield mask
+    for soft in propagate_labels(features, labels, protocol)[1:]:
+        yield mask_of_labels(soft, values, mask.shape)
 
 
 def draw_overlay(picture: np.ndarray, mask: np.ndarray, values: Sequence[int] | np.ndarray) -> np.ndarray:

@@ -12,9 +12,7 @@ from ..analysis.propagation import (
     PROTOCOLS,
     draw_overlay,
     fuse_features,
-    labels_of_mask,
-    mask_of_labels,
-    propagate_labels,
+    propagate_mask,
 )
 from ..utils.errors import UserError
 from .dense_features import check_names, default_size, describe, make_folder, write_picture
@@ -94,11 +92,9 @@ def propagate(subject: Subject, frames: Sequence[Path], mask: str | Path, out_di
         found, _ = describe(subject, frame, size, blocks, 'token')
         features.append(fuse_features(*found) if len(found) == 2 else found[0])
         read.append(path)
-    features = torch.cat(features)  # (F, H, W, C)
-    labels, values = labels_of_mask(indices, features.shape[1:3])
-    soft = propagate_labels(features, labels, PROTOCOLS[protocol])
-    for number, path in enumerate(read):
-        found = mask_of_labels(soft[number], values, indices.shape) if number else indices
+    values = np.unique(indices)
+    masks = propagate_mask(torch.cat(features), indices, PROTOCOLS[protocol])
+    for path, found in zip(read, masks):
         write_picture(found, out_dir / 'masks' / f'{path.stem}.png')
         frame = read_image(path)  # again, because all frames of a video may not fit in memory
         write_picture(draw_overlay(frame[..., ::-1], found, values), out_dir / 'overlays' / f'{path.stem}.png')

@@ -31,14 +31,15 @@ from .transforms import (
     PerViTPatchDrop,
     PerViTPatchShuffle,
 )
+from .video_objects import follow_objects, pixel_tokens, region_similarity
 
 __all__ = [
     'CORRUPTIONS', 'Baseline', 'Features', 'FewShotResult', 'MaskIoU', 'PerViTCorruption', 'PerViTHighPass',
     'PerViTLoadSaliency', 'PerViTLowPass', 'PerViTPatchDrop', 'PerViTPatchShuffle', 'ProbeResult', 'RegionMatching',
     'SingleTokens', 'attention_mask_iou', 'baseline_records', 'baseline_table', 'cached_features',
     'center_features', 'collect_features', 'corrupt', 'draw_shots', 'drop_patches', 'few_shot_knn',
-    'few_shot_probe', 'fgsm', 'knn_accuracy', 'linear_probe', 'make_attacks', 'make_conditions', 'mask_iou',
-    'measure', 'measure_features', 'pgd', 'pixel_features', 'probe_blocks', 'recalibrate', 'received_attention',
-    'region_matching_accuracy', 'robustness_table', 'shuffle_patches', 'single_token_accuracy', 'summarize',
-    'write_csv'
+    'few_shot_probe', 'fgsm', 'follow_objects', 'knn_accuracy', 'linear_probe', 'make_attacks', 'make_conditions',
+    'mask_iou', 'measure', 'measure_features', 'pgd', 'pixel_features', 'pixel_tokens', 'probe_blocks',
+    'recalibrate', 'received_attention', 'region_matching_accuracy', 'region_similarity', 'robustness_table',
+    'shuffle_patches', 'single_token_accuracy', 'summarize', 'write_csv'
 ]
