@@ -12,8 +12,8 @@ trained as by tools/pretraining_study.py: its runs are taken over if they are in
 The sequences are of Fashion-MNIST's test items. In each, two to four items move, grow or shrink and hide one another.
 The mask of the first frame is carried through the others by SFC's protocol. Rows: the first mask copied; the gray
 pixels of a token, and of the square of 3 x 3 tokens around it; random weights; the fine-grained network, the semantic
-one, and both fused. Columns: J, the region similarity in percent, mean over items, frames and sequences; then over
-sequences whose ground stands still, and over those whose ground drifts.
+one, and both fused. Columns: J, the region similarity in percent, mean over the items of all sequences; then of those
+whose ground stands still, and of those whose ground drifts.
 """
 import argparse
 import json
@@ -22,11 +22,18 @@ from collections.abc import Callable, Iterable
 from functools import cache, partial
 from pathlib import Path
 
+import numpy as np
 from torch import Tensor
 
 from pervit_mm.analysis import fuse_features
 from pervit_mm.apis.configs import load_config
-from pervit_mm.apis.correspondence_scores import frame_features, open_network, pixel_features, score_sequences
+from pervit_mm.apis.correspondence_scores import (
+    frame_features,
+    open_network,
+    pixel_features,
+    score_sequences,
+    training_frames,
+)
 from pervit_mm.benchmarks.run_queue import Run, last_checkpoint, train_all
 from pervit_mm.datasets import FashionSequences
 from pervit_mm.evaluation import write_csv
@@ -75,13 +82,17 @@ def main() -> None:
     try:
         train_all(ROOT / 'tools' / 'train.py', list(runs.values()), root, args.jobs,
                   max(1, (os.cpu_count() or 1) // max(1, args.jobs)))
-        items, test = (FashionSequences.from_folder(args.data, split) for split in ('train', 'test'))
+        test = FashionSequences.from_folder(args.data, 'test')
         sequences = [test.sequence(index) for index in range(args.sequences)]
+
+        @cache
+        def batches() -> list[np.ndarray]:
+            return training_frames(FashionSequences.from_folder(args.data, 'train'))
 
         @cache
         def features(kind: str, checkpoint: str | int) -> list[Tensor]:
             prefix = 'backbone.' if configs[kind].name.startswith('simmim') else 'teacher.module.backbone.'
-            network = open_network(load_config(configs[kind]), checkpoint, items, prefix, args.distance_scale)
+            network = open_network(load_config(configs[kind]), checkpoint, batches(), prefix, args.distance_scale)
             return [frame_features(network, sequence.frames) for sequence in sequences]
 
         def fused(fine: str, semantic: str) -> Iterable[Tensor]:

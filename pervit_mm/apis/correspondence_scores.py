@@ -18,11 +18,31 @@ from .named_models import check_device
 from .probe import classifier_with_backbone, random_classifier
 from .subject import Subject
 
-#: BatchNorm gets its statistics from so many frames of each of so many sequences of the training items.
-RECALIBRATION_FRAMES, RECALIBRATION_SEQUENCES = 4, 64
+
+def training_frames(sequences: FashionSequences, count: int = 64, frames: int = 4) -> list[np.ndarray]:
+    """Frames of the training items, from which BatchNorm of a network gets its statistics.
+
+    Args:
+        sequences (FashionSequences): Of the training items.
+        count (int): Number of sequences. Defaults to 64.
+        frames (int): Frames of each, evenly from the first to the last. Defaults to 4.
+
+    Returns:
+        list[np.ndarray]: ``frames`` batches ``(count, h, w, 3)``, uint8. Frames of one sequence are much alike, so each
+        batch has one of each sequence.
+
+    Raises:
+        UserError: If ``sequences`` are of test items.
+    """
+    if sequences.split != 'train':
+        raise UserError(f"sequences must be of the training items, split 'train', got {sequences.split!r}: the test "
+                        'items are for scores alone')
+    drawn = [sequences.sequence(index).frames for index in range(count)]
+    chosen = np.linspace(0, len(drawn[0]) - 1, frames).round().astype(int)
+    return [np.stack([video[number] for video in drawn]) for number in chosen]
 
 
-def open_network(cfg: Config, checkpoint: str | int, sequences: FashionSequences,
+def open_network(cfg: Config, checkpoint: str | int, batches: Sequence[np.ndarray],
                  prefix: str = 'teacher.module.backbone.', distance_scale: str = 'fixed',
                  device: str | None = None) -> Subject:
     """A pre-trained PerViT for frames that are larger than its training images.
@@ -33,7 +53,7 @@ def open_network(cfg: Config, checkpoint: str | int, sequences: FashionSequences
     Args:
         cfg (Config): Of the pre-training.
         checkpoint (str | int): Path or ``pervit_mm://`` name of its checkpoint; or a seed, which draws random weights.
-        sequences (FashionSequences): Of the training items, for the statistics of BatchNorm.
+        batches (Sequence[np.ndarray]): RGB frames for the statistics of BatchNorm, see :func:`training_frames`.
         prefix (str): What the backbone's keys in the checkpoint begin with. Defaults to that of a teacher.
         distance_scale (str): What distance means on the larger grid, 'fixed' or 'grid', see
             :class:`pervit_mm.models.PerViT`. Defaults to 'fixed'.
@@ -43,11 +63,8 @@ def open_network(cfg: Config, checkpoint: str | int, sequences: FashionSequences
         Subject: The network, in eval mode.
 
     Raises:
-        UserError: If ``sequences`` are of test items, or as :func:`pervit_mm.apis.probe.classifier_with_backbone`.
+        UserError: As :func:`pervit_mm.apis.probe.classifier_with_backbone`.
     """
-    if sequences.split != 'train':
-        raise UserError(f"sequences must be of the training items, split 'train', got {sequences.split!r}: the test "
-                        'items are for scores alone')
     cfg = copy.deepcopy(cfg)
     cfg.model.backbone.distance_scale = distance_scale
     if isinstance(checkpoint, int):
@@ -58,11 +75,7 @@ def open_network(cfg: Config, checkpoint: str | int, sequences: FashionSequences
     model.backbone.out_type = 'featmap'
     device = check_device(device or get_device())
     subject = Subject(name, cfg, model.to(device), device)
-    drawn = [sequences.sequence(index).frames for index in range(RECALIBRATION_SEQUENCES)]
-    # Frames of one sequence are much alike, so each batch has one of each sequence.
-    chosen = np.linspace(0, len(drawn[0]) - 1, RECALIBRATION_FRAMES).round().astype(int)
-    recalibrate(model, ((frame_inputs(subject, np.stack([frames[number] for frames in drawn])), None)
-                        for number in chosen), RECALIBRATION_FRAMES * RECALIBRATION_SEQUENCES)
+    recalibrate(model, ((frame_inputs(subject, frames), None) for frames in batches), sum(map(len, batches)))
     return subject
 
 
@@ -109,10 +122,11 @@ def score_sequences(sequences: Sequence[ItemSequence], features: Iterable[Tensor
         features (Iterable[Tensor | None]): Of each sequence, ``(F, H, W, C)``; None copies the first mask.
 
     Returns:
-        dict[str, float]: In percent. ``J``, region similarity, mean over items, frames and sequences alike;
-        ``J, still`` and ``J, drifting``, of sequences with such a ground.
+        dict[str, float]: In percent. ``J``, region similarity, mean over the items of all sequences; ``J, still`` and
+        ``J, drifting``, of the sequences with such a ground.
     """
-    scores = np.array([100 * follow_objects(found, sequence.owners) for sequence, found in zip(sequences, features)])
-    drifts = np.array([sequence.drifts for sequence in sequences])
-    return {'J': float(scores.mean()), 'J, still': float(scores[~drifts].mean()),
-            'J, drifting': float(scores[drifts].mean())}
+    of_ground: dict[bool, list[float]] = {False: [], True: []}
+    for sequence, found in zip(sequences, features, strict=True):
+        of_ground[sequence.drifts] += follow_objects(found, sequence.owners).values()
+    means = [100 * float(np.mean(scores)) for scores in ([*of_ground[False], *of_ground[True]], *of_ground.values())]
+    return dict(zip(('J', 'J, still', 'J, drifting'), means))

@@ -8,12 +8,7 @@ import torch
 from mmcv.image import imread
 from mmengine.utils import track_iter_progress
 
-from ..analysis.propagation import (
-    PROTOCOLS,
-    draw_overlay,
-    fuse_features,
-    propagate_mask,
-)
+from ..analysis.propagation import PROTOCOLS, draw_overlay, fuse_features, propagate_mask
 from ..utils.errors import UserError
 from .dense_features import check_names, default_size, describe, make_folder, write_picture
 from .images import UnreadableImageError, check_image_size, read_image

@@ -41,7 +41,8 @@ def region_similarity(found: Sequence[np.ndarray], truth: Sequence[np.ndarray]) 
     return scores
 
 
-def follow_objects(features: Tensor | None, masks: np.ndarray, protocol: Protocol = PROTOCOLS['sfc']) -> float:
+def follow_objects(features: Tensor | None, masks: np.ndarray,
+                   protocol: Protocol = PROTOCOLS['sfc']) -> dict[int, float]:
     """J of the masks that features carry from the first frame through the others.
 
     Args:
@@ -51,13 +52,13 @@ def follow_objects(features: Tensor | None, masks: np.ndarray, protocol: Protoco
         protocol (Protocol): Defaults to that of SFC.
 
     Returns:
-        float: :func:`region_similarity`, mean over the objects.
+        dict[int, float]: J by object, see :func:`region_similarity`.
 
     Raises:
         UserError: As :func:`region_similarity` and :func:`pervit_mm.analysis.propagate_mask`.
     """
     found = [masks[0]] * len(masks) if features is None else list(propagate_mask(features, masks[0], protocol))
-    return float(np.mean(list(region_similarity(found, masks).values())))
+    return region_similarity(found, masks)
 
 
 def pixel_tokens(images: Tensor, stride: int, size: int | None = None) -> Tensor:

@@ -8,13 +8,13 @@ from conftest import TINY_ARCH, randomize
 from made_items import make_items
 from mmengine.config import Config
 
-from pervit_mm.apis import correspondence_scores
 from pervit_mm.apis.correspondence_scores import (
     frame_features,
     frame_inputs,
     open_network,
     pixel_features,
     score_sequences,
+    training_frames,
 )
 from pervit_mm.datasets import FashionSequences
 from pervit_mm.models import PerViT
@@ -29,9 +29,7 @@ def sequences():
     return {split: FashionSequences(*make_items(seed), split) for seed, split in enumerate(('train', 'test'))}
 
 
-def test_a_network_has_the_weights_and_the_statistics_of_the_frames(sequences, tmp_path, monkeypatch):
-    monkeypatch.setattr(correspondence_scores, 'RECALIBRATION_SEQUENCES', 3)
-    monkeypatch.setattr(correspondence_scores, 'RECALIBRATION_FRAMES', 2)
+def test_a_network_has_the_weights_and_the_statistics_of_the_frames(sequences, tmp_path):
     pytest.importorskip('mmpretrain')
     own = randomize(PerViT(**{key: value for key, value in BACKBONE.items() if key != 'type'}))
     path = tmp_path / 'teacher.pth'
@@ -40,7 +38,8 @@ def test_a_network_has_the_weights_and_the_statistics_of_the_frames(sequences, t
     cfg = Config(dict(
         model=dict(type='ImageClassifier', backbone=BACKBONE), default_scope='mmpretrain',
         data_preprocessor=dict(type='ClsDataPreprocessor', mean=[70.], std=[90.], to_rgb=False)))
-    subject = open_network(cfg, str(path), sequences['train'])
+    batches = training_frames(sequences['train'], 3, 2)
+    subject = open_network(cfg, str(path), batches)
     assert all(block.attn.position.distance_scale == 'fixed' for block in subject.backbone.blocks)
     for name, param in own.named_parameters():
         assert torch.equal(param, subject.backbone.get_parameter(name)), name
@@ -51,6 +50,7 @@ def test_a_network_has_the_weights_and_the_statistics_of_the_frames(sequences, t
     # The first convolution's output over all frames that were drawn has the mean of the statistics.
     first = subject.backbone.stem.layers[0]
     drawn = [sequences['train'].sequence(index).frames[[0, -1]] for index in range(3)]
+    assert np.array_equal(np.stack(batches, 1), drawn)
     seen = first.conv(frame_inputs(subject, np.concatenate(drawn)))
     torch.testing.assert_close(first.norm.running_mean, seen.mean((0, 2, 3)), rtol=1e-3, atol=1e-4)
     features = frame_features(subject, frames[:2])
@@ -58,7 +58,7 @@ def test_a_network_has_the_weights_and_the_statistics_of_the_frames(sequences, t
     tokens = subject.backbone(inputs)[-1]
     torch.testing.assert_close(features[1, 3, 5], tokens[1, :, 3, 5])
     with pytest.raises(UserError, match="of the training items, split 'train', got 'test'"):
-        open_network(cfg, str(path), sequences['test'])
+        training_frames(sequences['test'])
 
 
 def test_scores_are_means_over_kinds_of_ground(sequences):
@@ -69,8 +69,10 @@ def test_scores_are_means_over_kinds_of_ground(sequences):
              for sequence in chosen]
     good, copied = score_sequences(chosen, known), score_sequences(chosen, [None] * 3)
     assert good['J'] > 70 > 40 > copied['J']
+    still, drifting = (sum(len(one.items) for one in chosen if one.drifts is drifts) for drifts in (False, True))
     for found in (good, copied):
-        assert found['J'] == pytest.approx((2 * found['J, still'] + found['J, drifting']) / 3)
+        mean = (still * found['J, still'] + drifting * found['J, drifting']) / (still + drifting)
+        assert found['J'] == pytest.approx(mean) and found['J, still'] != found['J, drifting']
 
 
 def test_pixels_are_gray_and_centered(sequences):
