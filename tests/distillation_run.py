@@ -67,7 +67,7 @@ def slow_cross_entropy(student, teacher, center, student_temp=0.1, teacher_temp=
 
 @DATASETS.register_module(force=True)
 class RandomViews(BaseDataset):
-    """Random images of 8 bits, several views of each."""
+    """Random images of 8 bits, several views of each, with boxes that overlap."""
 
     def __init__(self, number=8, sizes=(28, 28, 16), channels=1):
         self.number, self.sizes, self.channels = number, sizes, channels
@@ -80,7 +80,9 @@ class RandomViews(BaseDataset):
         from mmpretrain.structures import DataSample
         rng = np.random.default_rng(idx)
         inputs = [torch.from_numpy(rng.integers(0, 255, (self.channels, size, size), np.uint8)) for size in self.sizes]
-        return dict(inputs=inputs, data_samples=DataSample())
+        sample = DataSample()
+        sample.boxes = np.array([[i, idx % 3, i + 20, idx % 3 + 24] for i in range(len(self.sizes))], np.float32)
+        return dict(inputs=inputs, data_samples=sample)
 
 
 def distillation_runner(work_dir, model=DINO, hooks=(dict(type='DistillationHook'), ), epochs=2, images=8,
@@ -88,7 +90,7 @@ def distillation_runner(work_dir, model=DINO, hooks=(dict(type='DistillationHook
     """A ``PerViTRunner`` in this process, with batches of four images. ``model``: options of a system, or a model."""
     if isinstance(model, dict):
         kind = 'SiT' if 'corruption' in model else 'SelfDistillation'
-        model = dict(copy.deepcopy(model), type=kind, data_preprocessor=dict(mean=[127.], std=[64.]))
+        model = dict(dict(type=kind), **copy.deepcopy(model), data_preprocessor=dict(mean=[127.], std=[64.]))
     return PerViTRunner(
         model=model, work_dir=str(work_dir),
         train_dataloader=dict(

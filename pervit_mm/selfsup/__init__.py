@@ -5,8 +5,16 @@ from .decoders import PixelShuffleDecoder, TokenDecoder
 from .distillation import SelfDistillation
 from .distillation_hook import DistillationHook
 from .few_labels import PerViTFewLabels
-from .heads import ContrastHead, CorrespondenceHead, DistillationHead, RegionMatchingHead, TokenDistillationHead
+from .heads import (
+    ClusterHead,
+    ContrastHead,
+    CorrespondenceHead,
+    DistillationHead,
+    RegionMatchingHead,
+    TokenDistillationHead,
+)
 from .hidden_pixels import HiddenPixelError, hidden_pixel_error
+from .leopart import Leopart
 from .mask_token import MaskTokenPerViT
 from .projector import DistillationNeck
 from .sit import SiT
@@ -15,8 +23,9 @@ from .token_masks import AttentionMask, TokenBlockMask
 from .transforms import GrayJitter, MultiCropWithBoxes
 
 __all__ = [
-    'AttentionMask', 'ContrastHead', 'CorrespondenceHead', 'DistillationHead', 'DistillationHook', 'DistillationNeck',
-    'EMATeacher', 'FineCorrespondence', 'GrayJitter', 'GroupCorruption', 'HiddenPixelError', 'MaskTokenPerViT',
-    'MultiCropWithBoxes', 'PerViTFewLabels', 'PixelShuffleDecoder', 'RegionMatchingHead', 'SelfDistillation', 'SiT',
-    'TokenBlockMask', 'TokenDecoder', 'TokenDistillationHead', 'hidden_pixel_error'
+    'AttentionMask', 'ClusterHead', 'ContrastHead', 'CorrespondenceHead', 'DistillationHead', 'DistillationHook',
+    'DistillationNeck', 'EMATeacher', 'FineCorrespondence', 'GrayJitter', 'GroupCorruption', 'HiddenPixelError',
+    'Leopart', 'MaskTokenPerViT', 'MultiCropWithBoxes', 'PerViTFewLabels', 'PixelShuffleDecoder',
+    'RegionMatchingHead', 'SelfDistillation', 'SiT', 'TokenBlockMask', 'TokenDecoder', 'TokenDistillationHead',
+    'hidden_pixel_error'
 ]

@@ -117,37 +117,17 @@ class SelfDistillation(TeacherStudent):
             with torch.no_grad():
                 targets = self.teacher.module['region_neck'](teacher)
             losses['region_loss'] = self.region_weight * self.region_head.loss(
-                self._region_logits(tokens), targets.chunk(num), tokens, teacher.chunk(num))
+                self.token_logits(self.region_neck, tokens), targets.chunk(num), tokens, teacher.chunk(num))
             self.region_head.update_center(targets)
         losses.update(self.head.statistics(logits[min(1, len(views) - 1)], teacher_logits[0]))
         self.head.update_center(torch.cat(teacher_logits))
         return losses
 
-    def _region_logits(self, tokens: list[Tensor]) -> list[Tensor]:
-        """Logits ``(B, N, K)`` of each view's tokens ``(B, N, C)``, all through the neck at once."""
-        logits = self.region_neck(torch.cat([view.flatten(0, 1) for view in tokens]))
-        parts = logits.split([view.shape[0] * view.shape[1] for view in tokens])
-        return [part.unflatten(0, view.shape[:2]) for part, view in zip(parts, tokens)]
-
     def _look(self, views: list[Tensor]) -> tuple[Tensor, Tensor | None]:
         """The teacher's tokens ``(V * B, N, C)``, and its attention ``(V * B, N)`` if the masking asks for it."""
         if self.masking is None or not self.masking.needs_attention:
             return self.teacher_tokens(views), None
-        seen: list[Tensor] = []
-
-        def keep(attn, args, kwargs, output) -> None:
-            maps = attn.attention_maps(*args, **kwargs)[1]
-            received = maps['attention'].mean((1, 2))
-            if self.relative_attention:
-                received = received / maps['log_position'].softmax(-1).mean((0, 1))
-            seen.append(received)
-
-        handle = self.teacher.module['backbone'].blocks[-1].attn.register_forward_hook(keep, with_kwargs=True)
-        try:
-            tokens = self.teacher_tokens(views)
-        finally:
-            handle.remove()
-        return tokens, seen[0]
+        return self.teacher_attention(views, self.relative_attention)
 
     def collapsed(self, log: dict[str, float]) -> str | None:
         """Say by what the losses and statistics of an iteration show a collapse, or return None."""

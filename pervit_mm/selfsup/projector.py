@@ -39,6 +39,7 @@ class DistillationNeck(BaseModule):
                      bottleneck_channels=bottleneck_channels, num_layers=num_layers)
         widths = [in_channels] + [hid_channels] * (num_layers - 1) + [bottleneck_channels]
         self.in_channels, self.out_channels = in_channels, out_channels
+        self.bottleneck_channels = bottleneck_channels
         self.mlp = nn.Sequential()
         for i, (width_in, width) in enumerate(zip(widths, widths[1:])):
             if i:
@@ -49,9 +50,23 @@ class DistillationNeck(BaseModule):
 
     def forward(self, x: Tensor) -> Tensor:
         """Features ``(..., C)`` to logits ``(..., K)``: cosines, so from -1 to 1."""
-        x, prototypes, device = self.mlp(x), self.prototypes, x.device.type
-        if torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.bfloat16:
+        return self.compare(self.embed(x))
+
+    def embed(self, x: Tensor) -> Tensor:
+        """Features ``(..., C)`` to points ``(..., bottleneck_channels)`` of length 1."""
+        x = self.mlp(x)
+        return F.normalize(x.float() if _autocasts_to_bfloat16(x) else x, dim=-1)
+
+    def compare(self, points: Tensor) -> Tensor:
+        """Points ``(..., bottleneck_channels)`` of length 1 to their cosines ``(..., K)`` with the prototypes."""
+        if _autocasts_to_bfloat16(points):
             # Cosines of 8 bits, divided by the teacher's temperature, would be steps of 0.1.
-            with torch.autocast(device, enabled=False):
-                return F.linear(F.normalize(x.float(), dim=-1), F.normalize(prototypes.float(), dim=-1))
-        return F.linear(F.normalize(x, dim=-1), F.normalize(prototypes, dim=-1))
+            with torch.autocast(points.device.type, enabled=False):
+                return F.linear(points, F.normalize(self.prototypes.float(), dim=-1))
+        return F.linear(points, F.normalize(self.prototypes, dim=-1))
+
+
+def _autocasts_to_bfloat16(x: Tensor) -> bool:
+    """Whether layers on the device of a tensor compute in bfloat16."""
+    device = x.device.type
+    return torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.bfloat16

@@ -192,6 +192,42 @@ class TeacherStudent(BaseSelfSupervisor):
         """Run the teacher on views of one size, ``(V * B, N, C)``, one view after the other."""
         return self.teacher.module['backbone'](torch.cat(views))[-1]
 
+    @torch.no_grad()
+    def teacher_attention(self, views: list[Tensor], relative: bool = False) -> tuple[Tensor, Tensor]:
+        """Run the teacher on views of one size, and see how much attention tokens receive in its last block.
+
+        Args:
+            views (list[Tensor]): Views ``(B, C, h, w)``.
+            relative (bool): Whether the attention is divided by what Φp alone, with its rows normed, would give each
+                token. Defaults to False.
+
+        Returns:
+            tuple[Tensor, Tensor]: Tokens ``(V * B, N, C)``, and the mean of each token's column of Φa over queries and
+            heads, ``(V * B, N)``.
+        """
+        seen: list[Tensor] = []
+
+        def keep(attn, args, kwargs, output) -> None:
+            maps = attn.attention_maps(*args, **kwargs)[1]
+            received = maps['attention'].mean((1, 2))
+            if relative:
+                received = received / maps['log_position'].softmax(-1).mean((0, 1))
+            seen.append(received)
+
+        handle = self.teacher.module['backbone'].blocks[-1].attn.register_forward_hook(keep, with_kwargs=True)
+        try:
+            tokens = self.teacher_tokens(views)
+        finally:
+            handle.remove()
+        return tokens, seen[0]
+
+    @staticmethod
+    def token_logits(neck: nn.Module, tokens: list[Tensor]) -> list[Tensor]:
+        """Logits ``(B, N, K)`` of each view's tokens ``(B, N, C)``, all through the neck at once."""
+        logits = neck(torch.cat([view.flatten(0, 1) for view in tokens]))
+        parts = logits.split([view.shape[0] * view.shape[1] for view in tokens])
+        return [part.unflatten(0, view.shape[:2]) for part, view in zip(parts, tokens)]
+
     def collapsed(self, log: dict[str, float]) -> str | None:
         """Say by what the losses and statistics of an iteration show a collapse, or return None."""
         raise NotImplementedError

@@ -9,6 +9,8 @@ from mmengine.registry import TRANSFORMS
 
 from ..utils.errors import UserError
 
+#: Draws of a view until it overlaps the others.
+ATTEMPTS = 1000
 INTERPOLATIONS = ('nearest', 'bilinear', 'bicubic', 'area', 'lanczos')
 
 
@@ -41,13 +43,17 @@ class MultiCropWithBoxes(BaseTransform):
             after crop and resize on a dict of ``img`` and ``img_shape``. ``RandomFlip`` may stand in it once; no other
             transform may move pixels, or the boxes are wrong. Defaults to (), no transform.
         local_transforms (Sequence): The pipeline of all local views. Defaults to ().
+        min_overlap (float): Least area that each view shares with each global view, as a share of the image's, in
+            [0, 1). Two global views share at least twice as much. Views are drawn again until they do. Leopart: 0.01.
+            Defaults to 0, where they need not overlap.
         interpolation (str): 'nearest', 'bilinear', 'bicubic', 'area' or 'lanczos'. Defaults to 'bicubic'.
         backend (str): 'cv2' or 'pillow'. Pillow filters what it shrinks, as DINO's crops do, and takes no single
             channel in ``(h, w, 1)``. Defaults to 'cv2'.
 
     Raises:
-        UserError: If there is no view, a size is not positive, a scale not ``0 < low <= high <= 1``, or the number of
-            pipelines is not that of the global views; while running, if a pipeline flips in another direction.
+        UserError: If there is no view, a size is not positive, a scale not ``0 < low <= high <= 1``, ``min_overlap``
+            out of range, or the number of pipelines is not that of the global views; while running, if a pipeline flips
+            in another direction, or no view with ``min_overlap`` is found.
 
     Note:
         ``boxes`` and ``flipped`` reach the model as arrays if they are among the ``algorithm_keys`` of ``PackInputs``.
@@ -73,6 +79,7 @@ class MultiCropWithBoxes(BaseTransform):
                  num_local: int = 0,
                  global_transforms: Sequence = (),
                  local_transforms: Sequence = (),
+                 min_overlap: float = 0.,
                  interpolation: str = 'bicubic',
                  backend: str = 'cv2') -> None:
         for name, number in (('num_global', num_global), ('num_local', num_local)):
@@ -94,7 +101,11 @@ class MultiCropWithBoxes(BaseTransform):
         if backend not in ('cv2', 'pillow') or (backend == 'pillow' and interpolation == 'area'):
             raise UserError("backend of MultiCropWithBoxes must be 'cv2', or 'pillow' with another interpolation than "
                             f"'area', got {backend!r} with {interpolation!r}")
+        if not (isinstance(min_overlap, Real) and 0 <= min_overlap < 1):
+            raise UserError(f'min_overlap of MultiCropWithBoxes must be a share of at least 0 and below 1, got '
+                            f'{min_overlap!r}')
         self.interpolation, self.backend = interpolation, backend
+        self.num_global, self.min_overlap = num_global, min_overlap
         global_crop = _build_crop('global', global_size, global_scale)
         local_crop = _build_crop('local', local_size, local_scale)
         #: A crop and a pipeline for each view.
@@ -106,8 +117,8 @@ class MultiCropWithBoxes(BaseTransform):
         image = results['img']
         views, boxes, flipped = [], [], []
         for crop, pipeline in self.views:
-            top, left, height, width = crop.rand_crop_params(image)
-            view = mmcv.imresize(image[top:top + height, left:left + width], crop.scale, backend=self.backend,
+            left, top, right, bottom = self._draw_box(crop, image, boxes)
+            view = mmcv.imresize(image[top:bottom, left:right], crop.scale, backend=self.backend,
                                  interpolation=self.interpolation)
             view = view.reshape(*view.shape[:2], *image.shape[2:])  # OpenCV drops the axis of a single channel
             made = pipeline(dict(img=view, img_shape=view.shape[:2]))
@@ -118,10 +129,28 @@ class MultiCropWithBoxes(BaseTransform):
                 raise UserError(f"RandomFlip in MultiCropWithBoxes must have direction='horizontal', got "
                                 f'{direction!r}: results keep no other flip')
             views.append(made['img'])
-            boxes.append((left, top, left + width, top + height))
+            boxes.append((left, top, right, bottom))
             flipped.append(direction == 'horizontal')
         results.update(img=views, boxes=np.array(boxes, np.float32), flipped=np.array(flipped))
         return results
+
+    def _draw_box(self, crop: BaseTransform, image: np.ndarray, boxes: Sequence[tuple]) -> tuple[int, int, int, int]:
+        """x1, y1, x2, y2 of the next view behind those of ``boxes``."""
+        # While global views are drawn, all of `boxes` are global.
+        least = self.min_overlap * image.shape[0] * image.shape[1] * (2 if len(boxes) < self.num_global else 1)
+        for _ in range(ATTEMPTS if least else 1):
+            top, left, height, width = crop.rand_crop_params(image)
+            box = left, top, left + width, top + height
+            if not least or all(_overlap(box, other) >= least for other in boxes[:self.num_global]):
+                return box
+        raise UserError(f'min_overlap={self.min_overlap} of MultiCropWithBoxes was not reached in {ATTEMPTS} draws of '
+                        'a view: lower it, or raise global_scale and local_scale')
+
+
+def _overlap(box: tuple[int, int, int, int], other: tuple[int, int, int, int]) -> int:
+    """Pixels that two boxes share."""
+    width, height = (min(box[i + 2], other[i + 2]) - max(box[i], other[i]) for i in (0, 1))
+    return max(0, width) * max(0, height)
 
 
 def _is_nested(name: str, transforms: Sequence) -> bool:

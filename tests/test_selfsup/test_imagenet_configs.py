@@ -53,11 +53,33 @@ def test_a_recipe_has_the_authors_values(system):
         assert head.get('warmup', 0) * epochs == pytest.approx(rise)
 
 
-@pytest.mark.parametrize('system', RECIPES)
+def test_leopart_has_the_authors_values():
+    """Of their run on a part of ImageNet, which starts from DINO."""
+    path, cfg = read('leopart', 'tiny')
+    assert '_2xb32-' in path.name and cfg.train_dataloader.batch_size == 32 and cfg.auto_scale_lr.base_batch_size == 64
+    assert cfg.train_cfg.max_epochs == 50 == max(one.end for one in cfg.param_scheduler)
+    rates = cfg.optim_wrapper.paramwise_cfg.custom_keys
+    assert cfg.optim_wrapper.optimizer.lr == 1e-5 and {rates[key].lr_mult for key in rates} == {10}
+    views, = (step for step in cfg.train_dataloader.dataset.pipeline if step.type == 'MultiCropWithBoxes')
+    assert (views.global_size, views.local_size, views.num_local, views.min_overlap) == (224, 96, 4, 0.01)
+    assert tuple(views.global_scale) == (0.25, 1.) and tuple(views.local_scale) == (0.05, 0.25)
+    assert not any(step.type == 'RandomFlip' for step in [*views.global_transforms, *views.local_transforms])
+    head = MODELS.build(cfg.model.head)
+    assert (head.out_channels, head.queue_size, head.epsilon, head.iterations) == (300, 8192, 0.05, 3)
+    assert (head.student_temp, head.roi_size, cfg.model.momentum) == (0.1, 7, 0.9995)
+    start = cfg.model.backbone.init_cfg.checkpoint
+    source = Config.fromfile(str(FOLDER / f'{Path(start).parent.name}.py'))
+    assert start.endswith(f'epoch_{source.train_cfg.max_epochs}.pth') and source.model.backbone.arch == 'tiny'
+
+
+@pytest.mark.parametrize('system', [*RECIPES, 'leopart'])
 def test_the_larger_network_differs_in_widths_alone(system):
     (_, tiny), (_, small) = read(system, 'tiny'), read(system, 'small')
     assert small.model.backbone.arch == 'small'
     small.model.backbone.arch = 'tiny'
+    for cfg in (tiny, small):
+        if 'init_cfg' in cfg.model.backbone:  # Leopart starts from another network's weights
+            assert f'pervit-{"tiny" if cfg is tiny else "small"}_' in cfg.model.backbone.pop('init_cfg').checkpoint
     for name in ('neck', 'decoder', 'region_neck'):
         if name in small.model:
             assert (tiny.model[name].in_channels, small.model[name].in_channels) == (280, 464)
@@ -66,7 +88,7 @@ def test_the_larger_network_differs_in_widths_alone(system):
         assert tiny[key] == small[key], key
 
 
-@pytest.mark.parametrize('system', RECIPES)
+@pytest.mark.parametrize('system', [*RECIPES, 'leopart'])
 def test_a_recipe_takes_a_step(system):
     """Through its own pipeline, in float32 on the CPU, with 16 prototypes and small heads."""
     _, cfg = read(system, 'tiny')
@@ -76,6 +98,8 @@ def test_a_recipe_takes_a_step(system):
     for name in ('head', 'token_head', 'region_head'):
         if 'out_channels' in (cfg.model.get(name) or {}):
             cfg.model[name].out_channels = 16
+    if system == 'leopart':
+        cfg.model.head.in_channels = 8
     if system == 'sit':
         cfg.model.neck.update(hid_channels=32, norm_cfg=dict(type='BN1d'))  # SyncBN needs several GPUs
     with DefaultScope.overwrite_default_scope('mmpretrain'):

@@ -16,7 +16,8 @@ CONFIGS = {path.name.split('_')[0]: path
            for path in (Path(__file__).parents[2] / 'configs' / 'selfsup').glob('*_pervit-nano_*.py')}
 
 
-@pytest.mark.parametrize('name', sorted({'attmask', 'dino', 'esvit', 'ibot', 'sfc', 'simmim', 'sit', *CONFIGS}))
+@pytest.mark.parametrize('name', sorted({
+    'attmask', 'dino', 'esvit', 'ibot', 'leopart', 'sfc', 'simmim', 'sit', *CONFIGS}))
 def test_each_config_takes_a_step(name):
     """On random images, through its own pipeline; losses are finite and the backbone moves."""
     cfg = Config.fromfile(str(CONFIGS[name]))
@@ -27,8 +28,10 @@ def test_each_config_takes_a_step(name):
         model.init_weights()
         optim_wrapper = build_optim_wrapper(model.train(), cfg.optim_wrapper)
     samples = []
-    for image in torch.randint(0, 255, (4, 28, 28, 1), dtype=torch.uint8).numpy():
-        sample = dict(img=image, img_shape=(28, 28), ori_shape=(28, 28))
+    # Scenes are larger and have colors.
+    shape = (100, 130, 3) if name == 'leopart' else (28, 28, 1)
+    for image in torch.randint(0, 255, (4, *shape), dtype=torch.uint8).numpy():
+        sample = dict(img=image, img_shape=shape[:2], ori_shape=shape[:2])
         for transform in pipeline:
             sample = transform(sample)
         samples.append(sample)

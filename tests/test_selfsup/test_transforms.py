@@ -49,6 +49,26 @@ def test_areas_lie_within_the_scales():
     assert (((x2 - x1) / (y2 - y1)).round(1) >= 0.7).all() and ((x2 - x1) / (y2 - y1)).max() < 1.4
 
 
+def test_views_overlap_as_much_as_they_must():
+    """Global views by twice the least area. Without it some views lie apart."""
+    def least(**options):
+        crops, found = MultiCropWithBoxes(8, (0.25, 0.5), 2, 8, (0.05, 0.25), 4, **options), []
+        for _ in range(100):
+            boxes = crops(dict(img=np.zeros((40, 50), np.uint8)))['boxes']
+            shared = np.minimum(boxes[:2, None, 2:], boxes[None, :, 2:]) - np.maximum(
+                boxes[:2, None, :2], boxes[None, :, :2])
+            found.append(shared.clip(0).prod(-1))
+        return np.min(found, 0)
+
+    free, bound = least(), least(min_overlap=0.03)
+    assert free[0, 1] < 120 and (free[:, 2:] < 60).all()
+    assert 120 <= bound[0, 1] < 180 and (bound[:, 2:] >= 60).all() and (bound[:, 2:] < 90).all()
+    with pytest.raises(UserError, match='min_overlap=0.6 of MultiCropWithBoxes was not reached in 1000 draws'):
+        least(min_overlap=0.6)
+    with pytest.raises(UserError, match='min_overlap of MultiCropWithBoxes must be a share .* below 1, got 1'):
+        least(min_overlap=1)
+
+
 def test_each_global_view_has_its_pipeline():
     crops = MultiCropWithBoxes(6, num_global=2, local_size=4, num_local=2,
                                global_transforms=[[fill(1)], [fill(2)]], local_transforms=[fill(3)])
