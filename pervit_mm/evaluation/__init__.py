@@ -18,6 +18,7 @@ from .linear_probe import FewShotResult, ProbeResult, draw_shots, few_shot_probe
 from .neighbours import knn_accuracy
 from .object_masks import MaskIoU, attention_mask_iou, mask_iou
 from .occlusion import drop_patches, received_attention, shuffle_patches
+from .overclustering import Overclustering, class_counts, overclustering_iou
 from .recalibration import recalibrate
 from .region_matching import RegionMatching, region_matching_accuracy
 from .robustness import make_attacks, make_conditions, measure
@@ -34,12 +35,12 @@ from .transforms import (
 from .video_objects import follow_objects, pixel_tokens, region_similarity
 
 __all__ = [
-    'CORRUPTIONS', 'Baseline', 'Features', 'FewShotResult', 'MaskIoU', 'PerViTCorruption', 'PerViTHighPass',
-    'PerViTLoadSaliency', 'PerViTLowPass', 'PerViTPatchDrop', 'PerViTPatchShuffle', 'ProbeResult', 'RegionMatching',
-    'SingleTokens', 'attention_mask_iou', 'baseline_records', 'baseline_table', 'cached_features',
-    'center_features', 'collect_features', 'corrupt', 'draw_shots', 'drop_patches', 'few_shot_knn',
+    'Baseline', 'CORRUPTIONS', 'Features', 'FewShotResult', 'MaskIoU', 'Overclustering', 'PerViTCorruption',
+    'PerViTHighPass', 'PerViTLoadSaliency', 'PerViTLowPass', 'PerViTPatchDrop', 'PerViTPatchShuffle', 'ProbeResult',
+    'RegionMatching', 'SingleTokens', 'attention_mask_iou', 'baseline_records', 'baseline_table', 'cached_features',
+    'center_features', 'class_counts', 'collect_features', 'corrupt', 'draw_shots', 'drop_patches', 'few_shot_knn',
     'few_shot_probe', 'fgsm', 'follow_objects', 'knn_accuracy', 'linear_probe', 'make_attacks', 'make_conditions',
-    'mask_iou', 'measure', 'measure_features', 'pgd', 'pixel_features', 'pixel_tokens', 'probe_blocks',
-    'recalibrate', 'received_attention', 'region_matching_accuracy', 'region_similarity', 'robustness_table',
-    'shuffle_patches', 'single_token_accuracy', 'summarize', 'write_csv'
+    'mask_iou', 'measure', 'measure_features', 'overclustering_iou', 'pgd', 'pixel_features', 'pixel_tokens',
+    'probe_blocks', 'recalibrate', 'received_attention', 'region_matching_accuracy', 'region_similarity',
+    'robustness_table', 'shuffle_patches', 'single_token_accuracy', 'summarize', 'write_csv'
 ]
