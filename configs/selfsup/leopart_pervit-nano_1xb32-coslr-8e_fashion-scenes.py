@@ -24,7 +24,7 @@ model = dict(
         init_cfg=dict(type='Pretrained', checkpoint=checkpoint, prefix='teacher.module.backbone.')),
     neck=dict(in_channels=96, hid_channels=256, bottleneck_channels=64),
     head=dict(in_channels=64),
-    # With 0.9995, two thirds of the teacher would still be the start after these 744 iterations.
+    # With 0.9995, four fifths of the teacher would still be the start after these 744 iterations.
     momentum=0.99)
 
 max_epochs = 8

@@ -16,7 +16,7 @@ from ..utils.errors import UserError
 from .building import build_with_preprocessor
 from .images import find_images, read_image
 from .named_models import check_device
-from .probe import classifier_with_backbone, random_classifier
+from .probe import classifier_with_backbone, quiet, random_classifier
 
 #: Tiles that go through the network at a time.
 BATCH = 64
@@ -101,7 +101,8 @@ def score_overclustering(cfg: Config, weights: str, tiles: Tiles, calibration: T
     elif weights in ('pixels', 'start'):
         model = build_with_preprocessor(cfg)
         if weights == 'start':
-            model.backbone.init_weights()
+            with quiet():
+                model.backbone.init_weights()
     else:
         model = classifier_with_backbone(cfg, weights, prefix)
     model.to(check_device(device or get_device()))

@@ -200,7 +200,7 @@ def random_classifier(cfg: Config, seed: int) -> nn.Module:
     if rules is not None:
         rules = [rules] if isinstance(rules, dict) else rules
         config.backbone.init_cfg = [rule for rule in rules if rule_name(rule) != 'Pretrained'] or None
-    with torch.random.fork_rng(devices=[]), _quiet():
+    with torch.random.fork_rng(devices=[]), quiet():
         torch.manual_seed(seed)
         model = build_with_preprocessor(cfg, config)
         model.backbone.init_weights()
@@ -248,7 +248,7 @@ def _suggest(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """MMEngine's log from warnings upwards: it has lines for each parameter that is initialized."""
     logger = MMLogger.get_current_instance()
     before = logger.level
