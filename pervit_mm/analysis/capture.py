@@ -128,6 +128,19 @@ def find_backbone(model: nn.Module) -> nn.Module:
     return getattr(model, 'backbone', model)
 
 
+def run_uncompiled(model: nn.Module, undo: ExitStack) -> None:
+    """Let no module of a model run compiled for a while: what was compiled before doesn't know of hooks.
+
+    Args:
+        model (nn.Module): Changed in place.
+        undo (ExitStack): Gets what makes the modules as they were.
+    """
+    for module in model.modules():
+        if module._compiled_call_impl is not None:
+            undo.callback(setattr, module, '_compiled_call_impl', module._compiled_call_impl)
+            module._compiled_call_impl = None
+
+
 @contextmanager
 def capture(model: nn.Module, attention: bool = True, features: bool = False, qkv: bool = False,
             branches: bool = False, each: Callable[[BlockRecord], Any] | None = None) -> Iterator[Record]:
@@ -177,10 +190,7 @@ def capture(model: nn.Module, attention: bool = True, features: bool = False, qk
         record.blocks.append(block if each is None else each(block))
 
     with ExitStack() as undo:
-        for module in model.modules():
-            if module._compiled_call_impl is not None:  # what was compiled before doesn't know of the hooks
-                undo.callback(setattr, module, '_compiled_call_impl', module._compiled_call_impl)
-                module._compiled_call_impl = None
+        run_uncompiled(model, undo)
         for index, recorder in enumerate(recorders):
             recorder.attach(undo, lambda index=index: BlockRecord(index), finish, attention=attention,
                             features=features, qkv=qkv, branches=branches)

@@ -16,7 +16,7 @@ from .corruptions import CORRUPTIONS, corrupt
 from .features import Features, cached_features, collect_features
 from .linear_probe import FewShotResult, ProbeResult, draw_shots, few_shot_probe, linear_probe, probe_blocks
 from .neighbours import knn_accuracy
-from .object_masks import MaskIoU, attention_mask_iou, mask_iou
+from .object_masks import MaskIoU, attention_mask_iou, mask_average_precision, mask_iou
 from .occlusion import drop_patches, received_attention, shuffle_patches
 from .overclustering import Overclustering, class_counts, overclustering_iou
 from .recalibration import recalibrate
@@ -40,7 +40,8 @@ __all__ = [
     'RegionMatching', 'SingleTokens', 'attention_mask_iou', 'baseline_records', 'baseline_table', 'cached_features',
     'center_features', 'class_counts', 'collect_features', 'corrupt', 'draw_shots', 'drop_patches', 'few_shot_knn',
     'few_shot_probe', 'fgsm', 'follow_objects', 'knn_accuracy', 'linear_probe', 'make_attacks', 'make_conditions',
-    'mask_iou', 'measure', 'measure_features', 'overclustering_iou', 'pgd', 'pixel_features', 'pixel_tokens',
-    'probe_blocks', 'recalibrate', 'received_attention', 'region_matching_accuracy', 'region_similarity',
-    'robustness_table', 'shuffle_patches', 'single_token_accuracy', 'summarize', 'write_csv'
+    'mask_average_precision', 'mask_iou', 'measure', 'measure_features', 'overclustering_iou', 'pgd',
+    'pixel_features', 'pixel_tokens', 'probe_blocks', 'recalibrate', 'received_attention',
+    'region_matching_accuracy', 'region_similarity', 'robustness_table', 'shuffle_patches', 'single_token_accuracy',
+    'summarize', 'write_csv'
 ]

@@ -81,6 +81,38 @@ def mask_iou(attention: Tensor, masks: Tensor, hw_shape: tuple[int, int]) -> Mas
                    _iou_at_same_area(received.new_zeros(objects.shape), objects))
 
 
+def mask_average_precision(received: Tensor, masks: Tensor, hw_shape: tuple[int, int]) -> Tensor:
+    """Average precision with which the attention of tokens ranks those of objects ahead of the ground.
+
+    It asks for the order of the tokens alone, while :func:`mask_iou` also sets a threshold. A map that is the same for
+    all images, such as a prior, is the control.
+
+    Args:
+        received (Tensor): Attention that each token receives, ``(B, nH, N)``.
+        masks (Tensor): ``(B, h, w)``, see :func:`token_masks`.
+        hw_shape (tuple[int, int]): Grid (H, W) in tokens, N = H * W.
+
+    Returns:
+        Tensor: ``(B, nH)`` float64, 0 to 1; NaN for images of which no token is object. scikit-learn makes it.
+
+    Raises:
+        UserError: If the shapes don't fit together, or scikit-learn is missing.
+    """
+    try:
+        from sklearn.metrics import average_precision_score
+    except ImportError as error:
+        raise UserError('average precision needs scikit-learn: pip install scikit-learn') from error
+    if received.dim() != 3 or len(received) != len(masks) or received.shape[2] != hw_shape[0] * hw_shape[1]:
+        raise UserError(f'received must be (B, nH, N) for {len(masks)} masks and hw_shape={tuple(hw_shape)}, got '
+                        f'{tuple(received.shape)}')
+    objects = token_masks(masks, hw_shape).cpu().numpy()
+    result = torch.full(received.shape[:2], torch.nan, dtype=torch.float64)
+    for image, (heads, truth) in enumerate(zip(received.detach().double().cpu().numpy(), objects)):
+        if truth.any():
+            result[image] = torch.tensor([average_precision_score(truth, head) for head in heads])
+    return result
+
+
 def attention_mask_iou(model: nn.Module, batches: Iterable) -> dict[int, MaskIoU]:
     """:func:`mask_iou` of every block of a model over a data set.
 

@@ -1,4 +1,5 @@
 """Pre-training without labels; ``custom_imports=['pervit_mm', 'pervit_mm.selfsup']`` registers it. Needs MMPretrain."""
+from .attention_prior import AttentionPriorHook, AttentionPriorLoss
 from .correspondence import FineCorrespondence
 from .corruption import GroupCorruption
 from .decoders import PixelShuffleDecoder, TokenDecoder
@@ -16,6 +17,15 @@ from .heads import (
 from .hidden_pixels import HiddenPixelError, hidden_pixel_error
 from .leopart import Leopart
 from .mask_token import MaskTokenPerViT
+from .prior_files import (
+    AttentionPrior,
+    center_prior,
+    foreground_prior,
+    gaussian_prior,
+    read_prior,
+    ring_prior,
+    write_prior,
+)
 from .projector import DistillationNeck
 from .sit import SiT
 from .teacher import EMATeacher
@@ -23,9 +33,10 @@ from .token_masks import AttentionMask, TokenBlockMask
 from .transforms import GrayJitter, MultiCropWithBoxes
 
 __all__ = [
-    'AttentionMask', 'ClusterHead', 'ContrastHead', 'CorrespondenceHead', 'DistillationHead', 'DistillationHook',
-    'DistillationNeck', 'EMATeacher', 'FineCorrespondence', 'GrayJitter', 'GroupCorruption', 'HiddenPixelError',
-    'Leopart', 'MaskTokenPerViT', 'MultiCropWithBoxes', 'PerViTFewLabels', 'PixelShuffleDecoder',
-    'RegionMatchingHead', 'SelfDistillation', 'SiT', 'TokenBlockMask', 'TokenDecoder', 'TokenDistillationHead',
-    'hidden_pixel_error'
+    'AttentionMask', 'AttentionPrior', 'AttentionPriorHook', 'AttentionPriorLoss', 'ClusterHead', 'ContrastHead',
+    'CorrespondenceHead', 'DistillationHead', 'DistillationHook', 'DistillationNeck', 'EMATeacher',
+    'FineCorrespondence', 'GrayJitter', 'GroupCorruption', 'HiddenPixelError', 'Leopart', 'MaskTokenPerViT',
+    'MultiCropWithBoxes', 'PerViTFewLabels', 'PixelShuffleDecoder', 'RegionMatchingHead', 'SelfDistillation', 'SiT',
+    'TokenBlockMask', 'TokenDecoder', 'TokenDistillationHead', 'center_prior', 'foreground_prior', 'gaussian_prior',
+    'hidden_pixel_error', 'read_prior', 'ring_prior', 'write_prior'
 ]
