@@ -1,5 +1,8 @@
 """Pre-training without labels; ``custom_imports=['pervit_mm', 'pervit_mm.selfsup']`` registers it. Needs MMPretrain."""
+from .attention_distillation import MapDistillation, PositionDistillation
 from .attention_prior import AttentionPriorHook, AttentionPriorLoss
+from .chosen_classes import PerViTChosenClasses
+from .continual import DistilledClassifier
 from .correspondence import FineCorrespondence
 from .corruption import GroupCorruption
 from .decoders import PixelShuffleDecoder, TokenDecoder
@@ -28,15 +31,18 @@ from .prior_files import (
 )
 from .projector import DistillationNeck
 from .sit import SiT
+from .task_accuracy import PerViTTaskAccuracy, average_accuracy, forgetting
 from .teacher import EMATeacher
 from .token_masks import AttentionMask, TokenBlockMask
 from .transforms import GrayJitter, MultiCropWithBoxes
 
 __all__ = [
     'AttentionMask', 'AttentionPrior', 'AttentionPriorHook', 'AttentionPriorLoss', 'ClusterHead', 'ContrastHead',
-    'CorrespondenceHead', 'DistillationHead', 'DistillationHook', 'DistillationNeck', 'EMATeacher',
-    'FineCorrespondence', 'GrayJitter', 'GroupCorruption', 'HiddenPixelError', 'Leopart', 'MaskTokenPerViT',
-    'MultiCropWithBoxes', 'PerViTFewLabels', 'PixelShuffleDecoder', 'RegionMatchingHead', 'SelfDistillation', 'SiT',
-    'TokenBlockMask', 'TokenDecoder', 'TokenDistillationHead', 'center_prior', 'foreground_prior', 'gaussian_prior',
-    'hidden_pixel_error', 'read_prior', 'ring_prior', 'write_prior'
+    'CorrespondenceHead', 'DistillationHead', 'DistillationHook', 'DistillationNeck', 'DistilledClassifier',
+    'EMATeacher', 'FineCorrespondence', 'GrayJitter', 'GroupCorruption', 'HiddenPixelError', 'Leopart',
+    'MapDistillation', 'MaskTokenPerViT', 'MultiCropWithBoxes', 'PerViTChosenClasses', 'PerViTFewLabels',
+    'PerViTTaskAccuracy', 'PixelShuffleDecoder', 'PositionDistillation', 'RegionMatchingHead', 'SelfDistillation',
+    'SiT', 'TokenBlockMask', 'TokenDecoder', 'TokenDistillationHead', 'average_accuracy', 'center_prior',
+    'foreground_prior', 'forgetting', 'gaussian_prior', 'hidden_pixel_error', 'read_prior', 'ring_prior',
+    'write_prior'
 ]

@@ -1,4 +1,6 @@
 """Checks of arguments that several parts share."""
+from collections.abc import Sequence
+
 from ..utils.errors import UserError
 
 
@@ -21,3 +23,19 @@ def check_counts(owner: str, **values: int) -> None:
     for name, value in values.items():
         if type(value) is not int or value < 1:
             raise UserError(f'{name} of {owner} must be a positive integer, got {value!r}')
+
+
+def check_classes(**values: Sequence[int]) -> None:
+    """Raise UserError for the first value, by the name of its argument, that is no list of different class numbers."""
+    for name, value in values.items():
+        if not isinstance(value, (list, tuple)) or not value or len(set(value)) != len(value) or not all(
+                type(one) is int and one >= 0 for one in value):
+            raise UserError(f'{name} must be different numbers of classes from 0, such as [0, 1], got {value!r}')
+
+
+def check_tasks(owner: str, tasks: Sequence[Sequence[int]]) -> None:
+    """Raise UserError unless the tasks are lists of classes, and no class is in two of them."""
+    if not isinstance(tasks, (list, tuple)) or not tasks:
+        raise UserError(f'tasks of {owner} must be lists of classes, such as [[0, 1], [2, 3]], got {tasks!r}')
+    check_classes(**{f'tasks[{i}] of {owner}': classes for i, classes in enumerate(tasks)})
+    check_classes(**{f'all tasks of {owner} together': [one for classes in tasks for one in classes]})

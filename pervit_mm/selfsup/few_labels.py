@@ -1,14 +1,14 @@
 """A few labeled images of a data set, the same for all who compare."""
-import torch
-from mmengine.dataset import force_full_init
 from mmengine.registry import DATASETS
+from torch import Tensor
 
 from ..evaluation import draw_shots
 from ..utils.errors import UserError
+from .labeled_subset import LabeledSubset
 
 
 @DATASETS.register_module()
-class PerViTFewLabels:
+class PerViTFewLabels(LabeledSubset):
     """The same number of images of each class, drawn by a seed: the 1 % and 10 % splits of the benchmarks.
 
     Args:
@@ -33,47 +33,12 @@ class PerViTFewLabels:
                             f'fraction={fraction!r}')
         if fraction is not None and not (isinstance(fraction, (int, float)) and 0 < fraction <= 1):
             raise UserError(f'fraction of PerViTFewLabels must be above 0 and at most 1, got {fraction!r}')
-        self.dataset = DATASETS.build(dataset) if isinstance(dataset, dict) else dataset
         self.shots, self.fraction, self.seed = shots, fraction, seed
-        self._fully_initialized = False
-        if not getattr(self.dataset, 'lazy_init', False):
-            self.full_init()
+        super().__init__(dataset)
 
-    def full_init(self) -> None:
-        """Read the data set and keep the images that are drawn."""
-        if self._fully_initialized:
-            return
-        self.dataset.full_init()
-        try:
-            labels = torch.as_tensor(self.dataset.get_gt_labels())
-        except (KeyError, AttributeError, TypeError) as error:
-            raise UserError(f'dataset of PerViTFewLabels must have one label for each image, and '
-                            f'{type(self.dataset).__name__} has none: give one with labels') from error
+    def choose(self, labels: Tensor) -> Tensor:
+        """Draw the images."""
         shots = self.shots
         if shots is None:
             shots = max(1, round(self.fraction * int(labels.unique(return_counts=True)[1].min())))
-        self.indices = draw_shots(labels, shots, self.seed).tolist()
-        self._fully_initialized = True
-
-    @property
-    def metainfo(self) -> dict:
-        """Meta information of the data set."""
-        return self.dataset.metainfo
-
-    @force_full_init
-    def get_data_info(self, idx: int) -> dict:
-        """Annotation of an image."""
-        return self.dataset.get_data_info(self.indices[idx])
-
-    @force_full_init
-    def get_cat_ids(self, idx: int) -> list[int]:
-        """Class of an image, for samplers."""
-        return self.dataset.get_cat_ids(self.indices[idx])
-
-    @force_full_init
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    @force_full_init
-    def __getitem__(self, idx: int) -> dict:
-        return self.dataset[self.indices[idx]]
+        return draw_shots(labels, shots, self.seed)

@@ -1,24 +1,10 @@
 """A few labeled images: as many of each class, the same for the same seed."""
-import numpy as np
 import pytest
-from mmengine.dataset import BaseDataset
+from labeled_images import Labeled
 from mmengine.registry import DATASETS, DefaultScope
 
 from pervit_mm.selfsup import PerViTFewLabels
 from pervit_mm.utils.errors import UserError
-
-
-class Labeled(BaseDataset):
-    """Thirty images whose class is the rest by three, except that class 2 lacks ten of them."""
-
-    def load_data_list(self):
-        return [dict(img_path=str(i), gt_label=i % 3) for i in range(60) if not (i % 3 == 2 and i > 30)]
-
-    def get_gt_labels(self):
-        return np.array([self.get_data_info(i)['gt_label'] for i in range(len(self))])
-
-    def get_cat_ids(self, idx):
-        return [self.get_data_info(idx)['gt_label']]
 
 
 def drawn(**options):
