@@ -9,7 +9,7 @@ from made_items import make_items
 
 from pervit_mm.analysis.capture import capture
 from pervit_mm.datasets import FashionScenes
-from pervit_mm.evaluation.object_masks import attention_mask_iou, mask_iou, token_masks
+from pervit_mm.evaluation.object_masks import attention_mask_iou, mask_average_precision, mask_iou, token_masks
 from pervit_mm.models import PerViT
 from pervit_mm.utils.errors import UserError
 
@@ -121,3 +121,16 @@ def test_mistakes_are_told():
             (lambda: attention_mask_iou(model, [(images, torch.zeros(1, 14, 14))]), 'in the size of the inputs')):
         with pytest.raises(UserError, match=message):
             call()
+
+
+def test_average_precision_is_the_mean_precision_at_each_object_token():
+    pytest.importorskip('sklearn')
+    masks = torch.zeros(2, 2, 3)
+    masks[0, 0, 0] = masks[0, 0, 1] = masks[0, 1, 2] = 1  # tokens 0, 1, 5
+    received = torch.tensor([[.3, .05, .1, .15, .06, .35], [.3, .25, 0, 0, 0, .45]]).expand(2, -1, -1)
+    found = mask_average_precision(received, masks, (2, 3))
+    # In the first head the order of tokens is 5, 0, 3, 2, 4, 1: precision is 1, 1 and 3 / 6 at the objects.
+    assert found[0].tolist() == pytest.approx([(1 + 1 + 3 / 6) / 3, 1])
+    assert found[1].isnan().all(), 'no object'
+    with pytest.raises(UserError, match=r'received must be \(B, nH, N\) for 2 masks'):
+        mask_average_precision(received[:1], masks, (2, 3))

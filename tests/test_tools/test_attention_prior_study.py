@@ -1,0 +1,107 @@
+"""Priors of Fashion-MNIST on small files of its format, and the study with a stand-in for training."""
+import runpy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from made_items import make_fashion_mnist, make_items
+from mmengine.config import DictAction
+from mmengine.registry import HOOKS, MODELS, DefaultScope
+
+from pervit_mm.apis import attention_priors
+from pervit_mm.apis.configs import load_config
+from pervit_mm.benchmarks import run_queue
+from pervit_mm.selfsup import center_prior, gaussian_prior, read_prior
+from pervit_mm.utils.errors import UserError
+
+pytest.importorskip('mmpretrain')
+pytest.importorskip('sklearn')
+pytestmark = pytest.mark.usefixtures('one_thread')
+TOOLS = Path(__file__).resolve().parents[2] / 'tools'
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('world') / 'fashion_mnist'
+    make_fashion_mnist(folder)
+    return folder
+
+
+def config(data):
+    cfg = load_config(TOOLS.parent / 'configs' / 'pervit_nano_3e_fashion-mnist.py')
+    for loader in (cfg.train_dataloader, cfg.test_dataloader):
+        loader.dataset.data_root = str(data)
+        loader.update(num_workers=0, persistent_workers=False)
+    return cfg
+
+
+def checkpoint_of(cfg, path):
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        model = MODELS.build(dict(cfg.model, data_preprocessor=cfg.data_preprocessor))
+    torch.save(dict(state_dict=model.state_dict()), path)
+    return model.eval()
+
+
+def test_the_file_of_mean_foreground(data, tmp_path, capsys):
+    main = runpy.run_path(str(TOOLS / 'make_attention_prior.py'))['main']
+    main(['fashion-mnist', str(tmp_path / 'prior.npz'), '--root', str(data)])
+    assert 'absolute, 7 x 7 tokens, mean foreground' in capsys.readouterr().out
+    share = (make_items(0)[0] > 16).mean(0)
+    expected = [[share[4 * row:4 * row + 4, 4 * col:4 * col + 4].mean() for col in range(7)] for row in range(7)]
+    np.testing.assert_allclose(read_prior(tmp_path / 'prior.npz').weights, expected)
+    main(['ring', str(tmp_path / 'ring.npz'), '--grid', '5', '6', '--radii', '1', '2'])
+    assert read_prior(tmp_path / 'ring.npz').hw_shape == (5, 6)
+    with pytest.raises(SystemExit, match='tools/prepare_fashion_mnist.py puts it in place'):
+        main(['fashion-mnist', str(tmp_path / 'prior.npz'), '--root', str(tmp_path)])
+
+
+def test_heads_are_scored_on_the_items_of_the_test_images(data, tmp_path):
+    """Against attention as it is recorded, and masks from the files."""
+    from sklearn.metrics import average_precision_score
+
+    from pervit_mm.analysis import capture
+    cfg = config(data)
+    model = checkpoint_of(cfg, tmp_path / 'model.pth')
+    prior = center_prior((7, 7), 2.)
+    found = attention_priors.score_heads(cfg, str(tmp_path / 'model.pth'), prior, 2, [1, 3], images=None, device='cpu')
+    images = make_items(1)[0]
+    inputs = (torch.from_numpy(images)[:, None].float() - 72.94) / 90.02
+    with capture(model) as record, torch.no_grad():
+        model.backbone(inputs)
+    received = record.blocks[2].attention.mean(2).numpy()
+    tokens = (images > 16).reshape(-1, 7, 4, 7, 4).mean((2, 4)).reshape(-1, 49) > 0.5
+    heads = [average_precision_score(truth, maps[head]) for truth, maps in zip(tokens, received) for head in (1, 3)]
+    assert found['heads'] == pytest.approx(100 * np.mean(heads), abs=0.01)
+    assert found['prior'] == pytest.approx(100 * np.mean([
+        average_precision_score(truth, prior.target().numpy()) for truth in tokens]))
+    assert found['chance'] == pytest.approx(100 * tokens.mean())
+    for other, words in ((gaussian_prior((7, 7), 1.), 'must be absolute'), (center_prior((6, 6), 1.), r'\(6, 6\)')):
+        with pytest.raises(UserError, match=words):
+            attention_priors.score_heads(cfg, str(tmp_path / 'model.pth'), other, 0, [0], device='cpu')
+
+
+def test_the_study_gives_its_prior_to_the_hook_and_prints_the_table(data, tmp_path, monkeypatch, capsys):
+    root, seen = tmp_path / 'runs', []
+
+    def train_all(tool, runs, folder, jobs, threads):
+        for run in runs:
+            (folder / run.name).mkdir()
+            (folder / run.name / 'last_checkpoint').write_text('epoch_3.pth')
+            seen.append(run)
+        return {run.name: {'accuracy/top1': 90. + run.seed} for run in runs}
+
+    monkeypatch.setattr(run_queue, 'train_all', train_all)
+    monkeypatch.setattr(attention_priors, 'score_heads', lambda cfg, checkpoint, prior, block, heads, images: dict(
+        heads=80. if 'prior_' in checkpoint else 60., prior=85., chance=40.))
+    monkeypatch.setattr('sys.argv', ['attention_prior_study.py', '--data', str(data), '--root', str(root)])
+    runpy.run_path(str(TOOLS / 'attention_prior_study.py'), run_name='__main__')
+    assert [run.name for run in seen] == ['plain_seed0', 'prior_seed0', 'plain_seed1', 'prior_seed1']
+    assert '| prior | 1 | 91.0 | 80.0 | 85.0 | 40.0 |' in capsys.readouterr().out
+    plain, with_prior = (load_config(run.config) for run in seen[:2])
+    with_prior.merge_from_dict({key: DictAction._parse_iterable(value) for key, value in (
+        option.split('=') for option in seen[1].options)})
+    hook = HOOKS.build(with_prior.custom_hooks[-1])
+    np.testing.assert_allclose(hook.prior_loss.target0, read_prior(root / 'foreground.npz').target())
+    for key in plain.keys() - {'custom_hooks', 'custom_imports'}:
+        assert plain[key] == with_prior[key], key
