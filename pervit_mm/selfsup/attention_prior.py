@@ -1,7 +1,7 @@
 """Priors on where heads look: SPAN, on Φp and on attention."""
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -127,7 +127,7 @@ class AttentionPriorLoss(nn.Module):
             if entry.prior.kind == 'relative' and (position is None or position.frozen):
                 raise UserError(f'priors[{i}] is relative and goes to Φp, and block {block} has no Φp with weights: '
                                 'give an absolute prior, or a backbone with position_cfg')
-            self.entries[i] = _Entry(entry.prior, block, entry.heads, entry.weight)
+            self.entries[i] = replace(entry, block=block)
 
     def record(self, backbone: PerViT):
         """Context that records what :meth:`forward` needs of each forward of a backbone; see :meth:`check`."""

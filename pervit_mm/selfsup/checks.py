@@ -28,8 +28,8 @@ def check_counts(owner: str, **values: int) -> None:
 def check_classes(**values: Sequence[int]) -> None:
     """Raise UserError for the first value, by the name of its argument, that is no list of different class numbers."""
     for name, value in values.items():
-        if not isinstance(value, (list, tuple)) or not value or len(set(value)) != len(value) or not all(
-                type(one) is int and one >= 0 for one in value):
+        if not isinstance(value, (list, tuple)) or not value or not all(
+                type(one) is int and one >= 0 for one in value) or len(set(value)) != len(value):
             raise UserError(f'{name} must be different numbers of classes from 0, such as [0, 1], got {value!r}')
 
 
