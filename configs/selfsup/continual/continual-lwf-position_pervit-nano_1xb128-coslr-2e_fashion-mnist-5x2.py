@@ -1,4 +1,4 @@
 # LwF, and Φp stays near that of the old network.
-_base_ = '../../_base_/selfsup/continual_fashion-mnist.py'
+_base_ = 'continual-position_pervit-nano_1xb128-coslr-2e_fashion-mnist-5x2.py'
 
-model = dict(lwf_weight=1., position_loss=dict(type='PositionDistillation'))
+model = dict(lwf_weight=1.)
