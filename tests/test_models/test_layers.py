@@ -82,3 +82,15 @@ def test_a_wrong_mask_is_named(hidden):
     model, images, _ = build()
     with pytest.raises(ValueError, match=r'hidden must be boolean of shape \(B, H, W\) = \(4, 5, 5\) for images of '):
         model.embed(images, hidden)
+
+
+def test_gradients_of_a_masked_stem_are_those_of_finite_differences():
+    """Of all its weights, through BatchNorm's statistics of visible positions."""
+    model, images, hidden = build()
+    stem, images = model.stem.double().train(), images[:2].double()
+    inputs = [param for layer in stem.layers for param in (layer.conv.weight, layer.norm.weight, layer.norm.bias)]
+
+    def visible_tokens(*_):
+        return stem(images, hidden[:2]).permute(0, 2, 3, 1)[~hidden[:2]]
+
+    assert torch.autograd.gradcheck(visible_tokens, inputs, fast_mode=True)
