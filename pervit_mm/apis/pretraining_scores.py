@@ -10,8 +10,10 @@ from torch import Tensor
 
 from ..checkpoints import read_checkpoint
 from ..checkpoints.files import entry_of
+from ..engine.hooks.random_state import get_generators, set_generators
 from ..evaluation import RegionMatching, region_matching_accuracy
 from ..evaluation.features import read_batch
+from ..selfsup import MAEPerViT
 from ..selfsup.hidden_pixels import HiddenPixelError, hidden_pixel_error, mean_of
 from ..utils.errors import UserError
 from .building import build_with_preprocessor, load_strictly
@@ -21,10 +23,11 @@ from .probe import build_loader, build_sets, classifier_with_backbone
 
 def score_hidden_pixels(cfg: Config, checkpoint: str, labels: Config, *, images: int | None = None, seed: int = 0,
                         device: str | None = None) -> HiddenPixelError:
-    """Measure the error of a SimMIM on the pixels that it doesn't see, on the test images of another config.
+    """Measure the error of a SimMIM or MAE on the pixels that it doesn't see, on the test images of another config.
 
     Args:
-        cfg (Config): Of the pre-training. The ``SimMIMMaskGenerator`` of its training pipeline draws the masks.
+        cfg (Config): Of the pre-training. The ``SimMIMMaskGenerator`` of its training pipeline draws the masks, or an
+            ``MAEPerViT`` itself.
         checkpoint (str): Path of its checkpoint.
         labels (Config): Of a classifier on the same images. Its training set, with the pipeline of its test set, makes
             the mean image, and its test set is scored.
@@ -36,15 +39,22 @@ def score_hidden_pixels(cfg: Config, checkpoint: str, labels: Config, *, images:
         HiddenPixelError: Of the model and of two predictors that learn nothing.
 
     Raises:
-        UserError: If the pre-training has no ``SimMIMMaskGenerator``, or the checkpoint or the images don't fit.
+        UserError: If nothing in the pre-training draws masks, or the checkpoint or the images don't fit.
     """
     steps = [step for step in cfg.train_dataloader.dataset.get('pipeline', ()) if 'MaskGenerator' in step['type']]
-    if len(steps) != 1:
-        raise UserError(f'config {str(cfg.filename)!r} must have one SimMIMMaskGenerator in its training pipeline, got '
-                        f'{len(steps)}: give the config of a SimMIM')
     model = build_with_preprocessor(cfg)
-    with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmengine')):
-        generator = TRANSFORMS.build(steps[0])
+    if isinstance(model.backbone, MAEPerViT):
+        draw = model.backbone.draw_mask
+    elif len(steps) == 1:
+        with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmengine')):
+            generator = TRANSFORMS.build(steps[0])
+
+        def draw(inputs: Tensor) -> Tensor:
+            masks = np.stack([generator.transform({})['mask'] for _ in inputs])
+            return torch.from_numpy(masks).to(inputs.device)
+    else:
+        raise UserError(f'config {str(cfg.filename)!r} must have one SimMIMMaskGenerator in its training pipeline, got '
+                        f'{len(steps)}: give the config of a SimMIM or an MAE')
     load_strictly(model, entry_of(read_checkpoint(checkpoint), 'state_dict'), f"'{checkpoint}'")
     model.to(check_device(device or get_device()))
     loaders = [build_loader(labels, part) for part in build_sets(labels, None, images)]
@@ -52,16 +62,16 @@ def score_hidden_pixels(cfg: Config, checkpoint: str, labels: Config, *, images:
     def batches() -> Iterator[tuple[Tensor, Tensor]]:
         for batch in loaders[1]:
             inputs, _ = read_batch(model, batch)
-            masks = np.stack([generator.transform({})['mask'] for _ in inputs])
-            yield inputs, torch.from_numpy(masks).to(inputs.device)
+            yield inputs, draw(inputs)
 
     mean_image = mean_of(model, loaders[0])
-    state = np.random.get_state()  # the generator draws from NumPy's own
-    np.random.seed(seed)
+    state = get_generators()
+    np.random.seed(seed)  # SimMIM's masks
+    torch.manual_seed(seed)  # MAE's
     try:
         return hidden_pixel_error(model, batches(), mean_image)
     finally:
-        np.random.set_state(state)
+        set_generators(state)
 
 
 def score_region_matching(cfg: Config, checkpoint: str, *, prefix: str = 'backbone.', crop: int | None = None,

@@ -66,7 +66,8 @@ class PeripheralAttention(nn.Module):
         Args:
             x (Tensor): Tokens ``(B, N, C)``.
             hw_shape (tuple[int, int]): Grid (H, W) in tokens, N = H * W.
-            log_position (Tensor, optional): log Φp of the grid ``(nH, N, N)``, or of the window.
+            log_position (Tensor, optional): log Φp of the grid ``(nH, N, N)``, or of the window. Where each image has
+                other tokens, ``(B, nH, N, N)``, without windows.
             window_size (tuple[int, int], optional): Window (h, w) in tokens; None attends globally.
 
         Returns:

@@ -8,6 +8,7 @@ from mmcv.cnn.bricks import DropPath
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from ..ops import place_tokens, take_tokens
 from ..utils.errors import UserError, UserTypeError
 from .attention import PeripheralAttention
 from .position import BasePosition
@@ -159,8 +160,15 @@ class ConditionalPositionEncoding(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(embed_dims, embed_dims, 3, padding=1, groups=embed_dims)
 
-    def forward(self, x: Tensor, hw_shape: tuple[int, int]) -> Tensor:
-        """Tokens ``(B, N, C)`` of a grid (H, W) to the same shape."""
+    def forward(self, x: Tensor, hw_shape: tuple[int, int], kept: Tensor | None = None) -> Tensor:
+        """Tokens ``(B, N, C)`` of a grid (H, W) to the same shape.
+
+        With ``kept`` ``(B, n)``, the numbers of the tokens that are there, ``(B, n, C)`` to the same shape. The missing
+        ones count as zeros.
+        """
+        if kept is not None:
+            whole = place_tokens(x, kept, hw_shape[0] * hw_shape[1])
+            return take_tokens(self(whole, hw_shape), kept)
         b, n, c = x.shape
         # Tokens seen as a map are channels-last already: no copy on the way in or out.
         x = x.reshape(b, *hw_shape, c).permute(0, 3, 1, 2)
@@ -234,11 +242,12 @@ class PerViTBlock(nn.Module):
         self.shortcut = nn.Identity() if out_dims == embed_dims else nn.Linear(embed_dims, out_dims)
         self.drop_path = DropPath(drop_path_rate) if drop_path_rate > 0 else nn.Identity()
 
-    def attention_input(self, x: Tensor, hw_shape: tuple[int, int]) -> Tensor:
+    def attention_input(self, x: Tensor, hw_shape: tuple[int, int], kept: Tensor | None = None) -> Tensor:
         """What the attention sees of ``x`` (B, N, C): LN(CPE(x))."""
-        return self.norm1(x if self.cpe is None else self.cpe(x, hw_shape))
+        return self.norm1(x if self.cpe is None else self.cpe(x, hw_shape, kept))
 
-    def forward(self, x: Tensor, hw_shape: tuple[int, int], log_position: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, hw_shape: tuple[int, int], log_position: Tensor | None = None,
+                kept: Tensor | None = None) -> Tensor:
         """Run the block.
 
         Args:
@@ -246,10 +255,13 @@ class PerViTBlock(nn.Module):
             hw_shape (tuple[int, int]): Grid (H, W) in tokens, N = H * W.
             log_position (Tensor, optional): log Φp of the grid ``(nH, N, N)``, or of the window if the block has one.
                 None stands for Φp = 1.
+            kept (Tensor, optional): Numbers in the grid of the tokens of each image, ``(B, N)``, where some are
+                dropped; then log Φp is ``(B, nH, N, N)``, see :func:`pervit_mm.ops.take_pairs`. Not for windows.
+                Defaults to None, all tokens.
 
         Returns:
             Tensor: ``(B, N, out_dims)``.
         """
-        y = self.attn(self.attention_input(x, hw_shape), hw_shape, log_position, self.window_size)
+        y = self.attn(self.attention_input(x, hw_shape, kept), hw_shape, log_position, self.window_size)
         x = x + self.drop_path(y)
         return self.shortcut(x) + self.drop_path(self.ffn(self.norm2(x)))

@@ -268,29 +268,30 @@ class PerViT(BaseModule):
 
         return LogPositions(known, make)
 
-    def run_blocks(self, tokens: Tensor, hw_shape: tuple[int, int],
-                   log_positions: Sequence[Tensor | None]) -> Iterator[Tensor]:
+    def run_blocks(self, tokens: Tensor, hw_shape: tuple[int, int], log_positions: Sequence[Tensor | None],
+                   kept: Tensor | None = None) -> Iterator[Tensor]:
         """Run the blocks up to the last of ``out_indices``; the third of the three steps of :meth:`forward`.
 
         Args:
             tokens (Tensor): ``(B, N, C)`` from :meth:`embed`, as they are or changed.
             hw_shape (tuple[int, int]): Grid (H, W) in tokens, N = H * W.
             log_positions (Sequence[Tensor, optional]): From :meth:`position_terms`.
+            kept (Tensor, optional): Of a dropping PerViT, see :class:`PerViTBlock`. Defaults to None, all tokens.
 
         Yields:
             Tensor: Tokens after each block, ``(B, N, C of the next block)``, before any output norm.
         """
         for i, block in enumerate(self.blocks[:self.out_indices[-1] + 1]):
             if self._recomputes():
-                tokens = checkpoint(self._run_block, tokens, i, hw_shape, log_positions, use_reentrant=False)
+                tokens = checkpoint(self._run_block, tokens, i, hw_shape, log_positions, kept, use_reentrant=False)
             else:
-                tokens = block(tokens, hw_shape, log_positions[i])
+                tokens = block(tokens, hw_shape, log_positions[i], kept)
             yield tokens
 
     def _run_block(self, tokens: Tensor, index: int, hw_shape: tuple[int, int],
-                   log_positions: Sequence[Tensor | None]) -> Tensor:
+                   log_positions: Sequence[Tensor | None], kept: Tensor | None) -> Tensor:
         """Run a block that fetches its own log Φp, so that recomputation makes log Φp again instead of storing it."""
-        return self.blocks[index](tokens, hw_shape, log_positions[index])
+        return self.blocks[index](tokens, hw_shape, log_positions[index], kept)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Run the backbone.

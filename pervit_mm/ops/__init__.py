@@ -5,6 +5,7 @@ from .distance import expand_offsets, grid_step, offset_distances, pairwise_dist
 from .position import PositionWeights, log_positions
 from .position_per_query_triton import use_fused_position
 from .precision import exact_dtype, without_autocast
+from .tokens import place_tokens, take_pairs, take_tokens
 from .window import (
     attend_in_padded_windows,
     attend_in_windows,
@@ -19,6 +20,7 @@ from .window import (
 __all__ = [
     'PositionWeights', 'attend_by_position', 'attend_in_padded_windows', 'attend_in_windows', 'crop_position',
     'exact_dtype', 'expand_offsets', 'grid_step', 'is_transformed', 'log_positions', 'offset_distances',
-    'pad_head_width', 'pairwise_distances', 'partition', 'peripheral_attention', 'place_in_windows', 'plain_attention',
-    'split_axis', 'spread_windows', 'unpartition', 'use_fused_position', 'without_autocast'
+    'pad_head_width', 'pairwise_distances', 'partition', 'peripheral_attention', 'place_in_windows', 'place_tokens',
+    'plain_attention', 'split_axis', 'spread_windows', 'take_pairs', 'take_tokens', 'unpartition',
+    'use_fused_position', 'without_autocast'
 ]

@@ -49,8 +49,8 @@ def trainable_mask_attention(q: Tensor, k: Tensor, v: Tensor, log_position: Tens
     maps, see :func:`peripheral_attention`. It is differentiable any number of times.
 
     Args:
-        q, k, v (Tensor): ``(B, nH, N, d)``.
-        log_position (Tensor): log Φp ``(nH, N, N)``, of the same dtype.
+        q, k, v (Tensor): ``(B, nH, N, d)``. There may be fewer queries than keys.
+        log_position (Tensor): log Φp ``(nH, N, N)``, queries by keys, of the same dtype.
 
     Returns:
         Tensor: ``(B, N, nH, d)`` contiguous, ready for the output projection.
@@ -117,28 +117,32 @@ def peripheral_attention(q: Tensor, k: Tensor, v: Tensor, log_position: Tensor |
     ``torch.nn.attention.sdpa_kernel(SDPBackend.MATH)``.
 
     Args:
-        q, k, v (Tensor): ``(B, nH, N, d)``.
-        log_position (Tensor, optional): log Φp, ``(nH, N, N)``. None stands for Φp = 1. Without gradients also
-            ``(B, nH, N, N)``, another one for each map.
+        q, k, v (Tensor): ``(B, nH, N, d)``. There may be fewer queries than keys.
+        log_position (Tensor, optional): log Φp, ``(nH, N, N)``, queries by keys. None stands for Φp = 1. Also
+            ``(B, nH, N, N)``, another one for each image or window.
 
     Returns:
         Tensor: ``(B, nH, N, d)``.
     """
-    _, heads, n, d = q.shape
+    (_, heads, n, d), keys = q.shape, k.shape[2]
     half = q.dtype in (torch.float16, torch.bfloat16)
     if is_transformed():
         return plain_attention(q, k, v, log_position)[0]
+    trained = torch.is_grad_enabled() and log_position is not None and log_position.requires_grad
+    if trained and log_position.dim() == 4 and q.device.type == 'cpu':
+        # Its gradient is as large as the scores anyway, and few tokens are left where images have masks of their own.
+        # Then keeping the weights is faster than computing them again.
+        return (content_scores(q, k) + log_position).softmax(dim=-1).to(v.dtype) @ v
     if log_position is not None:
         log_position = log_position.to(q.dtype)
-    trained = torch.is_grad_enabled() and log_position is not None and log_position.requires_grad
     # A trace is one graph for both modes, so it has torch's own attention.
     if q.device.type == 'cpu' and torch.is_grad_enabled() and not torch.jit.is_tracing():
         # In half precision, backward of torch's kernel is slow on few tokens, with a frozen mask and without a mask
         # alike. In float32 it is not slow.
         slow = (half and q.requires_grad and not torch.compiler.is_compiling()
-                and heads * n * n * q.element_size() <= CHUNK_BYTES)
+                and heads * n * keys * q.element_size() <= CHUNK_BYTES)
         if trained or slow:
-            log_position = q.new_zeros(heads, n, n) if log_position is None else log_position
+            log_position = q.new_zeros(heads, n, keys) if log_position is None else log_position
             return trainable_mask_attention(q, k, v, log_position).transpose(1, 2)
     if q.is_cuda:
         if MASK_ALONE_FAILS and trained and not any(t.requires_grad for t in (q, k, v)):
@@ -148,12 +152,17 @@ def peripheral_attention(q: Tensor, k: Tensor, v: Tensor, log_position: Tensor |
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=d**-0.5)[..., :d]
 
 
+def content_scores(q: Tensor, k: Tensor) -> Tensor:
+    """q·kᵀ/√d of ``(B, nH, N, d)``, queries by keys, in float32 or wider."""
+    return ((q * q.shape[-1]**-0.5) @ k.transpose(-2, -1)).to(torch.promote_types(q.dtype, torch.float32))
+
+
 def attend_by_position(v: Tensor, log_position: Tensor) -> Tensor:
     """normalize_rows(Φp)·v: attention without content.
 
     Args:
         v (Tensor): ``(B, nH, N, d)``.
-        log_position (Tensor): log Φp, ``(nH, N, N)``.
+        log_position (Tensor): log Φp, ``(nH, N, N)`` or ``(B, nH, N, N)``.
 
     Returns:
         Tensor: ``(B, nH, N, d)``.
@@ -169,23 +178,23 @@ def plain_attention(q: Tensor | None, k: Tensor | None, v: Tensor,
     Args:
         q, k (Tensor, optional): ``(B, nH, N, d)``, or both None for attention by position alone.
         v (Tensor): ``(B, nH, N, d)``.
-        log_position (Tensor, optional): log Φp, ``(nH, N, N)``. None stands for Φp = 1.
+        log_position (Tensor, optional): log Φp, ``(nH, N, N)`` or ``(B, nH, N, N)``. None stands for Φp = 1.
 
     Returns:
         tuple[Tensor, dict]: The output ``(B, nH, N, d)``, and maps in float32 or wider: ``content`` Φc
-        ``(B, nH, N, N)``, ``position`` Φp ``(nH, N, N)`` and ``attention`` Φa ``(B, nH, N, N)``, whose rows sum to one.
-        Φc is exp(s - max s), relative to the largest score s of its row: exp(s) may overflow, and the scale cancels in
-        Φa. ``scores`` s = q·k/√d and ``log_position`` are what Φc and Φp are the exponentials of.
+        ``(B, nH, N, N)``, ``position`` Φp of log Φp's shape and ``attention`` Φa ``(B, nH, N, N)``, whose rows sum to
+        one. Φc is exp(s - max s), relative to the largest score s of its row: exp(s) may overflow, and the scale
+        cancels in Φa. ``scores`` s = q·k/√d and ``log_position`` are what Φc and Φp are the exponentials of.
     """
-    b, heads, n, d = v.shape
+    b, heads, n, _ = v.shape
     wide = torch.promote_types(v.dtype, torch.float32)
     if q is None or k is None:
         scores = v.new_zeros(b, heads, n, n, dtype=wide)
     else:
-        scores = ((q * d**-0.5) @ k.transpose(-2, -1)).to(wide)
+        scores = content_scores(q, k)
     if log_position is None:
-        log_position = scores.new_zeros(1, n, n)
-    log_position = log_position.to(wide).expand(heads, n, n)
+        log_position = scores.new_zeros(1, *scores.shape[2:])
+    log_position = log_position.to(wide).expand(*log_position.shape[:-3], heads, *scores.shape[2:])
     attention = (scores + log_position).softmax(dim=-1)
     maps = dict(
         content=(scores - scores.amax(dim=-1, keepdim=True)).exp(),

@@ -5,7 +5,7 @@ from .chosen_classes import PerViTChosenClasses
 from .continual import DistilledClassifier
 from .correspondence import FineCorrespondence
 from .corruption import GroupCorruption
-from .decoders import PixelShuffleDecoder, TokenDecoder
+from .decoders import MAETokenDecoder, PixelShuffleDecoder, PromptTokenDecoder, TokenDecoder
 from .distillation import SelfDistillation
 from .distillation_hook import DistillationHook
 from .few_labels import PerViTFewLabels
@@ -19,7 +19,9 @@ from .heads import (
 )
 from .hidden_pixels import HiddenPixelError, hidden_pixel_error
 from .leopart import Leopart
+from .mae_backbone import MAEPerViT
 from .mask_token import MaskTokenPerViT
+from .milan import PerViTCLIPTargetGenerator, PerViTMILAN, PerViTTargetGenerator
 from .prior_files import (
     AttentionPrior,
     center_prior,
@@ -39,9 +41,10 @@ from .transforms import GrayJitter, MultiCropWithBoxes
 __all__ = [
     'AttentionMask', 'AttentionPrior', 'AttentionPriorHook', 'AttentionPriorLoss', 'ClusterHead', 'ContrastHead',
     'CorrespondenceHead', 'DistillationHead', 'DistillationHook', 'DistillationNeck', 'DistilledClassifier',
-    'EMATeacher', 'FineCorrespondence', 'GrayJitter', 'GroupCorruption', 'HiddenPixelError', 'Leopart',
-    'MapDistillation', 'MaskTokenPerViT', 'MultiCropWithBoxes', 'PerViTChosenClasses', 'PerViTFewLabels',
-    'PerViTTaskAccuracy', 'PixelShuffleDecoder', 'PositionDistillation', 'RegionMatchingHead', 'SelfDistillation',
+    'EMATeacher', 'FineCorrespondence', 'GrayJitter', 'GroupCorruption', 'HiddenPixelError', 'Leopart', 'MAEPerViT',
+    'MAETokenDecoder', 'MapDistillation', 'MaskTokenPerViT', 'MultiCropWithBoxes', 'PerViTCLIPTargetGenerator',
+    'PerViTChosenClasses', 'PerViTFewLabels', 'PerViTMILAN', 'PerViTTargetGenerator', 'PerViTTaskAccuracy',
+    'PixelShuffleDecoder', 'PositionDistillation', 'PromptTokenDecoder', 'RegionMatchingHead', 'SelfDistillation',
     'SiT', 'TokenBlockMask', 'TokenDecoder', 'TokenDistillationHead', 'average_accuracy', 'center_prior',
     'foreground_prior', 'forgetting', 'gaussian_prior', 'hidden_pixel_error', 'read_prior', 'ring_prior',
     'write_prior'

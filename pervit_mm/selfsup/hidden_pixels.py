@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ..evaluation.features import evaluating, to_model
 from ..utils.errors import UserError, UserTypeError
+from .mae_backbone import MAEPerViT
 from .mask_token import as_hidden
 
 
@@ -29,14 +30,15 @@ class HiddenPixelError:
 
 
 def hidden_pixel_error(model: nn.Module, batches: Iterable, mean_image: Tensor) -> HiddenPixelError:
-    """Measure what a masked model (SimMIM, Xie et al. 2022) predicts of hidden pixels.
+    """Measure what a masked model (SimMIM, Xie et al. 2022; MAE, He et al. 2022) predicts of hidden pixels.
 
     Beside it stand two predictors that learn nothing: the mean image by position, and a copy of the nearest visible
     patch. All three are asked about the same pixels, and each hidden pixel counts the same.
 
     Args:
         model (nn.Module): MMPretrain's ``SimMIM``, or another with ``backbone(images, mask)``, ``neck`` and ``head``.
-            It is run in eval mode and left as it was. Weights may be float32 or bfloat16.
+            Or its ``MAE`` with an ``MAEPerViT``, where the masks of a batch hide the same number of tokens. It is run
+            in eval mode and left as it was. Weights may be float32 or bfloat16.
         batches (Iterable): A data loader whose pipeline has ``SimMIMMaskGenerator``; or pairs of images
             ``(B, C, h, w)``, which are normalized already, and masks ``(B, H, W)``, 1 for hidden tokens.
         mean_image (Tensor): ``(C, h, w)``, normalized. Make it from training images by :func:`mean_of`, so that the
@@ -107,7 +109,7 @@ def mean_of(model: nn.Module, batches: Iterable) -> Tensor:
 
 
 def predict(model: nn.Module, images: Tensor, mask: Tensor) -> Tensor:
-    """The image that a masked model makes of the visible tokens, from backbone to neck as ``SimMIM.loss`` does.
+    """The image that a masked model makes of the visible tokens, from backbone to neck as its ``loss`` does.
 
     Args:
         model (nn.Module): As for :func:`hidden_pixel_error`.
@@ -120,8 +122,12 @@ def predict(model: nn.Module, images: Tensor, mask: Tensor) -> Tensor:
     Raises:
         UserError: If the model makes an image of another shape.
     """
-    latent = model.backbone(_as_weights(model.backbone, images), mask)[0]
-    predicted = model.neck(_as_weights(model.neck, latent)).float()
+    latent, *places = model.backbone(_as_weights(model.backbone, images), mask)
+    latent = _as_weights(model.neck, latent)
+    if isinstance(model.backbone, MAEPerViT):
+        predicted = model.head.unpatchify(model.neck(latent, places[-1])).float()
+    else:
+        predicted = model.neck(latent).float()
     if predicted.shape != images.shape:  # gray against color would broadcast without a word
         raise UserError(f'model predicts {tuple(predicted.shape)} for images {tuple(images.shape)}: give its neck '
                         'out_channels and encoder_stride of these images')
@@ -177,6 +183,12 @@ def _check_model(model: nn.Module) -> nn.Module:
     if missing:
         raise UserError(f'model must be like SimMIM of MMPretrain, and {type(model).__name__} has no '
                         f'{" and no ".join(missing)}')
+    if isinstance(model.backbone, MAEPerViT):
+        if not hasattr(model.head, 'unpatchify') or model.head.norm_pix:
+            raise UserError('model must predict pixels as they are, by an MAEPretrainHead with norm_pix=False, got '
+                            f'{type(model).__name__} with {type(model.head).__name__}(norm_pix='
+                            f'{getattr(model.head, "norm_pix", None)})')
+        return model
     needed = [parameter for parameter in inspect.signature(model.neck.forward).parameters.values()
               if parameter.default is parameter.empty and parameter.kind is parameter.POSITIONAL_OR_KEYWORD]
     if 'mask' not in inspect.signature(model.backbone.forward).parameters or len(needed) > 1:

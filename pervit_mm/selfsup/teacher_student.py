@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from ..models import PerViT
 from ..utils.errors import UserError
 from .checks import check_share
+from .received_attention import received_attention
 from .schedules import cosine
 from .teacher import EMATeacher
 from .transforms import MultiCropWithBoxes
@@ -205,20 +206,8 @@ class TeacherStudent(BaseSelfSupervisor):
             tuple[Tensor, Tensor]: Tokens ``(V * B, N, C)``, and the mean of each token's column of Φa over queries and
             heads, ``(V * B, N)``.
         """
-        seen: list[Tensor] = []
-
-        def keep(attn, args, kwargs, output) -> None:
-            maps = attn.attention_maps(*args, **kwargs)[1]
-            received = maps['attention'].mean((1, 2))
-            if relative:
-                received = received / maps['log_position'].softmax(-1).mean((0, 1))
-            seen.append(received)
-
-        handle = self.teacher.module['backbone'].blocks[-1].attn.register_forward_hook(keep, with_kwargs=True)
-        try:
+        with received_attention(self.teacher.module['backbone'], relative) as seen:
             tokens = self.teacher_tokens(views)
-        finally:
-            handle.remove()
         return tokens, seen[0]
 
     @staticmethod

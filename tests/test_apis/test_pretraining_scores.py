@@ -86,6 +86,31 @@ def test_hidden_pixels_of_a_config_are_those_of_its_masks_and_images(world, tool
         ('nearest visible patch', expected.nearest_patch))]
 
 
+def test_an_mae_draws_its_own_masks(world, tool, tmp_path):
+    """By the seed, from torch's generator."""
+    labels, _, _, _, images = world
+    config, checkpoint = tmp_path / 'mae.py', tmp_path / 'mae.pth'
+    config.write_text(PRETRAINING.split('model =')[0] + f'''
+model = dict(
+    type='MAE',
+    backbone=dict(type='MAEPerViT', arch={TINY_ARCH}, img_size={SIDE}),
+    neck=dict(type='MAETokenDecoder', in_channels=24, encoder_stride=4, img_size={SIDE}, embed_dims=16, num_layers=1,
+              num_heads=2),
+    head=dict(type='MAEPretrainHead', patch_size=4, loss=dict(type='PixelReconstructionLoss', criterion='L2')))
+train_dataloader = dict(dataset=dict(type='CustomDataset', pipeline=[]))
+''')
+    cfg = load_config(config)
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        model = randomize(MODELS.build(dict(cfg.model, data_preprocessor=cfg.data_preprocessor)))
+    torch.save(dict(state_dict=model.state_dict()), checkpoint)
+    tables = [tool('hidden_pixels', config, checkpoint, labels, '--seed', seed)[2:] for seed in (3, 3, 4)]
+    assert tables[0] == tables[1] != tables[2]
+    # The mean image and the number of hidden pixels know the masks too: some masks give these errors.
+    draws = [model.backbone.draw_mask(images) for _ in range(3)]
+    errors = [hidden_pixel_error(model, [(images, mask)], images.mean(0)).mean_image for mask in draws]
+    assert float(tables[0][1][1]) == pytest.approx(sum(errors) / 3, rel=0.2)
+
+
 def test_region_matching_of_a_checkpoint_is_that_of_its_backbone(world, tool):
     labels, _, checkpoint, _, images = world
     head, _, *rows = tool('region_matching', labels, checkpoint, '--images', 9, '--crop', 12, '--shift', 4,

@@ -81,3 +81,33 @@ def test_trainable_mask_operator_keeps_torchs_rules():
     """torch's own checker tests schema, shapes without computing, autograd and tracing."""
     qkv = [torch.randn(3, 2, 7, 5, requires_grad=True) for _ in range(3)]
     torch.library.opcheck(trainable_mask_attention, (*qkv, torch.randn(2, 7, 7, requires_grad=True)))
+
+
+def test_masks_of_their_own_have_values_and_gradients_of_the_definition_image_by_image():
+    """With fewer queries than keys, too."""
+    q, k, v = (torch.randn(3, 2, n, 5, requires_grad=True) for n in (4, 7, 7))
+    logits, weight = torch.randn(3, 2, 4, 7, requires_grad=True), torch.randn(3, 2, 4, 5)
+    doubles = [t.detach().double().requires_grad_() for t in (q, k, v, logits)]
+    found = ops.peripheral_attention(q, k, v, F.logsigmoid(logits))
+    expected = torch.cat([oracle.attention(*(t[i:i + 1] for t in doubles[:3]), doubles[3][i].sigmoid())
+                          for i in range(3)])
+    torch.testing.assert_close(found.double(), expected, atol=1e-6, rtol=1e-5)
+    with torch.no_grad():  # torch's kernel
+        torch.testing.assert_close(ops.peripheral_attention(q, k, v, F.logsigmoid(logits)), found)
+    (found * weight).sum().backward()
+    (expected * weight).sum().backward()
+    for ours, exact in zip((q, k, v, logits), doubles):
+        torch.testing.assert_close(ours.grad.double(), exact.grad, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(ops.plain_attention(q, k, v, F.logsigmoid(logits))[0], found)
+
+
+@pytest.mark.parametrize('position', [True, False])
+def test_few_queries_in_bfloat16_have_the_gradients_of_float32(position):
+    """As hidden tokens that attend to all."""
+    q, k, v = (torch.randn(3, 2, n, 5, requires_grad=True) for n in (4, 7, 7))
+    logits, grads = torch.randn(2, 4, 7) if position else None, []
+    for dtype in (torch.float32, torch.bfloat16):
+        out = ops.peripheral_attention(*(t.to(dtype) for t in (q, k, v)), logits)
+        grads.append(torch.autograd.grad(out.float().square().sum(), (q, k, v)))
+    for single, half in zip(*grads):
+        torch.testing.assert_close(half, single, atol=0.05 * single.abs().max().item(), rtol=0.1)

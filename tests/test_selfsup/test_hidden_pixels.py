@@ -32,6 +32,17 @@ def echo(guess=0.5):
     return model
 
 
+def mae(**head):
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        return randomize(MODELS.build(dict(
+            type='mmpretrain.MAE',
+            backbone=dict(type='MAEPerViT', arch=TINY_ARCH, img_size=28, in_channels=1),
+            neck=dict(type='MAETokenDecoder', in_channels=24, encoder_stride=4, out_channels=1, img_size=28,
+                      embed_dims=16, num_layers=1, num_heads=2),
+            head=dict(type='MAEPretrainHead', patch_size=4, in_channels=1,
+                      loss=dict(type='PixelReconstructionLoss', criterion='L1'), **head))))
+
+
 @pytest.fixture(scope='module')
 def simmim():
     pytest.importorskip('mmpretrain')
@@ -127,6 +138,21 @@ def test_a_training_loss_of_simmim_is_the_error_of_the_model(simmim):
         loss = simmim.loss(images, samples)['loss'].item()
     assert found.model == pytest.approx(loss, rel=1e-5)
     assert found == hidden_pixel_error(simmim, [(images, mask)], torch.zeros(1, 28, 28))
+
+
+def test_a_loss_of_mae_is_the_error_of_the_model():
+    """On one batch, with the masks that its backbone draws, MMPretrain's own loss is the same number."""
+    pytest.importorskip('mmpretrain')
+    model, images, drawn = mae(), torch.randn(3, 1, 28, 28), []
+    model.backbone.stem.eval()  # the error is measured in eval mode
+    draw = model.backbone.draw_mask
+    model.backbone.draw_mask = lambda images: drawn.append(draw(images)) or drawn[-1]
+    with torch.no_grad():
+        loss = model.loss(images, [])['loss'].item()
+    found = hidden_pixel_error(model, [(images, drawn[0])], torch.zeros(1, 28, 28))
+    assert found.model == pytest.approx(loss, rel=1e-5) and found.mean_image > 0
+    with pytest.raises(UserError, match=r'norm_pix=False, got MAE with MAEPretrainHead\(norm_pix=True\)'):
+        hidden_pixel_error(mae(norm_pix=True), [(images, drawn[0])], torch.zeros(1, 28, 28))
 
 
 def test_a_model_in_bfloat16_is_near_the_same_in_float32(simmim):

@@ -1,12 +1,13 @@
 #!/usr/bin/env python
-"""How well a SimMIM restores pixels that it doesn't see, beside two predictors that learn nothing.
+"""How well a SimMIM or an MAE restores pixels that it doesn't see, beside two predictors that learn nothing.
 
     python tools/analysis_tools/hidden_pixels.py configs/selfsup/simmim_pervit-nano_1xb128-coslr-5e_fashion-mnist.py \\
         CHECKPOINT configs/pervit_nano_3e_fashion-mnist.py
 
-CONFIG is that of the pre-training; its mask generator draws the masks. LABELS is the config of a classifier on the same
-images: its training set makes the mean image, and its test set is scored. The errors are mean absolute differences in
-units of the normalized image, that is in standard deviations of the pixels.
+CONFIG is that of the pre-training, which draws the masks. An MAE whose pixels are normed by patch cannot be scored.
+LABELS is the config of a classifier on the same images: its training set makes the mean image, and its test set is
+scored. The errors are mean absolute differences in units of the normalized image, that is in standard deviations of
+the pixels.
 """
 import argparse
 import sys

@@ -1,0 +1,9 @@
+# PerViT-nano on 1 % of the labels, from MAE.
+_base_ = '../../_base_/selfsup/finetune_fashion-mnist-1pct.py'
+
+model = dict(
+    backbone=dict(
+        init_cfg=dict(
+            type='Pretrained',
+            checkpoint='work_dirs/mae_pervit-nano_1xb128-coslr-5e_fashion-mnist/epoch_5.pth',
+            prefix='backbone.')))
