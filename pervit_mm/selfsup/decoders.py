@@ -77,18 +77,16 @@ class TokenDecoder(BaseModule):
         return self.to_pixels(self.mlp(x).transpose(1, 2).unflatten(2, grid))[:, :, :h, :w]
 
 
-@MODELS.register_module()
-class MAETokenDecoder(BaseModule):
-    """From visible tokens to the pixels of all tokens: MAE's decoder (He et al. 2022) without a class token.
+class VisibleTokenDecoder(BaseModule):
+    """What decoders have in common that get the visible tokens alone.
 
-    Hidden tokens are one learned token, told apart by fixed sine-cosine position embeddings. Then come blocks of a
-    Vision Transformer over all tokens. MMPretrain's ``MAEPretrainDecoder`` takes its first token for a class token; an
-    encoder without one would have each token one place off.
+    Hidden tokens are one learned token, told apart by fixed sine-cosine position embeddings. Blocks follow, then a
+    LayerNorm and a Linear layer. There is no class token.
 
     Args:
         in_channels (int): Width of the encoder's tokens.
         encoder_stride (int): Pixels for each token, ``out_stride`` of the backbone.
-        out_channels (int): Channels of the image. Defaults to 3.
+        values (int): Number of values that are predicted for each token.
         img_size (int): Side of the square images in pixels. Defaults to 224.
         embed_dims (int): Width of the decoder. Defaults to 512.
         num_layers (int): Its blocks. Defaults to 8.
@@ -101,34 +99,31 @@ class MAETokenDecoder(BaseModule):
             running, if the tokens are not those of such an image.
     """
 
-    def __init__(self, in_channels: int, encoder_stride: int, out_channels: int = 3, img_size: int = 224,
-                 embed_dims: int = 512, num_layers: int = 8, num_heads: int = 16, mlp_ratio: float = 4.,
+    #: Of a Vision Transformer: PerViT's without Φp and without conditional position encoding.
+    block_type = PerViTBlock
+
+    def __init__(self, in_channels: int, encoder_stride: int, values: int, img_size: int = 224, embed_dims: int = 512,
+                 num_layers: int = 8, num_heads: int = 16, mlp_ratio: float = 4.,
                  init_cfg: dict | list[dict] | None = None) -> None:
         super().__init__(init_cfg or dict(type='Xavier', layer='Linear', distribution='uniform'))
         name = type(self).__name__
-        check_counts(name, in_channels=in_channels, encoder_stride=encoder_stride, out_channels=out_channels,
-                     img_size=img_size, embed_dims=embed_dims, num_layers=num_layers, num_heads=num_heads)
+        check_counts(name, in_channels=in_channels, encoder_stride=encoder_stride, img_size=img_size,
+                     embed_dims=embed_dims, num_layers=num_layers, num_heads=num_heads)
         if embed_dims % 4 or embed_dims % num_heads:
             raise UserError(f'embed_dims of {name} must be a multiple of 4 and of num_heads={num_heads}, got '
                             f'{embed_dims}')
-        self.in_channels, self.encoder_stride, self.out_channels = in_channels, encoder_stride, out_channels
+        self.in_channels, self.encoder_stride = in_channels, encoder_stride
         side = -(-img_size // encoder_stride)
         self.hw_shape = side, side
         self.embed = nn.Linear(in_channels, embed_dims)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, embed_dims))
         position = build_2d_sincos_position_embedding(self.hw_shape, embed_dims)
         self.register_buffer('position', position[0], persistent=False)
-        self.blocks = nn.ModuleList(self.build_block(embed_dims, num_heads, mlp_ratio) for _ in range(num_layers))
+        self.blocks = nn.ModuleList(
+            self.block_type(embed_dims, embed_dims, num_heads, None, mlp_ratio=mlp_ratio, cpe=False, qkv_bias=True)
+            for _ in range(num_layers))
         self.norm = nn.LayerNorm(embed_dims, eps=1e-6)
-        self.pred = nn.Linear(embed_dims, self.values_per_token())
-
-    def values_per_token(self) -> int:
-        """Number of values that are predicted for each token."""
-        return self.encoder_stride**2 * self.out_channels
-
-    def build_block(self, embed_dims: int, num_heads: int, mlp_ratio: float) -> nn.Module:
-        """One block: PerViT's without Φp and without conditional position encoding is that of a Vision Transformer."""
-        return PerViTBlock(embed_dims, embed_dims, num_heads, None, mlp_ratio=mlp_ratio, cpe=False, qkv_bias=True)
+        self.pred = nn.Linear(embed_dims, values)
 
     def init_weights(self) -> None:
         """Initialize by ``init_cfg``, and the mask token from a normal distribution of standard deviation 0.02."""
@@ -139,10 +134,7 @@ class MAETokenDecoder(BaseModule):
 
     def run_blocks(self, visible: Tensor, hidden: Tensor) -> Tensor:
         """Visible tokens ``(B, n, D)`` and hidden ones ``(B, N - n, D)``, one behind the other, through the blocks."""
-        x = torch.cat([visible, hidden], dim=1)
-        for block in self.blocks:
-            x = block(x, self.hw_shape)
-        return x
+        raise NotImplementedError
 
     def forward(self, x: Tensor, ids_restore: Tensor) -> Tensor:
         """Predict all tokens.
@@ -153,8 +145,7 @@ class MAETokenDecoder(BaseModule):
                 ones, ``(B, N)``, see :class:`pervit_mm.selfsup.MAEPerViT`.
 
         Returns:
-            Tensor: ``(B, N, values)`` in the order of the grid; of an image ``encoder_stride**2 * out_channels``
-            values, row by row, channels last.
+            Tensor: ``(B, N, values)`` in the order of the grid.
         """
         if ids_restore.shape[1] != len(self.position):
             raise UserError(f'img_size of {type(self).__name__} must be that of the images: they have '
@@ -165,17 +156,40 @@ class MAETokenDecoder(BaseModule):
         return take_tokens(self.pred(self.norm(x)), ids_restore)
 
 
-class PromptBlock(PerViTBlock):
-    """Block of a Vision Transformer that changes hidden tokens only; they attend to visible ones and themselves.
+@MODELS.register_module()
+class MAETokenDecoder(VisibleTokenDecoder):
+    """From visible tokens to the pixels of all tokens: MAE's decoder (He et al. 2022) without a class token.
+
+    Its blocks are those of a Vision Transformer over all tokens. MMPretrain's ``MAEPretrainDecoder`` takes its first
+    token for a class token; an encoder without one would have each token one place off. A token's pixels are predicted
+    row by row, channels last, as MMPretrain's ``MAEPretrainHead`` expects them.
 
     Args:
-        embed_dims (int): Width of the tokens.
-        num_heads (int): Heads of the attention.
-        mlp_ratio (float): Hidden width of the FFN over ``embed_dims``. Defaults to 4.
+        in_channels (int): Width of the encoder's tokens.
+        encoder_stride (int): Pixels for each token, ``out_stride`` of the backbone.
+        out_channels (int): Channels of the image. Defaults to 3.
+        **kwargs: ``img_size``, ``embed_dims``, ``num_layers``, ``num_heads``, ``mlp_ratio`` and ``init_cfg`` of
+            :class:`VisibleTokenDecoder`.
+
+    Raises:
+        UserError: As :class:`VisibleTokenDecoder`.
     """
 
-    def __init__(self, embed_dims: int, num_heads: int, mlp_ratio: float = 4.) -> None:
-        super().__init__(embed_dims, embed_dims, num_heads, None, mlp_ratio=mlp_ratio, cpe=False, qkv_bias=True)
+    def __init__(self, in_channels: int, encoder_stride: int, out_channels: int = 3, **kwargs) -> None:
+        check_counts('MAETokenDecoder', encoder_stride=encoder_stride, out_channels=out_channels)
+        super().__init__(in_channels, encoder_stride, encoder_stride**2 * out_channels, **kwargs)
+        self.out_channels = out_channels
+
+    def run_blocks(self, visible: Tensor, hidden: Tensor) -> Tensor:
+        """As :meth:`VisibleTokenDecoder.run_blocks`: all tokens attend to all."""
+        x = torch.cat([visible, hidden], dim=1)
+        for block in self.blocks:
+            x = block(x, self.hw_shape)
+        return x
+
+
+class PromptBlock(PerViTBlock):
+    """Block of a Vision Transformer that changes hidden tokens only; they attend to visible ones and themselves."""
 
     def forward(self, hidden: Tensor, visible: Tensor) -> Tensor:
         """Hidden tokens ``(B, m, D)`` to the same shape, beside visible ones ``(B, n, D)``, which the block reads."""
@@ -187,7 +201,7 @@ class PromptBlock(PerViTBlock):
 
 
 @MODELS.register_module()
-class PromptTokenDecoder(MAETokenDecoder):
+class PromptTokenDecoder(VisibleTokenDecoder):
     """From visible tokens to features of all tokens: MILAN's decoder (Hou et al. 2022) without a class token.
 
     Its blocks change the hidden tokens only. So the encoder itself has to make what is said about visible tokens.
@@ -195,26 +209,23 @@ class PromptTokenDecoder(MAETokenDecoder):
     Args:
         in_channels (int): Width of the encoder's tokens.
         encoder_stride (int): Pixels for each token, ``out_stride`` of the backbone.
-        out_channels (int): Width of the features that are predicted, that of the target generator.
-        **kwargs: Of :class:`MAETokenDecoder`.
+        target_channels (int): Width of the features that are predicted, ``out_channels`` of the target generator.
+        **kwargs: ``img_size``, ``embed_dims``, ``num_layers``, ``num_heads``, ``mlp_ratio`` and ``init_cfg`` of
+            :class:`VisibleTokenDecoder`.
 
     Raises:
-        UserError: As :class:`MAETokenDecoder`.
+        UserError: As :class:`VisibleTokenDecoder`.
     """
 
-    def __init__(self, in_channels: int, encoder_stride: int, out_channels: int, **kwargs) -> None:
-        super().__init__(in_channels, encoder_stride, out_channels, **kwargs)
+    block_type = PromptBlock
 
-    def values_per_token(self) -> int:
-        """Number of values that are predicted for each token."""
-        return self.out_channels
-
-    def build_block(self, embed_dims: int, num_heads: int, mlp_ratio: float) -> nn.Module:
-        """One block, which changes hidden tokens only."""
-        return PromptBlock(embed_dims, num_heads, mlp_ratio)
+    def __init__(self, in_channels: int, encoder_stride: int, target_channels: int, **kwargs) -> None:
+        check_counts('PromptTokenDecoder', target_channels=target_channels)
+        super().__init__(in_channels, encoder_stride, target_channels, **kwargs)
+        self.target_channels = target_channels
 
     def run_blocks(self, visible: Tensor, hidden: Tensor) -> Tensor:
-        """As :meth:`MAETokenDecoder.run_blocks`. The visible tokens come out as they went in."""
+        """As :meth:`VisibleTokenDecoder.run_blocks`. The visible tokens come out as they went in."""
         for block in self.blocks:
             hidden = block(hidden, visible)
         return torch.cat([visible, hidden], dim=1)

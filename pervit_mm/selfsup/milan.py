@@ -23,7 +23,7 @@ class PerViTMILAN(MAE):
 
     Args:
         backbone (dict): ``MAEPerViT``.
-        neck (dict): ``PromptTokenDecoder`` with the generator's ``out_channels``.
+        neck (dict): ``PromptTokenDecoder`` with the generator's ``out_channels`` as ``target_channels``.
         head (dict): MMPretrain's ``MIMHead``. With ``CosineSimilarityLoss(shift_factor=2., scale_factor=2.)`` the loss
             is 2 - 2 cos, the mean over all tokens.
         target_generator (dict): ``PerViTTargetGenerator`` or ``PerViTCLIPTargetGenerator``.
@@ -42,9 +42,9 @@ class PerViTMILAN(MAE):
                          data_preprocessor=data_preprocessor, init_cfg=init_cfg)
         if not isinstance(self.backbone, MAEPerViT):
             raise UserError(f'backbone of PerViTMILAN must be an MAEPerViT, got {type(self.backbone).__name__}')
-        predicted, target = self.neck.out_channels, self.target_generator.out_channels
+        predicted, target = self.neck.target_channels, self.target_generator.out_channels
         if predicted != target:
-            raise UserError(f'out_channels of {type(self.neck).__name__} must be {target}, the width of the target '
+            raise UserError(f'target_channels of {type(self.neck).__name__} must be {target}, the width of the target '
                             f"generator's features, got {predicted}")
 
     def loss(self, inputs: Tensor, data_samples: list | None = None) -> dict[str, Tensor]:

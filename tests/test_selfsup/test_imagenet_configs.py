@@ -88,9 +88,9 @@ def test_the_larger_network_differs_in_widths_alone(system):
             small.model[name].in_channels = 280
     if 'target_generator' in small.model:
         teacher = small.model.target_generator
-        assert teacher.backbone.arch == 'small' and small.model.neck.out_channels == 464
+        assert teacher.backbone.arch == 'small' and small.model.neck.target_channels == 464
         assert teacher.checkpoint.replace('small', 'tiny') == tiny.model.target_generator.checkpoint
-        small.model.target_generator, small.model.neck.out_channels = tiny.model.target_generator, 280
+        small.model.target_generator, small.model.neck.target_channels = tiny.model.target_generator, 280
     for key in ('model', 'optim_wrapper', 'param_scheduler', 'train_dataloader', 'custom_hooks', 'data_preprocessor'):
         assert tiny[key] == small[key], key
 

@@ -18,7 +18,7 @@ LOSS = dict(type='mmpretrain.CosineSimilarityLoss', shift_factor=2., scale_facto
 
 def neck(**options):
     return dict(type='PromptTokenDecoder', in_channels=24, **{**dict(
-        encoder_stride=4, out_channels=24, img_size=28, embed_dims=16, num_layers=1, num_heads=2), **options})
+        encoder_stride=4, target_channels=24, img_size=28, embed_dims=16, num_layers=1, num_heads=2), **options})
 
 
 def milan(**options):
@@ -117,7 +117,7 @@ def test_clip_tells_targets_and_importance(clip):
     path, visual = clip
     arch = {**TINY_ARCH, 'stem_channels': (4, 8)}  # stride 8, as CLIP's patches here
     model = milan(
-        backbone=dict(type='MAEPerViT', arch=arch, img_size=32), neck=neck(encoder_stride=8, out_channels=10,
+        backbone=dict(type='MAEPerViT', arch=arch, img_size=32), neck=neck(encoder_stride=8, target_channels=10,
                                                                           img_size=32),
         target_generator=dict(type='PerViTCLIPTargetGenerator', checkpoint=path)).train()
     images = torch.randn(2, 3, 32, 32)
@@ -138,7 +138,7 @@ def test_mistakes(tmp_path):
     torch.save(dict(state_dict={}), path)
     for options, message in (
             (dict(backbone=BACKBONE), 'backbone of PerViTMILAN must be an MAEPerViT, got PerViT'),
-            (dict(neck=neck(out_channels=8)), 'out_channels of PromptTokenDecoder must be 24, .* got 8'),
+            (dict(neck=neck(target_channels=8)), 'target_channels of PromptTokenDecoder must be 24, .* got 8'),
             (dict(target_generator=dict(type='PerViTTargetGenerator', backbone=dict(BACKBONE, window_size=4),
                                         checkpoint=None)), 'must be a PerViT without windows'),
             (dict(target_generator=dict(type='PerViTCLIPTargetGenerator', checkpoint=path)),

@@ -9,6 +9,8 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, TRANSFORMS, DefaultScope
 
 import pervit_mm.selfsup  # noqa: F401  (registers everything)
+from pervit_mm.engine.preflight import check_channels
+from pervit_mm.utils.errors import UserError
 
 pytest.importorskip('mmpretrain')
 pytestmark = pytest.mark.usefixtures('one_thread')
@@ -46,3 +48,16 @@ def test_each_config_takes_a_step(name):
     # Convolutions of the position network have no gradient in the first step.
     assert sum(moved) > 0.8 * len(moved)
     assert not torch.isnan(torch.cat([param.flatten() for param in model.parameters()])).any()
+
+
+@pytest.mark.parametrize('name', ['mae', 'milan'])
+def test_a_run_finds_that_the_parts_fit(name):
+    """What a run checks ahead of training knows decoders of pixels from those of features."""
+    cfg = Config.fromfile(str(CONFIGS[name]))
+    cfg.model.get('target_generator', {})['checkpoint'] = None
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        check_channels(MODELS.build(cfg.model))
+        if name == 'mae':
+            cfg.model.neck.out_channels = 3
+            with pytest.raises(UserError, match='model.neck.out_channels is 3, and the backbone has in_channels=1'):
+                check_channels(MODELS.build(cfg.model))
