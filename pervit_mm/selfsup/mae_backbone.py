@@ -17,10 +17,10 @@ from .masked_stem import can_skip_hidden, embed_visible
 class MAEPerViT(PerViT):
     """PerViT that runs on the visible tokens alone, the encoder of MAE (He et al. 2022).
 
-    Most tokens are hidden, and a step costs a fraction of a full one. Three things need the whole grid:
+    Most tokens are hidden, and a step costs a fraction of a full one. Three parts know more than single tokens:
 
-    - The stem looks past the borders of a token. Hidden pixels are zero for it, and hidden positions after each of its
-      layers, as in :class:`pervit_mm.selfsup.MaskTokenPerViT`. It is computed at visible tokens only.
+    - The stem looks past the borders of a token. It sees zeros in hidden tokens, ahead of each of its layers, as in
+      :class:`pervit_mm.selfsup.MaskTokenPerViT`. It is computed at visible tokens only, where sides are whole tokens.
     - log Φp is made once for the grid. Each image takes the rows and columns of its visible tokens.
     - Conditional position encoding puts the tokens back on the grid, with zeros where tokens are hidden.
 
