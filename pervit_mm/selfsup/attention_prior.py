@@ -46,7 +46,7 @@ class _Entry:
 
 @MODELS.register_module()
 class AttentionPriorLoss(nn.Module):
-    """Pull named heads towards priors: spatial prior attention, SPAN (Miao et al. 2022, arXiv 2209.03745).
+    """Pull named heads towards priors: spatial prior attention, SPAN (2022, arXiv 2209.03745).
 
     SPAN regularizes attention of single heads of a ViT towards maps of regions. Its loss was not to be had, so the
     losses here are **ours**. PerViT has two places for a prior:
