@@ -77,7 +77,10 @@ def record_blocks(backbone: PerViT, content: Sequence[int] = (), output: Sequenc
         for index, block in enumerate(backbone.blocks):
 
             def begin(block, args, index=index) -> None:
-                _, hw_shape, log_position = args
+                _, hw_shape, log_position, kept = args
+                if kept is not None:
+                    raise UserError('backbone must keep all tokens for losses on its maps or Φp, and '
+                                    'MAEPerViT drops some: take PerViT or MaskTokenPerViT')
                 records.append(BlockMaps(index, tuple(hw_shape), block.window_size or tuple(hw_shape), log_position))
 
             undo.callback(block.register_forward_pre_hook(begin).remove)
