@@ -33,7 +33,7 @@ optim_wrapper = dict(
     type='PerViTBFloat16OptimWrapper',
     modules=('backbone', 'teacher.module.backbone'),
     optimizer=dict(type='AdamW', lr=1e-4, betas=(0.9, 0.999), weight_decay=0.04),
-    constructor=_base_.optim_wrapper.constructor,
+    constructor='PerViTGroupedConstructor',
     paramwise_cfg=_base_.optim_wrapper.paramwise_cfg)
 param_scheduler = [dict(one, end=max_epochs) for one in _base_.param_scheduler]
 train_cfg = dict(max_epochs=max_epochs)
