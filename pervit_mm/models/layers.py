@@ -49,8 +49,8 @@ def norm_visible(norm: nn.Module, x: Tensor, visible: Tensor) -> Tensor:
     if norm.training and int(kept.sum()) < 2:
         raise UserError(f'hidden leaves {int(kept.sum())} visible positions in the batch, and BatchNorm needs 2 in '
                         'training: hide fewer tokens')
-    # Positions as a batch of maps of one pixel, as BatchNorm2d asks. As one map of one column, whose strides fit two
-    # memory formats, torch's backward on the CPU gives wrong gradients (seen in 2.14).
+    # Positions as a batch of maps of one pixel, as BatchNorm2d asks. As one transposed map of one column, torch's
+    # backward on the CPU reads a contiguous gradient in the wrong order (seen in 2.14).
     normed = norm(rows[kept][:, :, None, None])[:, :, 0, 0]
     return torch.zeros_like(rows).masked_scatter(kept[..., None], normed.to(rows.dtype)).permute(0, 3, 1, 2)
 

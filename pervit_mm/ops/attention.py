@@ -129,10 +129,7 @@ def peripheral_attention(q: Tensor, k: Tensor, v: Tensor, log_position: Tensor |
     if is_transformed():
         return plain_attention(q, k, v, log_position)[0]
     trained = torch.is_grad_enabled() and log_position is not None and log_position.requires_grad
-    if trained and log_position.dim() == 4 and q.device.type == 'cpu':
-        # Its gradient is as large as the scores anyway, and few tokens are left where images have masks of their own.
-        # Then keeping the weights is faster than computing them again.
-        return (content_scores(q, k) + log_position).softmax(dim=-1).to(v.dtype) @ v
+    given = log_position
     if log_position is not None:
         log_position = log_position.to(q.dtype)
     # A trace is one graph for both modes, so it has torch's own attention.
@@ -141,6 +138,10 @@ def peripheral_attention(q: Tensor, k: Tensor, v: Tensor, log_position: Tensor |
         # alike. In float32 it is not slow.
         slow = (half and q.requires_grad and not torch.compiler.is_compiling()
                 and heads * n * keys * q.element_size() <= CHUNK_BYTES)
+        if (trained or slow) and given is not None and given.dim() == 4:
+            # The gradient of such a log Φp is as large as the scores anyway, and few tokens are left where images have
+            # masks of their own. Then keeping the weights is faster than computing them again.
+            return (content_scores(q, k) + given).softmax(dim=-1).to(v.dtype) @ v
         if trained or slow:
             log_position = q.new_zeros(heads, n, keys) if log_position is None else log_position
             return trainable_mask_attention(q, k, v, log_position).transpose(1, 2)

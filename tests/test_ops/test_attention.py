@@ -101,11 +101,11 @@ def test_masks_of_their_own_have_values_and_gradients_of_the_definition_image_by
     torch.testing.assert_close(ops.plain_attention(q, k, v, F.logsigmoid(logits))[0], found)
 
 
-@pytest.mark.parametrize('position', [True, False])
-def test_few_queries_in_bfloat16_have_the_gradients_of_float32(position):
-    """As hidden tokens that attend to all."""
+@pytest.mark.parametrize('shape', [(2, 4, 7), (3, 2, 4, 7), None])
+def test_few_queries_in_bfloat16_have_the_gradients_of_float32(shape):
+    """As hidden tokens that attend to all; with a frozen Φp, of the grid or of each image, or without one."""
     q, k, v = (torch.randn(3, 2, n, 5, requires_grad=True) for n in (4, 7, 7))
-    logits, grads = torch.randn(2, 4, 7) if position else None, []
+    logits, grads = None if shape is None else torch.randn(shape), []
     for dtype in (torch.float32, torch.bfloat16):
         out = ops.peripheral_attention(*(t.to(dtype) for t in (q, k, v)), logits)
         grads.append(torch.autograd.grad(out.float().square().sum(), (q, k, v)))
