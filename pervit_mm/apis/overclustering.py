@@ -4,13 +4,12 @@ from typing import NamedTuple
 
 import cv2
 import torch
-import torch.nn.functional as F
 from mmengine.config import Config
 from mmengine.device import get_device
 from torch import Tensor, nn
 
 from ..datasets.fashion_scenes import FASHION_CLASSES
-from ..evaluation import Overclustering, class_counts, overclustering_iou, recalibrate
+from ..evaluation import Overclustering, class_counts, overclustering_iou, pixel_tokens, recalibrate
 from ..evaluation.features import evaluating, read_batch
 from ..utils.errors import UserError
 from .building import build_with_preprocessor
@@ -110,7 +109,7 @@ def score_overclustering(cfg: Config, weights: str, tiles: Tiles, calibration: T
     grid = tuple(side // stride for side in tiles.labels.shape[1:])
     counts = torch.cat([class_counts(part, grid, NUM_CLASSES) for part in tiles.labels.split(BATCH)]).flatten(0, 1)
     if weights == 'pixels':
-        features = F.unfold(tiles.images.float(), stride, stride=stride).transpose(1, 2).flatten(0, 1)
+        features = pixel_tokens(tiles.images.float(), stride).flatten(0, 2)
     else:
         recalibrate(model, _batches(calibration), len(calibration.images))
         features = token_features(model, tiles)

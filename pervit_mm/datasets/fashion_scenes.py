@@ -178,8 +178,7 @@ class FashionScenes:
                 trial = owners.copy()
                 trial[window][inside] = len(items) + 1
                 total = np.array([*areas, inside.sum()])
-                seen = np.bincount(trial.ravel(), minlength=len(total) + 1)[1:]
-                if (seen >= np.maximum(MIN_VISIBLE_SHARE * total, MIN_VISIBLE_PIXELS)).all():
+                if all_visible(trial, total):
                     image[window][inside] = dye(gray, rng)[inside]
                     owners = trial
                     items.append(item)
@@ -187,6 +186,17 @@ class FashionScenes:
                     break
         return Scene(to_pixels(image, rng), owners,
                      tuple(int(self.labels[item]) for item in items), tuple(items), tuple(areas))
+
+
+def all_visible(owners: np.ndarray, areas: np.ndarray) -> bool:
+    """Whether enough of every item is seen.
+
+    Args:
+        owners (np.ndarray): The visible item at each pixel, ``(H, W)``: 0 is the ground, k the k-th item.
+        areas (np.ndarray): Each item's number of pixels, including covered ones, ``(K,)``.
+    """
+    seen = np.bincount(owners.ravel(), minlength=len(areas) + 1)[1:]
+    return bool((seen >= np.maximum(MIN_VISIBLE_SHARE * areas, MIN_VISIBLE_PIXELS)).all())
 
 
 def check_count(name: str, value: int, least: int) -> int:

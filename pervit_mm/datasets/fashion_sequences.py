@@ -7,14 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .fashion_scenes import (
-    ITEM_SIDES,
-    MIN_VISIBLE_PIXELS,
-    MIN_VISIBLE_SHARE,
-    SPLITS,
-    FashionScenes,
-    check_count,
-)
+from .fashion_scenes import ITEM_SIDES, SPLITS, FashionScenes, all_visible, check_count
 from .fashion_scenes_canvas import cut_out, draw_ground, dye, to_pixels
 
 #: Frames of a sequence, and their height and width in pixels.
@@ -83,8 +76,7 @@ class FashionSequences(FashionScenes):
                 trial = owners[0].copy()
                 trial[_window(corners[0], sides[0])][inside] = len(items) + 1
                 total = np.array([*areas, inside.sum()])
-                seen = np.bincount(trial.ravel(), minlength=len(total) + 1)[1:]
-                if (seen >= np.maximum(MIN_VISIBLE_SHARE * total, MIN_VISIBLE_PIXELS)).all():
+                if all_visible(trial, total):
                     items.append(item)
                     areas.append(int(total[-1]))
                     for frame, owner, corner, side in zip(frames, owners, corners, sides):

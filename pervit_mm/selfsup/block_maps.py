@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ..analysis.capture import run_uncompiled
 from ..models import PerViT
+from ..ops.attention import content_scores
 from ..utils.errors import UserError
 
 
@@ -41,8 +42,7 @@ class BlockMaps:
             Tensor: ``(B, heads, N, N)``.
         """
         heads = heads if isinstance(heads, slice) else list(heads)
-        q, k = self.query[:, heads].float(), self.key[:, heads].float()
-        return (q * q.shape[-1]**-0.5) @ k.transpose(-2, -1)
+        return content_scores(self.query[:, heads].float(), self.key[:, heads].float())
 
 
 @contextmanager
