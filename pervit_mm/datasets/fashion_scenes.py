@@ -131,24 +131,22 @@ class FashionScenes:
         self.num_items = tuple(round(number * share) for number in NUM_ITEMS)
 
     @classmethod
-    def from_folder(cls, fashion_mnist: str | Path, split: str, seed: int = 0, max_side: int = SCENE_SIDES[1]
-                    ) -> 'FashionScenes':
-        """Read the items of one split only. Validation scenes then have any item of the training split.
+    def from_folder(cls, fashion_mnist: str | Path, split: str, seed: int = 0, max_side: int = SCENE_SIDES[1],
+                    items: Sequence[int] | None = None) -> 'FashionScenes':
+        """Read the items of one split.
 
         Args:
             fashion_mnist (str | Path): The folder with the extracted files.
-            split, seed, max_side: See :class:`FashionScenes`.
+            split, seed, max_side, items: See :class:`FashionScenes`. 'val' must be told its items.
 
         Returns:
             FashionScenes: The scenes of that split.
 
         Raises:
-            UserError: If there is no such split, or a file is damaged.
+            UserError: If there is no such split, 'val' has no items, or a file is damaged.
             FileNotFoundError: If a file is missing.
         """
-        _check_split(split)
-        return cls(*(read_idx(Path(fashion_mnist) / name) for name in SPLITS[SOURCES[split]]), split, seed,
-                   max_side=max_side)
+        return cls(*read_items(fashion_mnist, split, items), split, seed, items, max_side)
 
     def scene(self, index: int) -> Scene:
         """Draw one scene.
@@ -186,6 +184,29 @@ class FashionScenes:
                     break
         return Scene(to_pixels(image, rng), owners,
                      tuple(int(self.labels[item]) for item in items), tuple(items), tuple(areas))
+
+
+def read_items(fashion_mnist: str | Path, split: str, items: Sequence[int] | None = None) -> list[np.ndarray]:
+    """Read the images and labels of Fashion-MNIST that a split of the scenes draws from.
+
+    Args:
+        fashion_mnist (str | Path): The folder with the extracted files.
+        split (str): A split of the scenes.
+        items (Sequence[int], optional): The items that the scenes may have. Defaults to None, all. 'val' is drawn from
+            the images of 'train', so with all of them it would show items of training scenes.
+
+    Returns:
+        list[np.ndarray]: Images ``(N, 28, 28)`` and labels ``(N,)``, uint8.
+
+    Raises:
+        UserError: If there is no such split, 'val' has no items, or a file is damaged.
+        FileNotFoundError: If a file is missing.
+    """
+    _check_split(split)
+    if split == 'val' and items is None:
+        raise UserError("items must name the items of split 'val', got None: it shares its images with 'train', so "
+                        'give those that no training scene has, as prepare_fashion_scenes does')
+    return [read_idx(Path(fashion_mnist) / name) for name in SPLITS[SOURCES[split]]]
 
 
 def all_visible(owners: np.ndarray, areas: np.ndarray) -> bool:

@@ -3,11 +3,13 @@
 Items of FashionScenes move, grow or shrink and pass over one another, on a ground that stands still or drifts. A
 sequence is drawn in milliseconds, so there are no files.
 """
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
-from .fashion_scenes import ITEM_SIDES, SPLITS, FashionScenes, all_visible, check_count
+from .fashion_scenes import ITEM_SIDES, SOURCES, FashionScenes, all_visible, check_count, read_items
 from .fashion_scenes_canvas import cut_out, draw_ground, dye, to_pixels
 
 #: Frames of a sequence, and their height and width in pixels.
@@ -38,11 +40,40 @@ class ItemSequence:
 
 
 class FashionSequences(FashionScenes):
-    """Endlessly many sequences of the items of one split, with the arguments of :class:`FashionScenes`.
+    """Endlessly many sequences of the items of one split.
 
-    A sequence depends on the seed, the split and its index, but on no other sequence. Sequences of an odd index have a
-    ground that drifts.
+    A sequence depends on the seed, the split, the items and its index, but on no other sequence. Sequences of an odd
+    index have a ground that drifts.
+
+    Args:
+        images, labels, split, seed, items: See :class:`FashionScenes`. Sequences have one size, so there is no
+            ``max_side``.
+
+    Raises:
+        UserError: If an argument has another shape or value.
     """
+
+    def __init__(self, images: np.ndarray, labels: np.ndarray, split: str, seed: int = 0,
+                 items: Sequence[int] | None = None) -> None:
+        super().__init__(images, labels, split, seed, items)
+
+    @classmethod
+    def from_folder(cls, fashion_mnist: str | Path, split: str, seed: int = 0,
+                    items: Sequence[int] | None = None) -> 'FashionSequences':
+        """Read the items of one split.
+
+        Args:
+            fashion_mnist (str | Path): The folder with the extracted files.
+            split, seed, items: See :class:`FashionScenes`. 'val' must be told its items.
+
+        Returns:
+            FashionSequences: The sequences of that split.
+
+        Raises:
+            UserError: If there is no such split, 'val' has no items, or a file is damaged.
+            FileNotFoundError: If a file is missing.
+        """
+        return cls(*read_items(fashion_mnist, split, items), split, seed, items)
 
     def sequence(self, index: int) -> ItemSequence:
         """Draw one sequence.
@@ -61,13 +92,13 @@ class FashionSequences(FashionScenes):
             UserError: If ``index`` is below 0 or no integer.
         """
         # The last number keeps sequences apart from scenes of the same seed.
-        rng = np.random.default_rng([self.seed, list(SPLITS).index(self.split), check_count('index', index, 0), 1])
+        rng = np.random.default_rng([self.seed, list(SOURCES).index(self.split), check_count('index', index, 0), 1])
         frames, drifts = _draw_grounds(index % 2 == 1, rng), index % 2 == 1
         owners = np.zeros(frames.shape[:3], np.uint8)
         items, areas = [], []
         for _ in range(rng.integers(NUM_ITEMS[0], NUM_ITEMS[1] + 1)):
             for _ in range(_TRIES):
-                item = int(rng.integers(len(self.images)))
+                item = int(self.items[rng.integers(len(self.items))])
                 flip, color = bool(rng.random() < 0.5), int(rng.integers(2**32))
                 # In the logarithm, so that the item grows by the same factor from frame to frame.
                 sides = np.exp(np.linspace(*rng.uniform(*np.log(ITEM_SIDES), 2), FRAMES)).round().astype(int)

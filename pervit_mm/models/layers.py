@@ -14,11 +14,17 @@ from .attention import PeripheralAttention
 from .position import BasePosition
 
 
+def token_grid(images: Tensor, out_stride: int) -> tuple[int, int]:
+    """Grid (H, W) in tokens of images ``(B, C, h, w)``. A token at the right or lower border may stick out."""
+    h, w = images.shape[2:]
+    return -(-h // out_stride), -(-w // out_stride)
+
+
 def check_hidden(hidden: Tensor, images: Tensor, out_stride: int) -> Tensor:
     """Return ``hidden`` if it has one boolean for each token of ``images``, or raise UserError."""
     if not isinstance(hidden, Tensor):
         raise UserTypeError(f'hidden must be a boolean tensor (B, H, W), got a {type(hidden).__name__}')
-    expected = (images.shape[0], *(-(-side // out_stride) for side in images.shape[2:]))
+    expected = (images.shape[0], *token_grid(images, out_stride))
     if hidden.dtype != torch.bool or tuple(hidden.shape) != expected:
         raise UserError(f'hidden must be boolean of shape (B, H, W) = {expected} for images of '
                         f'{tuple(images.shape)}, got {hidden.dtype} of {tuple(hidden.shape)}')
@@ -29,6 +35,13 @@ def spread_hidden(hidden: Tensor, x: Tensor, stride: int) -> Tensor:
     """Spread ``hidden`` ``(B, H, W)`` over ``x``, which has ``stride`` positions a token: ``(B, 1, h, w)``."""
     spread = hidden.repeat_interleave(stride, 1).repeat_interleave(stride, 2)
     return spread[:, None, :x.shape[2], :x.shape[3]]
+
+
+def check_visible(norm: nn.Module, positions: int) -> None:
+    """Raise UserError if a BatchNorm in training gets fewer than two positions."""
+    if isinstance(norm, nn.modules.batchnorm._BatchNorm) and norm.training and positions < 2:
+        raise UserError(f'hidden leaves {positions} visible positions in the batch, and BatchNorm needs 2 in '
+                        'training: hide fewer tokens')
 
 
 def norm_visible(norm: nn.Module, x: Tensor, visible: Tensor) -> Tensor:
@@ -46,9 +59,7 @@ def norm_visible(norm: nn.Module, x: Tensor, visible: Tensor) -> Tensor:
     if not isinstance(norm, nn.modules.batchnorm._BatchNorm):
         return norm(x * visible)
     rows, kept = x.permute(0, 2, 3, 1), visible[:, 0]
-    if norm.training and int(kept.sum()) < 2:
-        raise UserError(f'hidden leaves {int(kept.sum())} visible positions in the batch, and BatchNorm needs 2 in '
-                        'training: hide fewer tokens')
+    check_visible(norm, int(kept.sum()))
     # Positions as a batch of maps of one pixel, as BatchNorm2d asks. As one transposed map of one column, torch's
     # backward on the CPU reads a contiguous gradient in the wrong order (seen in 2.14).
     normed = norm(rows[kept][:, :, None, None])[:, :, 0, 0]

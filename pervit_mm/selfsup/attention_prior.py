@@ -1,6 +1,7 @@
 """Priors on where heads look: SPAN, on Φp and on attention."""
 import math
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 
 import torch
@@ -13,8 +14,9 @@ from torch import Tensor, nn
 
 from ..models import PerViT
 from ..utils.errors import UserError
-from .block_maps import BlockMaps, record_blocks
+from .block_maps import BlockMaps, check_content, record_blocks
 from .checks import check_positive
+from .mae_backbone import MAEPerViT
 from .prior_files import AttentionPrior, read_prior
 
 
@@ -52,7 +54,8 @@ class AttentionPriorLoss(nn.Module):
     losses here are **ours**. PerViT has two places for a prior:
 
     - A relative prior says which offsets a head looks at. It goes to Φp, which knows offsets alone:
-      KL(prior ‖ row-normalized Φp), mean over queries and heads. It needs no image.
+      KL(prior ‖ row-normalized Φp) on the grid of the prior, mean over queries and heads. It needs no image, so it fits
+      every training: several sizes, windows, dropped tokens.
     - An absolute prior says which tokens a head looks at. It goes to attention: KL(prior ‖ column mean of Φa), mean
       over images and heads. The column mean over queries is the weight of each token in the head's mean output.
 
@@ -73,7 +76,7 @@ class AttentionPriorLoss(nn.Module):
         >>> loss = AttentionPriorLoss([dict(prior=gaussian_prior((7, 7), 1.), block=0, heads=[0])])
         >>> model = PerViT('nano', img_size=28)
         >>> loss.check(model)
-        >>> loss.position_loss(model).ndim
+        >>> loss(model)['position_prior_loss'].ndim
         0
     """
 
@@ -111,7 +114,8 @@ class AttentionPriorLoss(nn.Module):
 
         Raises:
             UserError: If it is no PerViT, or has no such block or head; if a relative prior is for a block without Φp,
-                or one whose Φp has no weights.
+                or one whose Φp has no weights; if an absolute prior is for a block that doesn't attend to all tokens by
+                content.
         """
         if not isinstance(backbone, PerViT):
             raise UserError(f'an attention prior needs a PerViT as backbone, got {type(backbone).__name__}')
@@ -127,77 +131,68 @@ class AttentionPriorLoss(nn.Module):
             if entry.prior.kind == 'relative' and (position is None or position.frozen):
                 raise UserError(f'priors[{i}] is relative and goes to Φp, and block {block} has no Φp with weights: '
                                 'give an absolute prior, or a backbone with position_cfg')
+            if entry.prior.kind == 'absolute':
+                if isinstance(backbone, MAEPerViT):
+                    raise UserError(f'priors[{i}] is absolute and goes to attention between all tokens, and MAEPerViT '
+                                    'drops some: give a relative prior, or another backbone')
+                check_content(backbone, block)
             self.entries[i] = replace(entry, block=block)
 
-    def record(self, backbone: PerViT):
-        """Context that records what :meth:`forward` needs of each forward of a backbone; see :meth:`check`."""
-        content = {entry.block for entry in self.entries if entry.prior.kind == 'absolute'}
-        return record_blocks(backbone, content=sorted(content))
+    def record(self, backbone: PerViT) -> AbstractContextManager[list[BlockMaps]]:
+        """Context that records what the absolute priors need of each forward of a backbone; see :meth:`check`."""
+        content = {entry.block for _, entry in self._of_kind('absolute')}
+        return record_blocks(backbone, content=sorted(content)) if content else nullcontext([])
 
-    def forward(self, records: Sequence[BlockMaps]) -> dict[str, Tensor]:
-        """Losses of all priors on what was recorded.
-
-        Several forwards count alike. A forward on another grid than that of a prior doesn't count for it.
+    def forward(self, backbone: PerViT, records: Sequence[BlockMaps] = ()) -> dict[str, Tensor]:
+        """Losses of all priors.
 
         Args:
-            records (Sequence[BlockMaps]): From :meth:`record`.
+            backbone (PerViT): See :meth:`check`.
+            records (Sequence[BlockMaps]): From :meth:`record`. Several forwards count alike. A forward on another grid
+                than that of a prior doesn't count for it. Defaults to none, which is enough for relative priors.
 
         Returns:
             dict[str, Tensor]: ``position_prior_loss`` and ``attention_prior_loss``, as far as there are such priors.
 
         Raises:
-            UserError: If no forward has the grid of a prior, or tokens of it are left out.
+            UserError: If no forward has the grid of an absolute prior.
         """
-        losses: dict[str, Tensor] = {}
-        for i, entry in enumerate(self.entries):
-            relative = entry.prior.kind == 'relative'
-            blocks = [record for record in records if record.index == entry.block]
-            grids = [record.position_hw if relative else record.hw_shape for record in blocks]
-            fitting = [record for record, grid in zip(blocks, grids) if grid == entry.prior.hw_shape]
-            if not fitting:
-                raise UserError(f'priors[{i}] is for the grid {entry.prior.hw_shape}, and block {entry.block} ran on '
-                                f'{sorted(set(grids))}: make the prior for a grid of the training')
-            pull = self._of_position if relative else self._of_attention
-            value = torch.stack([pull(i, record) for record in fitting]).mean()
-            name = 'position_prior_loss' if relative else 'attention_prior_loss'
-            losses[name] = losses.get(name, 0) + entry.weight * value
+        losses = {}
+        for name, kind, pull in (('position_prior_loss', 'relative', lambda i: self._of_position(i, backbone)),
+                                 ('attention_prior_loss', 'absolute', lambda i: self._of_attention(i, records))):
+            terms = [entry.weight * pull(i) for i, entry in self._of_kind(kind)]
+            if terms:
+                losses[name] = torch.stack(terms).sum()
         return losses
 
-    def position_loss(self, backbone: PerViT) -> Tensor:
-        """The loss of the relative priors by the weights alone, without an image, on the grids of the priors.
+    def _of_kind(self, kind: str) -> list[tuple[int, _Entry]]:
+        """Priors of a kind with their numbers."""
+        return [(i, entry) for i, entry in enumerate(self.entries) if entry.prior.kind == kind]
 
-        Args:
-            backbone (PerViT): See :meth:`check`.
+    def _of_position(self, number: int, backbone: PerViT) -> Tensor:
+        """KL(prior ‖ row-normalized Φp) of one relative prior, by the weights alone, on the grid of the prior."""
+        entry = self.entries[number]
+        log_position = backbone.blocks[entry.block].attn.position(entry.prior.hw_shape, backbone.position_proj)
+        return divergence(getattr(self, f'target{number}'), log_position[list(entry.heads)])
 
-        Returns:
-            Tensor: One value, ``position_prior_loss`` of :meth:`forward`.
-        """
-        loss = torch.zeros((), device=backbone.blocks[0].norm1.weight.device)
-        for i, entry in enumerate(self.entries):
-            if entry.prior.kind == 'relative':
-                grid = entry.prior.hw_shape
-                term = backbone.blocks[entry.block].attn.position(grid, backbone.position_proj)
-                loss = loss + entry.weight * self._of_position(i, BlockMaps(entry.block, grid, grid, term))
-        return loss
-
-    def _of_position(self, number: int, record: BlockMaps) -> Tensor:
-        """KL(prior ‖ row-normalized Φp) of one relative prior."""
-        log_position = record.log_position[list(self.entries[number].heads)]
-        return divergence(getattr(self, f'target{number}'), log_position)
-
-    def _of_attention(self, number: int, record: BlockMaps) -> Tensor:
-        """KL(prior ‖ column mean of Φa) of one absolute prior."""
-        heads = list(self.entries[number].heads)
-        scores = record.scores(heads)
-        if scores.shape[-1] != record.hw_shape[0] * record.hw_shape[1]:
-            raise UserError(f'block {record.index} ran on {scores.shape[-1]} of the tokens of the grid '
-                            f'{record.hw_shape}: an absolute prior needs all, so take no training that drops some')
-        if record.log_position is not None:
-            scores = scores + record.log_position[heads]
-        log_rows = scores.log_softmax(-1)
-        # The logarithm of a mean of weights that may be too small for float32.
-        log_mean = log_rows.logsumexp(-2) - math.log(scores.shape[-2])
-        return divergence(getattr(self, f'target{number}'), log_mean)
+    def _of_attention(self, number: int, records: Sequence[BlockMaps]) -> Tensor:
+        """KL(prior ‖ column mean of Φa) of one absolute prior, mean over the forwards on its grid."""
+        entry = self.entries[number]
+        blocks = [record for record in records if record.index == entry.block]
+        fitting = [record for record in blocks if record.hw_shape == entry.prior.hw_shape]
+        if not fitting:
+            raise UserError(f'priors[{number}] is for the grid {entry.prior.hw_shape}, and block {entry.block} ran on '
+                            f'{sorted({record.hw_shape for record in blocks})}: make the prior for a grid of the '
+                            'training')
+        values, heads = [], list(entry.heads)
+        for record in fitting:
+            scores = record.scores(heads)
+            if record.log_position is not None:
+                scores = scores + record.log_position[heads]
+            # The logarithm of a mean of weights that may be too small for float32.
+            log_mean = scores.log_softmax(-1).logsumexp(-2) - math.log(scores.shape[-2])
+            values.append(divergence(getattr(self, f'target{number}'), log_mean))
+        return torch.stack(values).mean()
 
 
 @HOOKS.register_module(name=['AttentionPriorHook', 'PerViTAttentionPriorHook'])
@@ -206,13 +201,14 @@ class AttentionPriorHook(Hook):
 
     The model is any that has a PerViT as ``backbone`` and a method ``loss`` that returns losses by name, as all
     classifiers, detectors, segmentors and pre-trainings of the OpenMMLab toolboxes do. Its checkpoints stay as they
-    are. Meanwhile the backbone runs uncompiled.
+    are. With absolute priors the backbone runs uncompiled.
 
     Args:
         priors (Sequence[dict]): See :class:`AttentionPriorLoss`.
 
     Raises:
-        UserError: As :class:`AttentionPriorLoss`; before training, if the model has no such backbone.
+        UserError: As :class:`AttentionPriorLoss`; before training, if the model has no such backbone, or the run has
+            two such hooks.
 
     Examples:
         >>> custom_hooks = [dict(type='AttentionPriorHook', priors=[
@@ -224,22 +220,33 @@ class AttentionPriorHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Check the backbone, and put the loss of the priors beside those of the model."""
+        if sum(isinstance(hook, AttentionPriorHook) for hook in runner.hooks) > 1:
+            raise UserError('custom_hooks must have one AttentionPriorHook, got more: give all priors to one, because '
+                            'their losses have the same names')
         model = _inner(runner)
         backbone = getattr(model, 'backbone', None)
         self.prior_loss.check(backbone)
         self.prior_loss.to(next(backbone.parameters()).device)
+        _take_off(model)  # what a training that broke off left there
         plain = model.loss
 
         def loss(*args, **kwargs) -> dict:
             with self.prior_loss.record(backbone) as records:
                 losses = plain(*args, **kwargs)
-            return {**losses, **self.prior_loss(records)}
+            return {**losses, **self.prior_loss(backbone, records)}
 
+        loss.of_priors = True
         model.loss = loss
 
     def after_train(self, runner: Runner) -> None:
         """Leave the model as it was."""
-        del _inner(runner).loss
+        _take_off(_inner(runner))
+
+
+def _take_off(model: nn.Module) -> None:
+    """Give a model its own loss back, if a hook's is there."""
+    if getattr(vars(model).get('loss'), 'of_priors', False):
+        del model.loss
 
 
 def _inner(runner: Runner) -> nn.Module:

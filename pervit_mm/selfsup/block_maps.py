@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ..analysis.capture import run_uncompiled
 from ..models import PerViT
+from ..ops import without_autocast
 from ..ops.attention import content_scores
 from ..utils.errors import UserError
 
@@ -42,7 +43,17 @@ class BlockMaps:
             Tensor: ``(B, heads, N, N)``.
         """
         heads = heads if isinstance(heads, slice) else list(heads)
-        return content_scores(self.query[:, heads].float(), self.key[:, heads].float())
+        with without_autocast(self.query.device):
+            return content_scores(self.query[:, heads].float(), self.key[:, heads].float())
+
+
+def check_content(backbone: PerViT, index: int) -> None:
+    """Raise UserError unless a block attends globally and by content."""
+    block = backbone.blocks[index]
+    if not block.attn.content or block.window_size is not None:
+        raise UserError(f'block {index} of the backbone must attend globally and by content to have a map q·k over '
+                        f'the grid, got content={block.attn.content} and window_size={block.window_size}: leave '
+                        'window_size and content of the backbone out, or choose other blocks')
 
 
 @contextmanager
@@ -66,11 +77,7 @@ def record_blocks(backbone: PerViT, content: Sequence[int] = (), output: Sequenc
         UserError: If a block of ``content`` has no queries and keys, or attends within windows.
     """
     for index in content:
-        block = backbone.blocks[index]
-        if not block.attn.content or block.window_size is not None:
-            raise UserError(f'block {index} of the backbone must attend globally and by content to have a map q·k over '
-                            f'the grid, got content={block.attn.content} and window_size={block.window_size}: leave '
-                            'window_size and content of the backbone out, or choose other blocks')
+        check_content(backbone, index)
     records: list[BlockMaps] = []
     with ExitStack() as undo:
         run_uncompiled(backbone, undo)

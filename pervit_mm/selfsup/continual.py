@@ -85,8 +85,9 @@ class DistilledClassifier(ImageClassifier):
         old (FrozenModel): The old network. Checkpoints don't have it: a resumed run reads it again.
 
     Raises:
-        UserError: If an argument is out of range, the head lacks a class, there is something to distill in a later task
-            and no old network, or the old network has other weights; before training, if images are of other tasks.
+        UserError: If an argument is out of range, the head lacks a class, images are mixed, there is something to
+            distill in a later task and no old network, or the old network has other weights; before training, if images
+            are of other tasks.
     """
 
     def __init__(self, backbone: dict, head: dict, tasks: Sequence[Sequence[int]], task: int = 0,
@@ -102,6 +103,9 @@ class DistilledClassifier(ImageClassifier):
             check_positive(lwf_weight=lwf_weight)
         if not isinstance(self.backbone, PerViT):
             raise UserError(f'backbone of DistilledClassifier must be a PerViT, got {type(self.backbone).__name__}')
+        if getattr(self.data_preprocessor, 'batch_augments', None) is not None:
+            raise UserError('batch_augments of data_preprocessor, such as Mixup, must be left out of a '
+                            'DistilledClassifier: its loss is over the classes of one task, and reads whole labels')
         classes = self.head.num_classes
         if max(map(max, tasks)) >= classes:
             raise UserError(f'num_classes of the head must be above all classes of tasks, got {classes} and '

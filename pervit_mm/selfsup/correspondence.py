@@ -4,6 +4,7 @@ import torch
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
+from ..models.layers import token_grid
 from ..utils.errors import UserError
 from .teacher_student import TeacherStudent
 
@@ -59,7 +60,7 @@ class FineCorrespondence(TeacherStudent):
         tokens = torch.cat(self.student_tokens(views))  # (2 * B, N, C)
         with torch.no_grad():
             known = self._project(self.teacher.module['neck'], self.teacher_tokens(views))
-        hw_shape = tuple(-(-side // self.backbone.out_stride) for side in views[0].shape[2:])
+        hw_shape = token_grid(views[0], self.backbone.out_stride)
         boxes, flipped = self._places(data_samples)
         loss, statistics = self.head.loss(self._project(self.neck, tokens), known, boxes.to(tokens.device),
                                           flipped.to(tokens.device), hw_shape)

@@ -3,6 +3,7 @@ import torch
 from mmengine.registry import MODELS
 from torch import Tensor
 
+from ..models.layers import token_grid
 from ..utils.errors import UserError
 from .checks import check_share
 from .mask_token import MaskTokenPerViT
@@ -96,8 +97,8 @@ class SelfDistillation(TeacherStudent):
             ``spread`` and ``agreement`` of the view head, see :meth:`DistillationHead.statistics`.
         """
         views = self.check_views(inputs)
-        num, (batch, _, h, w) = self.num_teacher_views, views[0].shape
-        hw_shape = tuple(-(-side // self.backbone.out_stride) for side in (h, w))
+        num, batch = self.num_teacher_views, len(views[0])
+        hw_shape = token_grid(views[0], self.backbone.out_stride)
         with torch.no_grad():
             teacher, attention = self._look(views[:num])
             teacher_logits = self.teacher.module['neck'](teacher.mean(1)).chunk(num)

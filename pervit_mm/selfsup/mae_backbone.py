@@ -6,7 +6,7 @@ from mmengine.registry import MODELS
 from torch import Tensor
 
 from ..models import PerViT
-from ..models.layers import check_hidden
+from ..models.layers import check_hidden, token_grid
 from ..ops import take_pairs, take_tokens
 from ..utils.errors import UserError
 from .mask_token import as_hidden
@@ -74,7 +74,7 @@ class MAEPerViT(PerViT):
         Raises:
             UserError: If ``importance`` has another shape.
         """
-        batch, hw_shape = len(images), tuple(-(-side // self.out_stride) for side in images.shape[2:])
+        batch, hw_shape = len(images), token_grid(images, self.out_stride)
         number = hw_shape[0] * hw_shape[1]
         if importance is None:
             importance = torch.ones(batch, number)
@@ -94,7 +94,8 @@ class MAEPerViT(PerViT):
             x (Tensor): Images ``(B, in_channels, h, w)``.
             mask (bool | Tensor, optional): True draws masks in training, as MMPretrain's ``MAE`` expects it, and hides
                 nothing in eval mode, so that features are those of whole images. False and None hide nothing. A tensor
-                ``(B, H, W)`` has 1 or True for hidden tokens, the same number in each image. Defaults to True.
+                ``(B, H, W)`` has 1 or True for hidden tokens, the same number in each image, in either mode: for a
+                loss in eval mode, give ``draw_mask(x)`` and run neck and head on what comes back. Defaults to True.
 
         Returns:
             tuple[Tensor, ...]: With masks the visible tokens ``(B, n, C)``, normed, row by row; the mask ``(B, N)``, 1

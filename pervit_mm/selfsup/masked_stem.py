@@ -5,6 +5,7 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..models import ConvStem
+from ..models.layers import check_visible
 from ..ops import take_tokens
 
 
@@ -31,6 +32,9 @@ def embed_visible(stem: ConvStem, images: Tensor, kept: Tensor) -> Tensor:
 
     Returns:
         Tensor: ``(B, n, C)``: the visible tokens of ``stem(images, hidden)``.
+
+    Raises:
+        UserError: If BatchNorm in training has a single position.
     """
     side, (b, n) = stem.out_stride, kept.shape
     grid = images.shape[2] // side, images.shape[3] // side
@@ -39,6 +43,7 @@ def embed_visible(stem: ConvStem, images: Tensor, kept: Tensor) -> Tensor:
     neighbors = visible_neighbors(kept, grid)
     for layer in stem.layers:
         x = convolve(add_border(x, neighbors), layer.conv.weight, layer.conv.bias)
+        check_visible(layer.norm, x.shape[:3].numel())
         x = layer.act(layer.norm(x.permute(0, 3, 1, 2))).permute(0, 2, 3, 1)  # a map with channels last in memory
     return F.linear(x.flatten(1), stem.proj.weight.flatten(1), stem.proj.bias).view(b, n, -1)
 

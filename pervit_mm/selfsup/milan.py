@@ -8,7 +8,9 @@ from torch import Tensor
 
 from ..checkpoints import read_checkpoint
 from ..models import PerViT
+from ..models.layers import token_grid
 from ..utils.errors import UserError
+from .block_maps import check_content
 from .mae_backbone import MAEPerViT
 from .received_attention import received_attention
 
@@ -33,7 +35,7 @@ class PerViTMILAN(MAE):
 
     Raises:
         UserError: If the backbone is no ``MAEPerViT`` or the neck predicts other widths than the generator has; while
-            training, if the generator has another grid than the backbone.
+            training, if the generator or the neck has another grid than the backbone.
     """
 
     def __init__(self, backbone: dict, neck: dict, head: dict, target_generator: dict,
@@ -58,6 +60,10 @@ class PerViTMILAN(MAE):
             dict[str, Tensor]: ``loss``.
         """
         targets, importance = self.target_generator(inputs)
+        grid = token_grid(inputs, self.backbone.out_stride)
+        if self.neck.hw_shape != grid:
+            raise UserError(f'img_size of {type(self.neck).__name__} must be that of the images: they have {grid} '
+                            f'tokens, and the decoder has places for {self.neck.hw_shape}')
         latent, _, ids_restore = self.backbone(inputs, self.backbone.draw_mask(inputs, importance))
         return dict(loss=self.head.loss(self.neck(latent, ids_restore), targets))
 
@@ -83,7 +89,7 @@ class PerViTTargetGenerator(FrozenGenerator):
     attention that it receives in the last block, see :func:`received_attention`: PerViT has no class token.
 
     Args:
-        backbone (dict): PerViT without windows, with the last block as the only output.
+        backbone (dict): PerViT whose last block attends to all tokens by content and is the only output.
         checkpoint (str | None): Path or URL of its weights. None leaves random weights, for trials.
         prefix (str): What its keys begin with. Defaults to 'teacher.module.backbone.', that of a teacher.
 
@@ -96,10 +102,10 @@ class PerViTTargetGenerator(FrozenGenerator):
         super().__init__()
         init_cfg = None if checkpoint is None else dict(type='Pretrained', checkpoint=checkpoint, prefix=prefix)
         self.backbone = MODELS.build(dict(backbone, out_type='raw', init_cfg=init_cfg))
-        if not isinstance(self.backbone, PerViT) or self.backbone.blocks[-1].window_size is not None or (
-                self.backbone.out_indices != (self.backbone.num_layers - 1, )):
-            raise UserError('backbone of PerViTTargetGenerator must be a PerViT without windows and with the last '
-                            f'block as its only output, got {backbone!r}')
+        if not isinstance(self.backbone, PerViT) or self.backbone.out_indices != (self.backbone.num_layers - 1, ):
+            raise UserError('backbone of PerViTTargetGenerator must be a PerViT with the last block as its only '
+                            f'output, got {backbone!r}')
+        check_content(self.backbone, self.backbone.num_layers - 1)
         self.out_channels = self.backbone.out_channels[-1]
         self.freeze()
 

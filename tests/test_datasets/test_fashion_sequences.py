@@ -1,7 +1,7 @@
 """FashionSequences: known masks, movement, scale and order, and what a sequence depends on."""
 import numpy as np
 import pytest
-from made_items import make_items
+from made_items import make_fashion_mnist, make_items
 
 from pervit_mm.datasets import FashionSequences
 from pervit_mm.datasets.fashion_sequences import FRAMES, LEAST_WAY, SIDE
@@ -68,3 +68,14 @@ def test_a_sequence_depends_on_seed_split_and_index_alone():
         assert (FashionSequences(images, labels, split, seed).sequence(index).frames != first.frames).any()
     with pytest.raises(UserError, match='index must be an integer from 0 on, got -1'):
         again.sequence(-1)
+
+
+def test_sequences_have_the_items_that_are_asked_for(tmp_path):
+    images, labels = make_items(0)
+    some = FashionSequences(images, labels, 'val', items=[3, 14])
+    assert {item for index in range(4) for item in some.sequence(index).items} == {3, 14}
+    make_fashion_mnist(tmp_path / 'items')
+    again = FashionSequences.from_folder(tmp_path / 'items', 'val', items=[3, 14])
+    assert (again.sequence(1).frames == some.sequence(1).frames).all()
+    with pytest.raises(UserError, match="items must name the items of split 'val', got None"):
+        FashionSequences.from_folder(tmp_path / 'items', 'val')

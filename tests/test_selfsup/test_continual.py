@@ -192,6 +192,8 @@ def test_finetuning_and_lwf_record_nothing(old, monkeypatch):
     (dict(task=1, lwf_weight=1.), 'old of DistilledClassifier must be the checkpoint .* got old=None, task=1 and such'),
     (dict(old='x.pth', task=1), 'no such a loss'), (dict(map_loss=dict(MAPS, pool='heads')), "got 'heads'"),
     (dict(map_loss=dict(MAPS, maps='values')), "got 'values'"),
+    (dict(data_preprocessor=dict(type='ClsDataPreprocessor', num_classes=5, batch_augments=dict(
+        augments=[dict(type='Mixup', alpha=0.2)]))), 'batch_augments of data_preprocessor, such as Mixup, must be left'),
 ])
 def test_mistakes(change, words):
     options = dict(tasks=TASKS, backbone=dict(type='PerViT', arch=TINY_ARCH, img_size=28, in_channels=1),

@@ -100,6 +100,10 @@ def test_mistakes():
                           (torch.full((2, 7, 7), 0.5), 'mask must hold 0 for visible')):
         with pytest.raises(UserError, match=message):
             backbone()(images, mask)
+    alone = torch.ones(1, 7, 7)
+    alone[0, 3, 3] = 0
+    with pytest.raises(UserError, match='leaves 1 visible positions in the batch, .*: hide fewer tokens'):
+        backbone().train()(images[:1], alone)
     for options, message in ((dict(mask_ratio=1.), 'mask_ratio of MAEPerViT must be above 0 and below 1, got 1.0'),
                              (dict(window_size=4), 'window_size of MAEPerViT must be None'),
                              (dict(out_indices=(0, 2)), r'last block alone, -1, got \(0, 2\)')):

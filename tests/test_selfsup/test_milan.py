@@ -140,11 +140,13 @@ def test_mistakes(tmp_path):
             (dict(backbone=BACKBONE), 'backbone of PerViTMILAN must be an MAEPerViT, got PerViT'),
             (dict(neck=neck(target_channels=8)), 'target_channels of PromptTokenDecoder must be 24, .* got 8'),
             (dict(target_generator=dict(type='PerViTTargetGenerator', backbone=dict(BACKBONE, window_size=4),
-                                        checkpoint=None)), 'must be a PerViT without windows'),
+                                        checkpoint=None)), r'block 2 of the backbone must attend globally .* window_size=\(4, 4\)'),
             (dict(target_generator=dict(type='PerViTCLIPTargetGenerator', checkpoint=path)),
              "must hold the weights of a CLIP with a Vision Transformer, 'visual.proj' among them")):
         with pytest.raises(UserError, match=message):
             milan(**options)
+    with pytest.raises(UserError, match=r'have \(1, 49\) tokens, and the decoder has places for \(7, 7\)'):
+        milan().loss(torch.rand(2, 1, 4, 196))
     coarse = dict(BACKBONE, arch={**TINY_ARCH, 'stem_channels': (4, 8)})
     with pytest.raises(UserError, match=r'importance must be \(B, H \* W\) = \(2, 49\), got \(2, 16\)'):
         milan(target_generator=dict(type='PerViTTargetGenerator', backbone=coarse, checkpoint=None)).loss(

@@ -57,7 +57,11 @@ def test_a_run_finds_that_the_parts_fit(name):
     cfg.model.get('target_generator', {})['checkpoint'] = None
     with DefaultScope.overwrite_default_scope('mmpretrain'):
         check_channels(MODELS.build(cfg.model))
-        if name == 'mae':
-            cfg.model.neck.out_channels = 3
-            with pytest.raises(UserError, match='model.neck.out_channels is 3, and the backbone has in_channels=1'):
-                check_channels(MODELS.build(cfg.model))
+        for key, value, words in (('neck.out_channels', 3, 'model.neck.out_channels is 3, .* has in_channels=1'),
+                                  ('head.in_channels', 3, 'model.head.in_channels is 3, .* has in_channels=1'),
+                                  ('head.patch_size', 7, 'model.head.patch_size is 7, .* has out_stride=4'),
+                                  ) if name == 'mae' else ():
+            changed = cfg.copy()
+            changed.merge_from_dict({f'model.{key}': value})
+            with pytest.raises(UserError, match=words):
+                check_channels(MODELS.build(changed.model))
