@@ -22,6 +22,7 @@ from pervit_mm.utils.errors import UserError
 from pervit_mm.utils.markdown import markdown_table
 
 ROOT = Path(__file__).resolve().parents[1]
+DATA = 'data/fashion_mnist'
 CONFIGS = {
     'plain': ROOT / 'configs' / 'pervit_nano_3e_fashion-mnist.py',
     'prior': ROOT / 'configs' / 'selfsup' / 'attention_prior' / 'attention-prior_pervit-nano_3e_fashion-mnist.py',
@@ -34,7 +35,7 @@ def main() -> None:
     parser.add_argument('--seeds', nargs='+', type=int, default=[0, 1])
     parser.add_argument('--jobs', type=int, default=2, help='runs at a time')
     parser.add_argument('--images', type=int, default=2000, help='test images to score attention on')
-    parser.add_argument('--data', default='data/fashion_mnist', help='folder of Fashion-MNIST')
+    parser.add_argument('--data', default=DATA, help='folder of Fashion-MNIST')
     parser.add_argument('--root', default='work_dirs/attention_prior', help='folder of all runs')
     parser.add_argument('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='for all runs, as those of '
                         'tools/train.py')
@@ -47,12 +48,15 @@ def main() -> None:
         write_prior(prior, root / 'foreground.npz')
         hooks = [hook.type for hook in load_config(CONFIGS['prior']).custom_hooks]
         file = f'custom_hooks.{hooks.index("AttentionPriorHook")}.priors.0.prior={root / "foreground.npz"}'
+        folders = [] if args.data == DATA else [
+            f'{part}_dataloader.dataset.data_root={args.data}' for part in ('train', 'val', 'test')]
         options = dict(plain=(), prior=(file, ))
-        runs = {(name, seed): Run(f'{name}_seed{seed}', str(config), seed, (*args.cfg_options, *options[name]))
+        runs = {(name, seed): Run(f'{name}_seed{seed}', str(config), seed,
+                                  (*folders, *args.cfg_options, *options[name]))
                 for seed in args.seeds for name, config in CONFIGS.items()}
         found = train_all(ROOT / 'tools' / 'train.py', list(runs.values()), root, args.jobs,
                           max(1, (os.cpu_count() or 1) // max(1, args.jobs)))
-        cfg = load_config(CONFIGS['plain'])
+        cfg = load_config(root / f'plain_seed{args.seeds[0]}' / CONFIGS['plain'].name)  # with the options
         for (name, seed), run in runs.items():
             scores = score_heads(cfg, last_checkpoint(root / run.name), prior, -1, [0], images=args.images)
             rows.append({'training': name, 'seed': seed, 'top-1': found[run.name]['accuracy/top1'],

@@ -7,7 +7,7 @@
 
 It needs Fashion-MNIST and FashionScenes. You can stop it at any time and start it again with the same arguments.
 Finished runs and scores are kept, and an interrupted run goes on from its last checkpoint. The semantic network is
-trained as by tools/pretraining_study.py: its runs are taken over if they are in the same folder.
+trained as by tools/pretraining_study.py: its runs are taken over if they are in the same folder. MILAN comes with SiT.
 
 The sequences are of Fashion-MNIST's test items. In each, two to four items move, grow or shrink and hide one another.
 The mask of the first frame is carried through the others by SFC's protocol. Rows: the first mask copied; the gray
@@ -16,7 +16,6 @@ one, and both fused. Columns: J, the region similarity in percent, mean over the
 whose ground stands still, and of those whose ground drifts.
 """
 import argparse
-import json
 import os
 from collections.abc import Callable, Iterable
 from functools import cache, partial
@@ -34,8 +33,11 @@ from pervit_mm.apis.correspondence_scores import (
     score_sequences,
     training_frames,
 )
+from pervit_mm.benchmarks.kept_scores import fingerprint, kept_scores
+from pervit_mm.benchmarks.pretrained import SYSTEMS, config_of, prefix_of, pretrainings
 from pervit_mm.benchmarks.run_queue import Run, last_checkpoint, train_all
 from pervit_mm.datasets import FashionSequences
+from pervit_mm.datasets.fashion_scenes import SPLITS
 from pervit_mm.evaluation import write_csv
 from pervit_mm.utils.errors import UserError
 from pervit_mm.utils.markdown import markdown_table
@@ -43,47 +45,50 @@ from pervit_mm.utils.markdown import markdown_table
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / 'configs' / 'selfsup'
 FINE = CONFIGS / 'sfc_pervit-nano_1xb32-10e_fashion-scenes.py'
-#: Config of each semantic network.
-SEMANTIC = {path.name.split('_')[0]: path for path in sorted(CONFIGS.glob('*_pervit-nano_*_fashion-mnist.py'))}
+DATA, SCENES = 'data/fashion_mnist', 'data/fashion_scenes'
 
 
-def kept(path: Path, settings: dict, features: Callable[[], Iterable[Tensor | None]], sequences: list) -> dict:
-    """Scores of features, from a file if they were made with the same settings, or else made and written there."""
-    if path.is_file() and (found := json.loads(path.read_text()))['settings'] == settings:
-        return found['scores']
-    scores = score_sequences(sequences, features())
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(dict(settings=settings, scores=scores)))
-    return scores
+def queue(args: argparse.Namespace) -> list[Run]:
+    """All trainings: the fine-grained network and, without ``--weights``, the semantic one."""
+    root = 'train_dataloader.dataset.data_root='
+    # No option where the folder is the usual one, so that runs of the other study are taken over.
+    scenes, items = (() if folder == usual else (f'{root}{folder}', )
+                     for folder, usual in ((args.scenes, SCENES), (args.data, DATA)))
+    options = tuple(args.cfg_options)
+    runs = [Run(f'sfc_seed{seed}', str(FINE), seed, (*scenes, *options)) for seed in args.seeds]
+    if not args.weights:
+        runs += [run for seed in args.seeds
+                 for run in pretrainings(CONFIGS, args.semantic, seed, (*items, *options))]
+    return runs
 
 
 def main() -> None:
     """Run what is missing and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--semantic', choices=SEMANTIC, default='sit', help='system of the semantic network')
+    parser.add_argument('--semantic', choices=SYSTEMS, default='sit', help='system of the semantic network')
     parser.add_argument('--weights', metavar='FILE', help='its checkpoint for all seeds; default: it is trained')
     parser.add_argument('--seeds', nargs='+', type=int, default=[0, 1])
     parser.add_argument('--sequences', type=int, default=20, help='at least 2')
     parser.add_argument('--distance-scale', choices=('fixed', 'grid'), default='fixed',
                         help='what distance means to Φp on the grid of a frame')
     parser.add_argument('--jobs', type=int, default=2, help='runs at a time')
-    parser.add_argument('--data', default='data/fashion_mnist', help='folder of Fashion-MNIST')
+    parser.add_argument('--data', default=DATA, help='folder of Fashion-MNIST')
+    parser.add_argument('--scenes', default=SCENES, help='folder of FashionScenes')
     parser.add_argument('--root', default='work_dirs/pretraining', help='folder of all runs')
     parser.add_argument('--out', metavar='FILE.csv', help='default none')
     parser.add_argument('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='for every training')
     args = parser.parse_args()
     if args.sequences < 2:
         parser.error('--sequences must be at least 2, one of each kind of ground')
-    configs, root, options = dict(fine=FINE, semantic=SEMANTIC[args.semantic]), Path(args.root), tuple(args.cfg_options)
-    runs = {('fine', seed): Run(f'sfc_seed{seed}', str(FINE), seed, options) for seed in args.seeds}
-    if not args.weights:
-        runs.update({('semantic', seed): Run(f'{args.semantic}_seed{seed}', str(configs['semantic']), seed, options)
-                     for seed in args.seeds})
+    root = Path(args.root)
+    networks = dict(fine=(load_config(FINE), prefix_of('sfc')),
+                    semantic=(load_config(config_of(CONFIGS, args.semantic)), prefix_of(args.semantic)))
     try:
-        train_all(ROOT / 'tools' / 'train.py', list(runs.values()), root, args.jobs,
+        train_all(ROOT / 'tools' / 'train.py', queue(args), root, args.jobs,
                   max(1, (os.cpu_count() or 1) // max(1, args.jobs)))
         test = FashionSequences.from_folder(args.data, 'test')
         sequences = [test.sequence(index) for index in range(args.sequences)]
+        items = fingerprint(Path(args.data) / SPLITS['test'][0])
 
         @cache
         def batches() -> list[np.ndarray]:
@@ -91,28 +96,33 @@ def main() -> None:
 
         @cache
         def features(kind: str, checkpoint: str | int) -> list[Tensor]:
-            prefix = 'backbone.' if configs[kind].name.startswith('simmim') else 'teacher.module.backbone.'
-            network = open_network(load_config(configs[kind]), checkpoint, batches(), prefix, args.distance_scale)
+            cfg, prefix = networks[kind]
+            network = open_network(cfg, checkpoint, batches(), prefix, args.distance_scale)
             return [frame_features(network, sequence.frames) for sequence in sequences]
 
         def fused(fine: str, semantic: str) -> Iterable[Tensor]:
             return map(fuse_features, features('fine', fine), features('semantic', semantic))
 
-        kinds = [('first mask copied', '', lambda: [None] * len(sequences), ())]
-        kinds += [(f'pixels, {size} px', '', partial(pixel_features, sequences, size), ()) for size in (4, 12)]
-        for seed in args.seeds:
-            fine = last_checkpoint(root / runs['fine', seed].name)
-            semantic = args.weights or last_checkpoint(root / runs['semantic', seed].name)
-            kinds += [('random weights', seed, partial(features, 'fine', seed), ()),
-                      ('fine', seed, partial(features, 'fine', fine), (fine, )),
-                      (args.semantic, seed, partial(features, 'semantic', semantic), (semantic, )),
-                      (f'fine + {args.semantic}', seed, partial(fused, fine, semantic), (fine, semantic))]
-        rows = []
-        for name, seed, make, checkpoints in kinds:
-            settings = dict(sequences=args.sequences, distance_scale=args.distance_scale, checkpoints=[
-                [path, int(os.path.getmtime(path)) if os.path.isfile(path) else None] for path in checkpoints])
+        def score(name: str, seed: int | str, make: Callable[[], Iterable[Tensor | None]], *checkpoints: str) -> dict:
+            made_of = dict(sequences=args.sequences, items=items, distance_scale=args.distance_scale,
+                           checkpoints=[fingerprint(path) for path in checkpoints],
+                           networks=[repr(cfg.model.backbone) for cfg, _ in networks.values()])
             file = root / 'correspondence' / f'{name.replace(" ", "-").replace(",", "")}_seed{seed}.json'
-            rows.append({'features': name, 'seed': seed, **kept(file, settings, make, sequences)})
+            scores = kept_scores(file, made_of, lambda: score_sequences(sequences, make()))
+            return {'features': name, 'seed': seed, **scores}
+
+        rows = [score('first mask copied', '', lambda: [None] * len(sequences))]
+        rows += [score(f'pixels, {size} px', '', partial(pixel_features, sequences, size)) for size in (4, 12)]
+        if args.weights:
+            rows.append(score(args.semantic, '', partial(features, 'semantic', args.weights), args.weights))
+        for seed in args.seeds:
+            fine = last_checkpoint(root / f'sfc_seed{seed}')
+            semantic = args.weights or last_checkpoint(root / f'{args.semantic}_seed{seed}')
+            rows += [score('random weights', seed, partial(features, 'fine', seed)),
+                     score('fine', seed, partial(features, 'fine', fine), fine)]
+            if not args.weights:
+                rows.append(score(args.semantic, seed, partial(features, 'semantic', semantic), semantic))
+            rows.append(score(f'fine + {args.semantic}', seed, partial(fused, fine, semantic), fine, semantic))
         if args.out:
             write_csv(rows, args.out)
     except UserError as error:

@@ -13,7 +13,6 @@ items that got a cluster, on average. BatchNorm has statistics of training scene
 these scores.
 """
 import argparse
-import json
 import os
 from pathlib import Path
 from statistics import mean, stdev
@@ -22,6 +21,7 @@ from mmengine.config import Config
 
 from pervit_mm.apis.configs import load_config
 from pervit_mm.apis.overclustering import Tiles, read_tiles, score_overclustering
+from pervit_mm.benchmarks.kept_scores import fingerprint, kept_scores
 from pervit_mm.benchmarks.run_queue import Run, last_checkpoint, train_all
 from pervit_mm.evaluation import write_csv
 from pervit_mm.utils.errors import UserError
@@ -36,18 +36,13 @@ CALIBRATION = 100
 def score(name: str, weights: str, seed: int, cfg: Config, tiles: tuple[Tiles, Tiles], settings: dict,
           root: Path) -> dict[str, list]:
     """Mean IoU in percent and number of matched classes, for each run of k-means. A result that is there is kept."""
-    result, settings = root / 'scores' / f'{name}.json', dict(settings, weights=weights)
-    if os.path.isfile(weights):
-        settings['made'] = int(os.path.getmtime(weights))
-    if result.is_file():
-        kept = json.loads(result.read_text())
-        if kept.pop('settings') == settings:
-            return kept
-    found = score_overclustering(cfg, weights, *tiles, clusters=settings['clusters'], seed=seed)
-    scores = dict(miou=[one.miou for one in found], classes=[len(one.matches.unique()) for one in found])
-    result.parent.mkdir(parents=True, exist_ok=True)
-    result.write_text(json.dumps(dict(scores, settings=settings)))
-    return scores
+    def make() -> dict[str, list]:
+        found = score_overclustering(cfg, weights, *tiles, clusters=settings['clusters'], seed=seed)
+        return dict(miou=[one.miou for one in found], classes=[len(one.matches.unique()) for one in found])
+
+    start = cfg.model.backbone.init_cfg.checkpoint if weights == 'start' else weights
+    made_of = dict(settings, weights=[weights, fingerprint(start)], seed=seed, model=repr(cfg.model))
+    return kept_scores(root / 'scores' / f'{name}.json', made_of, make)
 
 
 def main() -> None:
@@ -67,7 +62,8 @@ def main() -> None:
     if args.start:
         options.append(f'model.backbone.init_cfg.checkpoint={args.start}')
     runs = [Run(f'leopart_seed{seed}', str(CONFIG), seed, tuple(options)) for seed in args.seeds]
-    root, settings = Path(args.root), dict(clusters=args.clusters, scenes=args.scenes, start=args.start)
+    root, settings = Path(args.root), dict(
+        clusters=args.clusters, scenes=args.scenes, data=fingerprint(Path(args.data) / 'fashion_scenes.json'))
     try:
         train_all(ROOT / 'tools' / 'train.py', runs, root, args.jobs,
                   max(1, (os.cpu_count() or 1) // max(1, args.jobs)))

@@ -193,7 +193,7 @@ def test_finetuning_and_lwf_record_nothing(old, monkeypatch):
     (dict(old='x.pth', task=1), 'no such a loss'), (dict(map_loss=dict(MAPS, pool='heads')), "got 'heads'"),
     (dict(map_loss=dict(MAPS, maps='values')), "got 'values'"),
     (dict(data_preprocessor=dict(type='ClsDataPreprocessor', num_classes=5, batch_augments=dict(
-        augments=[dict(type='Mixup', alpha=0.2)]))), 'batch_augments of data_preprocessor, such as Mixup, must be left'),
+        augments=[dict(type='Mixup', alpha=0.2)]))), 'batch_augments of data_preprocessor, such as Mixup, must be'),
 ])
 def test_mistakes(change, words):
     options = dict(tasks=TASKS, backbone=dict(type='PerViT', arch=TINY_ARCH, img_size=28, in_channels=1),

@@ -140,7 +140,8 @@ def test_mistakes(tmp_path):
             (dict(backbone=BACKBONE), 'backbone of PerViTMILAN must be an MAEPerViT, got PerViT'),
             (dict(neck=neck(target_channels=8)), 'target_channels of PromptTokenDecoder must be 24, .* got 8'),
             (dict(target_generator=dict(type='PerViTTargetGenerator', backbone=dict(BACKBONE, window_size=4),
-                                        checkpoint=None)), r'block 2 of the backbone must attend globally .* window_size=\(4, 4\)'),
+                                        checkpoint=None)),
+             r'block 2 of the backbone must attend globally .* window_size=\(4, 4\)'),
             (dict(target_generator=dict(type='PerViTCLIPTargetGenerator', checkpoint=path)),
              "must hold the weights of a CLIP with a Vision Transformer, 'visual.proj' among them")):
         with pytest.raises(UserError, match=message):

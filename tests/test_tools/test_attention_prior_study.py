@@ -43,6 +43,11 @@ def checkpoint_of(cfg, path):
     return model.eval()
 
 
+def options_of(run):
+    return {key: DictAction._parse_iterable(value) for key, value in (
+        option.split('=', 1) for option in run.options)}
+
+
 def test_the_file_of_mean_foreground(data, tmp_path, capsys):
     main = runpy.run_path(str(TOOLS / 'make_attention_prior.py'))['main']
     main(['fashion-mnist', str(tmp_path / 'prior.npz'), '--root', str(data)])
@@ -88,19 +93,25 @@ def test_the_study_gives_its_prior_to_the_hook_and_prints_the_table(data, tmp_pa
         for run in runs:
             (folder / run.name).mkdir()
             (folder / run.name / 'last_checkpoint').write_text('epoch_3.pth')
+            cfg = load_config(run.config)
+            cfg.merge_from_dict(options_of(run))
+            cfg.dump(folder / run.name / Path(run.config).name)
             seen.append(run)
         return {run.name: {'accuracy/top1': 90. + run.seed} for run in runs}
 
     monkeypatch.setattr(run_queue, 'train_all', train_all)
-    monkeypatch.setattr(attention_priors, 'score_heads', lambda cfg, checkpoint, prior, block, heads, images: dict(
-        heads=80. if 'prior_' in checkpoint else 60., prior=85., chance=40.))
-    monkeypatch.setattr('sys.argv', ['attention_prior_study.py', '--data', str(data), '--root', str(root)])
+    def score_heads(cfg, checkpoint, prior, block, heads, images):
+        assert cfg.test_dataloader.dataset.data_root == str(data) and cfg.test_dataloader.batch_size == 7
+        return dict(heads=80. if 'prior_' in checkpoint else 60., prior=85., chance=40.)
+
+    monkeypatch.setattr(attention_priors, 'score_heads', score_heads)
+    monkeypatch.setattr('sys.argv', ['attention_prior_study.py', '--data', str(data), '--root', str(root),
+                                     '--cfg-options', 'test_dataloader.batch_size=7'])
     runpy.run_path(str(TOOLS / 'attention_prior_study.py'), run_name='__main__')
     assert [run.name for run in seen] == ['plain_seed0', 'prior_seed0', 'plain_seed1', 'prior_seed1']
     assert '| prior | 1 | 91.0 | 80.0 | 85.0 | 40.0 |' in capsys.readouterr().out
-    plain, with_prior = (load_config(run.config) for run in seen[:2])
-    with_prior.merge_from_dict({key: DictAction._parse_iterable(value) for key, value in (
-        option.split('=') for option in seen[1].options)})
+    plain, with_prior = (load_config(root / run.name / Path(run.config).name) for run in seen[:2])
+    assert plain.train_dataloader.dataset.data_root == plain.val_dataloader.dataset.data_root == str(data)
     hook = HOOKS.build(with_prior.custom_hooks[-1])
     np.testing.assert_allclose(hook.prior_loss.target0, read_prior(root / 'foreground.npz').target())
     for key in plain.keys() - {'custom_hooks', 'custom_imports'}:

@@ -18,7 +18,7 @@ def study(monkeypatch):
 @pytest.mark.parametrize('systems', [['milan'], ['milan', 'sit'], ['mae', 'sit', 'milan']])
 def test_milan_follows_the_sit_of_its_seed(study, systems):
     """Each run once, each ahead of those that start from it, and each config is there."""
-    runs = study.queue(systems, ['scratch'], [0, 3])
+    runs = study.queue(systems, list(study.CONTROLS), [0, 3])
     names = [run.name for run in runs]
     assert len(set(names)) == len(names) and all(Path(run.config).is_file() for run in runs)
     assert {f'{system}{part}_seed{seed}' for system in systems for part in ('', '-1pct') for seed in (0, 3)} <= {*names}
