@@ -67,7 +67,7 @@ def slow_cross_entropy(student, teacher, center, student_temp=0.1, teacher_temp=
 
 @DATASETS.register_module(force=True)
 class RandomViews(BaseDataset):
-    """Random images of 8 bits, several views of each, with boxes that overlap."""
+    """Random images of 8 bits, several views of each, with boxes that overlap. One number for ``sizes``: no views."""
 
     def __init__(self, number=8, sizes=(28, 28, 16), channels=1):
         self.number, self.sizes, self.channels = number, sizes, channels
@@ -79,6 +79,9 @@ class RandomViews(BaseDataset):
     def prepare_data(self, idx):
         from mmpretrain.structures import DataSample
         rng = np.random.default_rng(idx)
+        if isinstance(self.sizes, int):
+            image = rng.integers(0, 255, (self.channels, self.sizes, self.sizes), np.uint8)
+            return dict(inputs=torch.from_numpy(image), data_samples=DataSample())
         inputs = [torch.from_numpy(rng.integers(0, 255, (self.channels, size, size), np.uint8)) for size in self.sizes]
         sample = DataSample()
         sample.boxes = np.array([[i, idx % 3, i + 20, idx % 3 + 24] for i in range(len(self.sizes))], np.float32)
@@ -86,7 +89,8 @@ class RandomViews(BaseDataset):
 
 
 def distillation_runner(work_dir, model=DINO, hooks=(dict(type='DistillationHook'), ), epochs=2, images=8,
-                        channels=1, optim_wrapper=None, optimizer=None, train_cfg=None, checkpoint=None, **kwargs):
+                        channels=1, optim_wrapper=None, optimizer=None, train_cfg=None, checkpoint=None, sizes=(28, 28, 16),
+                        **kwargs):
     """A ``PerViTRunner`` in this process, with batches of four images. ``model``: options of a system, or a model."""
     if isinstance(model, dict):
         kind = 'SiT' if 'corruption' in model else 'SelfDistillation'
@@ -94,7 +98,8 @@ def distillation_runner(work_dir, model=DINO, hooks=(dict(type='DistillationHook
     return PerViTRunner(
         model=model, work_dir=str(work_dir),
         train_dataloader=dict(
-            batch_size=4, num_workers=0, dataset=dict(type='RandomViews', number=images, channels=channels),
+            batch_size=4, num_workers=0,
+            dataset=dict(type='RandomViews', number=images, sizes=sizes, channels=channels),
             collate_fn=dict(type='default_collate'), sampler=dict(type='DefaultSampler', shuffle=True)),
         train_cfg=train_cfg or dict(by_epoch=True, max_epochs=epochs),
         optim_wrapper=dict(optimizer=optimizer or dict(type='AdamW', lr=1e-3, weight_decay=0.1),

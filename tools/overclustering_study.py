@@ -23,6 +23,7 @@ from pervit_mm.apis.configs import load_config
 from pervit_mm.apis.overclustering import Tiles, read_tiles, score_overclustering
 from pervit_mm.benchmarks.kept_scores import fingerprint, kept_scores
 from pervit_mm.benchmarks.run_queue import Run, last_checkpoint, train_all
+from pervit_mm.datasets.fashion_scenes_files import MANIFEST
 from pervit_mm.evaluation import write_csv
 from pervit_mm.utils.errors import UserError
 from pervit_mm.utils.markdown import markdown_table
@@ -63,7 +64,7 @@ def main() -> None:
         options.append(f'model.backbone.init_cfg.checkpoint={args.start}')
     runs = [Run(f'leopart_seed{seed}', str(CONFIG), seed, tuple(options)) for seed in args.seeds]
     root, settings = Path(args.root), dict(
-        clusters=args.clusters, scenes=args.scenes, data=fingerprint(Path(args.data) / 'fashion_scenes.json'))
+        clusters=args.clusters, scenes=args.scenes, data=fingerprint(Path(args.data) / MANIFEST))
     try:
         train_all(ROOT / 'tools' / 'train.py', runs, root, args.jobs,
                   max(1, (os.cpu_count() or 1) // max(1, args.jobs)))

@@ -14,8 +14,8 @@ from .fashion_scenes import FASHION_CLASSES, SCENE_SIDES, SOURCES, FashionScenes
 
 # Increase this number whenever the same settings give other files.
 _FORMAT = 2
-# A folder with this file counts as scenes and may be replaced, so no other data set must have a file of this name.
-_MANIFEST = 'fashion_scenes.json'
+#: A folder with this file counts as scenes and may be replaced, so no other data set must have a file of this name.
+MANIFEST = 'fashion_scenes.json'
 
 
 def prepare_fashion_scenes(
@@ -66,7 +66,7 @@ def prepare_fashion_scenes(
     if _is_there(root, settings):
         log(f'The scenes are in {root}: {train} for training, {val} for validation, {test} for testing.')
         return False
-    if root.exists() and not (root.is_dir() and ((root / _MANIFEST).is_file() or not any(root.iterdir()))):
+    if root.exists() and not (root.is_dir() and ((root / MANIFEST).is_file() or not any(root.iterdir()))):
         raise UserError(f'root={str(root)!r} holds something else than scenes: name another folder, or remove it.')
     check_fashion_mnist(fashion_mnist, files)
     log(f'Drawing {train} scenes for training, {val} for validation and {test} for testing; 100 take about a second.')
@@ -84,7 +84,7 @@ def prepare_fashion_scenes(
                     f'train={train!r} must leave items for validation, and training scenes have all '
                     f'{len(scenes.images)} of them: make fewer, or leave validation out by val=0 (--val 0).')
             _write_split(partial, FashionScenes(scenes.images, scenes.labels, 'val', seed, left, max_side), val)
-        (partial / _MANIFEST).write_text(json.dumps(settings, indent=2) + '\n')
+        (partial / MANIFEST).write_text(json.dumps(settings, indent=2) + '\n')
         try:
             if root.exists():
                 os.rename(root, replaced)
@@ -101,7 +101,7 @@ def prepare_fashion_scenes(
 def _is_there(root: Path, settings: dict) -> bool:
     """Whether ``root`` holds the set with these settings, with no file missing."""
     try:
-        if json.loads((root / _MANIFEST).read_text()) != settings:
+        if json.loads((root / MANIFEST).read_text()) != settings:
             return False
     except (OSError, ValueError):
         return False

@@ -13,6 +13,7 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from ..checkpoints import check_checkpoint, check_pretrained, find_resumable
+from ..datasets.fashion_scenes_files import MANIFEST
 from ..utils.errors import UserError
 from . import machine
 from .preflight import check_masks, innermost_dataset
@@ -234,9 +235,10 @@ def check_data(cfg: dict, loader: str) -> None:
             continue
         path = osp.join(root, part)
         if path and not osp.exists(path):
-            raise UserError(
-                f'{name} ({kind}): {path!r} does not exist, seen from {os.getcwd()!r}. Put the '
-                f'data there, or say where it is with --cfg-options {name}.data_root=...')
+            next_step = f'Put the data there, or say where it is with --cfg-options {name}.data_root=...'
+            if osp.isfile(osp.join(root, MANIFEST)):  # drawn by an earlier version, or without this split
+                next_step = 'Draw the scenes anew with tools/prepare_fashion_scenes.py'
+            raise UserError(f'{name} ({kind}): {path!r} does not exist, seen from {os.getcwd()!r}. {next_step}')
 
 
 def _more_folders(cfg: Config) -> list[str]:

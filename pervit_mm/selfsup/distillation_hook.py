@@ -19,7 +19,7 @@ PATIENCE = 0.1
 
 @HOOKS.register_module(name=['DistillationHook', 'PerViTDistillationHook'])
 class DistillationHook(Hook):
-    """Drive a run of :class:`pervit_mm.selfsup.SelfDistillation` or :class:`pervit_mm.selfsup.SiT`.
+    """Drive a run of a model with a teacher, any :class:`pervit_mm.selfsup.TeacherStudent`.
 
     - Before training, unless weights of a teacher were loaded, the teacher is made equal to the student. So
       ``load_from`` takes weights of a student alone, and of a whole pre-training.
@@ -118,7 +118,7 @@ class DistillationHook(Hook):
     def _model(runner: Runner) -> TeacherStudent:
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         if not isinstance(model, TeacherStudent):
-            raise UserError(f'DistillationHook needs a model with a teacher, SelfDistillation or SiT, got '
+            raise UserError(f'DistillationHook needs a model with a teacher, such as SiT, got '
                             f'{type(model).__name__}: take the hook out of custom_hooks')
         return model
 

@@ -126,3 +126,11 @@ def test_missing_data_is_named_unless_it_may_be_remote_or_downloaded(dataset, fa
             launch.check_data(cfg, 'train_dataloader')
     else:
         launch.check_data(cfg, 'train_dataloader')
+
+
+def test_a_missing_split_of_scenes_is_drawn_and_not_searched_for(tmp_path):
+    """Scenes of an earlier version have no validation split."""
+    (tmp_path / 'fashion_scenes.json').write_text('{}')
+    cfg = dict(val_dataloader=dict(dataset=dict(type='CocoDataset', data_root=str(tmp_path), data_prefix='val')))
+    with pytest.raises(UserError, match="val' does not exist, .* Draw the scenes anew with tools/prepare_fashion_sce"):
+        launch.check_data(cfg, 'val_dataloader')

@@ -233,7 +233,7 @@ def test_a_run_without_the_hook_is_told(tmp_path):
 
 
 def test_a_model_without_a_teacher_is_told(tmp_path):
-    with pytest.raises(UserError, match='a model with a teacher, SelfDistillation or SiT, got ImageClassifier: take '):
+    with pytest.raises(UserError, match='a model with a teacher, such as SiT, got ImageClassifier: take '):
         classifier_runner(tmp_path, [dict(type='DistillationHook')]).train()
 
 

@@ -4,6 +4,7 @@ import copy
 import pytest
 import torch
 from conftest import TINY_ARCH, randomize
+from distillation_run import distillation_runner
 from torch import nn
 
 from pervit_mm.models import PerViT
@@ -98,6 +99,37 @@ def test_weights_come_from_the_checkpoint_of_a_teacher(tmp_path):
     assert not any(param.requires_grad for param in model.target_generator.parameters())
     with pytest.raises(UserError, match="no weight of PerViT is in .* under prefix='backbone.'"):
         milan(target_generator=dict(target, prefix='backbone.')).init_weights()
+
+
+@pytest.mark.parametrize('kind', ['mae', 'milan'])
+def test_a_resumed_run_repeats_the_undisturbed_one_to_the_bit(tmp_path, kind):
+    """Random masks included. The target generator is part of MILAN's checkpoints."""
+    teacher = randomize(PerViT(**{key: value for key, value in BACKBONE.items() if key != 'type'}))
+    path = str(tmp_path / 'teacher.pth')
+    torch.save(dict(state_dict={f'backbone.{key}': value for key, value in teacher.state_dict().items()}), path)
+    target = dict(type='PerViTTargetGenerator', backbone=BACKBONE, checkpoint=path, prefix='backbone.')
+    model = dict(type='PerViTMILAN', backbone=dict(BACKBONE, type='MAEPerViT'), neck=neck(), target_generator=target,
+                 head=dict(type='mmpretrain.MIMHead', loss=LOSS))
+    if kind == 'mae':
+        del model['target_generator']
+        model.update(type='mmpretrain.MAE', neck=dict(
+            type='MAETokenDecoder', in_channels=24, encoder_stride=4, out_channels=1, img_size=28, embed_dims=16,
+            num_layers=1, num_heads=2), head=dict(
+                type='MAEPretrainHead', patch_size=4, in_channels=1,
+                loss=dict(type='PixelReconstructionLoss', criterion='L2')))
+
+    def run(name, **options):
+        runner = distillation_runner(tmp_path / name, model, hooks=(), epochs=3, sizes=28,
+                                     checkpoint=dict(type='PerViTCheckpointHook', interval=1), **options)
+        runner.train()
+        return dict(runner.model.state_dict())
+
+    expected = run('whole')
+    found = run('resumed', resume=True, load_from=str(tmp_path / 'whole' / 'epoch_1.pth'))
+    assert expected.keys() == found.keys()
+    assert any(key.startswith('target_generator.') for key in expected) == (kind == 'milan')
+    for key, value in expected.items():
+        assert torch.equal(value, found[key]), key
 
 
 @pytest.fixture
