@@ -89,8 +89,8 @@ class RandomViews(BaseDataset):
 
 
 def distillation_runner(work_dir, model=DINO, hooks=(dict(type='DistillationHook'), ), epochs=2, images=8,
-                        channels=1, optim_wrapper=None, optimizer=None, train_cfg=None, checkpoint=None, sizes=(28, 28, 16),
-                        **kwargs):
+                        channels=1, optim_wrapper=None, optimizer=None, train_cfg=None, checkpoint=None,
+                        sizes=(28, 28, 16), **kwargs):
     """A ``PerViTRunner`` in this process, with batches of four images. ``model``: options of a system, or a model."""
     if isinstance(model, dict):
         kind = 'SiT' if 'corruption' in model else 'SelfDistillation'
