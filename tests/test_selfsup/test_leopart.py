@@ -1,10 +1,4 @@
 """Leopart: its loss by a slow loop, its queue, a run that resumes to the bit, and two processes that are one."""
-import os
-import subprocess
-import sys
-from datetime import timedelta
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -14,6 +8,7 @@ from mmengine.model import MMDistributedDataParallel
 from mmengine.optim import OptimWrapper
 from mmpretrain.structures import DataSample
 from torchvision.ops import roi_align
+from two_processes import process_group, second_process
 
 from pervit_mm.selfsup import ClusterHead, Leopart
 from pervit_mm.selfsup.regions import overlap_regions
@@ -202,33 +197,17 @@ def one_step(wrap, share):
 
 def run_rank(rank, folder):
     """One of two processes that train in step over gloo, each on half of the batch."""
-    dist = torch.distributed
-    dist.init_process_group('gloo', init_method=f'file://{folder}/store', rank=rank, world_size=2,
-                            timeout=timedelta(minutes=10))
-    try:
+    with process_group(rank, folder):
         half = slice(rank * 2, (rank + 1) * 2)
         return one_step(lambda model: MMDistributedDataParallel(model, broadcast_buffers=False), half)
-    finally:
-        dist.destroy_process_group()
 
 
 def test_two_processes_are_one_with_the_joined_batch(tmp_path):
     """Assignments, student and teacher. New tokens of both stand in the queue of each, in any order."""
-    code = ('import sys; sys.path[:0] = sys.argv[2:]; import test_leopart as t; t.torch.set_num_threads(1);'
-            't.torch.save(t.run_rank(1, sys.argv[1]), sys.argv[1] + "/second.pth")')
-    here = Path(__file__)
-    other = subprocess.Popen(
-        [sys.executable, '-c', code, str(tmp_path), str(here.parent), str(here.parents[1])],
-        cwd=here.parents[2], env={**os.environ, 'PYTHONPATH': str(here.parents[2])}, stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE, text=True)
-    try:
+    with second_process(__file__, tmp_path) as other:
         expected, assigned, queue = one_step(lambda model: model, slice(None))
         first, first_assigned, first_queue = run_rank(0, tmp_path)
-        assert other.wait(timeout=600) == 0
-    finally:
-        other.kill()
-        print(other.communicate()[1])  # pytest shows it after a failure
-    second, second_assigned, second_queue = torch.load(tmp_path / 'second.pth')
+    (second, second_assigned, second_queue), = other
     start = leopart().state_dict()
     torch.testing.assert_close(torch.cat([first_assigned, second_assigned], dim=1), assigned)
     for key, value in expected.items():

@@ -1,16 +1,11 @@
 """Self-distillation in two processes: one teacher, one center, and candidates of both for the contrast."""
-import os
-import subprocess
-import sys
-from datetime import timedelta
-from pathlib import Path
-
 import pytest
 import torch
 from conftest import naming
 from distillation_run import ESVIT, IBOT, distiller, make_views
 from mmengine.model import MMDistributedDataParallel
 from mmengine.optim import OptimWrapper
+from two_processes import process_group, second_process
 
 from pervit_mm.selfsup import ContrastHead
 
@@ -38,10 +33,7 @@ def two_steps(wrap, share):
 
 def run_rank(rank, folder):
     """One of two processes that train in step over gloo, each on half of the batch."""
-    dist = torch.distributed
-    dist.init_process_group('gloo', init_method=f'file://{folder}/store', rank=rank, world_size=2,
-                            timeout=timedelta(minutes=10))
-    try:
+    with process_group(rank, folder):
         half = slice(rank * BATCH // 2, (rank + 1) * BATCH // 2)
         found = two_steps(lambda model: MMDistributedDataParallel(model, broadcast_buffers=False), half)
         # The first rank hides nothing. DDP would complain of a mask token without a gradient in the next step.
@@ -52,28 +44,15 @@ def run_rank(rank, folder):
             wrapped.train_step(dict(inputs=make_views(2), data_samples=None), optim_wrapper)
             model.update_teacher()
         return found, {key: value for key, value in model.state_dict().items() if 'running' not in key}
-    finally:
-        dist.destroy_process_group()
 
 
 def test_two_processes_have_one_teacher_and_one_center(tmp_path):
     """Equal to the bit on both, and those of one process on the joined batch up to rounding."""
-    code = ('import sys; sys.path[:0] = sys.argv[2:]; import test_two_processes as t; t.torch.set_num_threads(1);'
-            't.torch.save(t.run_rank(1, sys.argv[1]), sys.argv[1] + "/second.pth")')
-    here = Path(__file__)
-    other = subprocess.Popen(
-        [sys.executable, '-c', code, str(tmp_path), str(here.parent), str(here.parents[1])],
-        cwd=here.parents[2], env={**os.environ, 'PYTHONPATH': str(here.parents[2])}, stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE, text=True)
-    try:
+    with second_process(__file__, tmp_path) as other:
         expected = two_steps(lambda model: model, slice(None))
         start = distiller(ESVIT).state_dict()
         first, first_ibot = run_rank(0, tmp_path)
-        assert other.wait(timeout=600) == 0
-    finally:
-        other.kill()
-        print(other.communicate()[1])  # pytest shows it after a failure
-    second, second_ibot = torch.load(tmp_path / 'second.pth')
+    (second, second_ibot), = other
     for key in ('contrast', 'accuracy'):
         torch.testing.assert_close((first.pop(key) + second.pop(key)) / 2, expected.pop(key))
     for key, value in expected.items():
