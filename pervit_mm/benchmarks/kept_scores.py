@@ -5,6 +5,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from ..utils.atomic_write import write_json
+
 
 def fingerprint(path: str | Path) -> str:
     """What tells a file from another one: the first 16 digits of its SHA-256.
@@ -15,8 +17,7 @@ def fingerprint(path: str | Path) -> str:
     Returns:
         str: The digits, or the path itself if no such file is here, as for ``pervit_mm://`` names.
     """
-    path = Path(path)
-    return sha256(path.read_bytes()).hexdigest()[:16] if path.is_file() else str(path)
+    return sha256(Path(path).read_bytes()).hexdigest()[:16] if Path(path).is_file() else str(path)
 
 
 def kept_scores(path: str | Path, made_of: dict[str, Any], make: Callable[[], dict]) -> dict:
@@ -48,5 +49,5 @@ def kept_scores(path: str | Path, made_of: dict[str, Any], make: Callable[[], di
             return found['scores']
     scores = make()
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(dict(made_of=made_of, scores=scores), indent=1))
+    write_json(path, dict(made_of=made_of, scores=scores))
     return scores

@@ -9,6 +9,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from ..apis.configs import load_config
+from ..utils.atomic_write import write_json
 from ..utils.errors import UserError
 from .equal_time import READING, call, scalars
 
@@ -114,7 +115,7 @@ def train_once(tool: str | Path, run: Run, root: str | Path, threads: int | None
     if result.is_file():
         return json.loads(result.read_text())
     work_dir.mkdir(parents=True, exist_ok=True)
-    plan.write_text(json.dumps(settings))
+    write_json(plan, settings)
     if not is_finished(work_dir, run.config):  # a queue may be stopped between a training's end and its result
         command = [sys.executable, str(tool), run.config, '--work-dir', str(work_dir), '--seed', str(run.seed),
                    '--resume', *(('--cfg-options', *options) if options else ())]
@@ -123,7 +124,7 @@ def train_once(tool: str | Path, run: Run, root: str | Path, threads: int | None
     if is_unmeasured(work_dir, run.config, metrics):
         raise UserError(f'training {run.name} is finished and was stopped in its last validation: remove '
                         f'{last_checkpoint(work_dir)} and {work_dir}/last_checkpoint, and start again')
-    result.write_text(json.dumps(metrics, indent=1))
+    write_json(result, metrics)
     return metrics
 
 

@@ -1,12 +1,27 @@
 """Writing files so that they are there as a whole or not at all."""
+import json
 import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from .errors import UserError
+
+
+def write_json(path: str | Path, data: Any) -> None:
+    """Write data as JSON, as a whole or not at all.
+
+    Args:
+        path (str | Path): The file that is made or replaced, in a folder that exists.
+        data (Any): What JSON can hold.
+
+    Raises:
+        UserError: If no file can be made in that folder.
+    """
+    with replacing(path) as file:
+        file.write(json.dumps(data, indent=1).encode())
 
 
 @contextmanager
