@@ -9,7 +9,8 @@
 
 You can stop it at any time and start it again with the same arguments. Finished runs are kept, and an interrupted run
 goes on from its last checkpoint. The first seed of all rows comes first. A row is a config in configs/ablation/, a
-setting changes the training of all rows alike. Columns: top-1 on the 10,000 test images after the last epoch, mean and
+setting changes the training of all rows alike. A seed draws the weights, the order of the images, and which images the
+few are. Columns: top-1 on the 10,000 test images after the last epoch, mean and
 deviation over the seeds; the mean of the paired differences to the row `full` with its 95 % interval; the p of a
 paired t-test; and, in every setting but the first, how far Φp of each block moved, see `PerViTPositionShiftHook`. Many
 rows are compared, so one p of 0.05 among them says little.
@@ -17,6 +18,7 @@ rows are compared, so one p of 0.05 among them says little.
 import argparse
 import os
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from pervit_mm.benchmarks.difference_chart import draw_differences
@@ -28,6 +30,8 @@ from pervit_mm.utils.markdown import markdown_table
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / 'configs' / 'ablation'
+#: What tools/prepare_fashion_clutter.py writes last.
+CLUTTER = Path('data/fashion_clutter/fashion_clutter.json')
 #: Rows of the table: config, and what it leaves out or changes.
 ROWS = {
     'full': 'PerViT-nano',
@@ -36,15 +40,15 @@ ROWS = {
     'no-position_no-cpe': 'without both',
     'no-content': 'without Φc',
     'patchify': 'patchify stem',
-    'euclidean': 'Φp of the Euclidean distance alone',
-    'relative-bias': 'learned relative bias in place of Φp',
+    'euclidean': 'Φp of the Euclidean distance alone; starts flat',
+    'relative-bias': 'learned relative bias in place of Φp; starts flat',
     'kernel-1': '1 × 1 kernels in the position network',
-    'no-norm': 'no norms in the position network',
+    'no-norm': 'no norms in the position network, and random weights at its start',
     'init-local': 'every block starts local',
     'init-global': 'every block starts global',
     'init-trunc-normal': 'Φp starts from a truncated normal',
     'symmetry-noise': 'noise on equal hidden channels',
-    'fast-position': 'ten times the rate for the position network',
+    'fast-position': 'ten times the rate for the position network, and no weight decay on it',
     'vit': "MMPretrain's VisionTransformer",
 }
 #: The rows of most settings but the first.
@@ -63,7 +67,7 @@ class Setting:
         text (str): Says it.
         folder (str): Where the configs are, below configs/ablation; their names end with it too. Defaults to '', that
             folder itself.
-        images (int, optional): The first so many training images, and not all. Defaults to None, all.
+        shots (int, optional): Training images of each class, which the seed draws. Defaults to None, all.
         epochs (int, optional): In place of those of the configs. Defaults to None.
         rows (tuple[str, ...]): Defaults to :data:`FEW`.
         shift (bool): Whether the runs log how far Φp moves, by ``PerViTPositionShiftHook``. Defaults to True.
@@ -71,7 +75,7 @@ class Setting:
 
     text: str
     folder: str = ''
-    images: int | None = None
+    shots: int | None = None
     epochs: int | None = None
     rows: tuple[str, ...] = FEW
     shift: bool = True
@@ -80,26 +84,28 @@ class Setting:
         """The config of a row."""
         return CONFIGS / self.folder / (f'{row}_{self.folder}.py' if self.folder else f'{row}.py')
 
-    def options(self, row: str) -> tuple[str, ...]:
+    def options(self, row: str, seed: int) -> tuple[str, ...]:
         """What is changed in the config of a row, as ``KEY=VALUE``."""
         hook = ('default_hooks.position_shift.type=PerViTPositionShiftHook', )
         hook = hook if self.shift and row not in WITHOUT else ()
-        if self.images is None:
+        if self.shots is None:
             return hook
         warm_up = round(self.epochs / 12, 2)  # the share that it has of 3 epochs
-        return (f'train_dataloader.dataset.indices={self.images}', f'train_cfg.max_epochs={self.epochs}',
-                f'train_cfg.val_interval={self.epochs}', f'param_scheduler.0.end={warm_up}',
-                f'param_scheduler.1.begin={warm_up}', f'param_scheduler.1.end={self.epochs}', *hook)
+        return (f'train_dataloader.dataset.shots={self.shots}', f'train_dataloader.dataset.seed={seed}',
+                f'train_cfg.max_epochs={self.epochs}', f'train_cfg.val_interval={self.epochs}',
+                f'param_scheduler.0.end={warm_up}', f'param_scheduler.1.begin={warm_up}',
+                f'param_scheduler.1.end={self.epochs}', *hook)
 
 
 SETTINGS = {
     'all': Setting('Fashion-MNIST, 3 epochs', rows=tuple(ROWS), shift=False),
-    'images-6000': Setting('the first 6,000 images of Fashion-MNIST, 20 epochs', images=6000, epochs=20,
+    'images-6000': Setting('6,000 images of Fashion-MNIST, drawn by the seed, 20 epochs', 'few', 600, 20,
                            rows=FEW + CAUSES),
-    'images-6000-long': Setting('the first 6,000 images of Fashion-MNIST, 60 epochs', images=6000, epochs=60,
+    'images-6000-long': Setting('6,000 images of Fashion-MNIST, drawn by the seed, 60 epochs', 'few', 600, 60,
                                 rows=('full', 'no-position', 'fast-position')),
-    'images-600': Setting('the first 600 images of Fashion-MNIST, 100 epochs', images=600, epochs=100),
-    'tokens-14': Setting('14 × 14 tokens, the first 6,000 images of Fashion-MNIST, 20 epochs', 'tokens-14', 6000, 20),
+    'images-600': Setting('600 images of Fashion-MNIST, drawn by the seed, 100 epochs', 'few', 60, 100),
+    'tokens-14': Setting('14 × 14 tokens, 6,000 images of Fashion-MNIST, drawn by the seed, 20 epochs', 'tokens-14',
+                         600, 20),
     'clutter': Setting('FashionClutter, the item in the middle of others, 10 epochs', 'clutter'),
 }
 
@@ -115,8 +121,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--setting', choices=SETTINGS, default='all', help='; '.join(
         f'{name}: {setting.text}' for name, setting in SETTINGS.items()) + '. Default all')
-    parser.add_argument('--rows', nargs='+', choices=ROWS, metavar='ROW', help=f'one or more of {", ".join(ROWS)}; '
-                        f'default all of the setting, which are {", ".join(FEW)} except in the first')
+    of_settings = '; '.join(f'{name}: {", ".join(setting.rows)}' for name, setting in SETTINGS.items())
+    parser.add_argument('--rows', nargs='+', choices=ROWS, metavar='ROW',
+                        help=f'default all of the setting. {of_settings}')
     parser.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2])
     parser.add_argument('--jobs', type=int, default=2, help='runs at a time')
     parser.add_argument('--root', default='work_dirs/ablation', help='folder of all runs')
@@ -127,9 +134,16 @@ def main() -> None:
     if unknown := set(rows) - set(setting.rows):
         parser.error(f'--setting {args.setting} has the rows {", ".join(setting.rows)}, not {", ".join(unknown)}')
     prefix = '' if args.setting == 'all' else f'{args.setting}_'
-    if args.figure and ('full' not in rows or len(rows) < 2):
-        parser.error('--figure needs the row full and another one')
-    runs = {(row, seed): Run(f'{prefix}{row}_seed{seed}', str(setting.config(row)), seed, setting.options(row))
+    if len(set(args.seeds)) < len(args.seeds):
+        parser.error(f'--seeds must differ, got {args.seeds}')
+    if args.figure and ('full' not in rows or len(rows) < 2 or len(args.seeds) < 2):
+        parser.error('--figure needs the row full, another one, and two seeds')
+    if len(args.seeds) > 1 and find_spec('scipy') is None:
+        parser.error('the paired test needs SciPy, which is not installed: run "pip install scipy"')
+    if setting.folder == 'clutter' and not CLUTTER.is_file():
+        parser.error(f'--setting clutter needs the images of FashionClutter, and {CLUTTER} is not there: run "python '
+                     'tools/prepare_fashion_clutter.py"')
+    runs = {(row, seed): Run(f'{prefix}{row}_seed{seed}', str(setting.config(row)), seed, setting.options(row, seed))
             for seed in args.seeds for row in rows}
     try:
         found = train_all(ROOT / 'tools' / 'train.py', list(runs.values()), args.root, args.jobs,
@@ -142,7 +156,8 @@ def main() -> None:
                     'p': ''}
             if row != 'full' and 'full' in top1 and len(args.seeds) > 1:
                 difference = paired_difference(values, top1['full'])
-                line.update({'to `full`': str(difference), 'p': f'{difference.p:.3f}'})
+                p = '< 0.001' if difference.p < 0.001 else f'{difference.p:.3f}'
+                line.update({'to `full`': str(difference), 'p': p})
             if any(moved.values()):
                 blocks = [moved[row, seed] for seed in args.seeds]
                 line['Φp moved'] = ' '.join(f'{sum(values) / len(values):.2f}' for values in zip(*blocks))
@@ -151,11 +166,11 @@ def main() -> None:
             write_csv([dict(setting=args.setting, row=row, seed=seed, top1=value,
                             moved=' '.join(f'{shift:.3f}' for shift in moved[row, seed]))
                        for row, values in top1.items() for seed, value in values.items()], args.out)
+        print(f'{setting.text}, seeds {args.seeds}\n\n{markdown_table(table)}')
         if args.figure:
             draw_differences(top1, 'full', args.figure, 'top-1, difference to full in points')
     except UserError as error:
         raise SystemExit(f'tools/ablate.py: {error}') from error
-    print(f'{setting.text}, seeds {args.seeds}\n\n{markdown_table(table)}')
 
 
 if __name__ == '__main__':

@@ -50,15 +50,13 @@ DATA, SCENES = 'data/fashion_mnist', 'data/fashion_scenes'
 
 def queue(args: argparse.Namespace) -> list[Run]:
     """All trainings: the fine-grained network and, without ``--weights``, the semantic one."""
-    root = 'train_dataloader.dataset.data_root='
     # No option where the folder is the usual one, so that runs of the other study are taken over.
-    scenes, items = (() if folder == usual else (f'{root}{folder}', )
-                     for folder, usual in ((args.scenes, SCENES), (args.data, DATA)))
-    options = tuple(args.cfg_options)
+    scenes = () if args.scenes == SCENES else (f'train_dataloader.dataset.data_root={args.scenes}', )
+    folder, options = None if args.data == DATA else args.data, tuple(args.cfg_options)
     runs = [Run(f'sfc_seed{seed}', str(FINE), seed, (*scenes, *options)) for seed in args.seeds]
     if not args.weights:
         runs += [run for seed in args.seeds
-                 for run in pretrainings(CONFIGS, args.semantic, seed, (*items, *options))]
+                 for run in pretrainings(CONFIGS, args.semantic, seed, options, folder)]
     return runs
 
 
@@ -66,7 +64,8 @@ def main() -> None:
     """Run what is missing and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--semantic', choices=SYSTEMS, default='sit', help='system of the semantic network')
-    parser.add_argument('--weights', metavar='FILE', help='its checkpoint for all seeds; default: it is trained')
+    parser.add_argument('--weights', metavar='FILE', help='its checkpoint for all seeds, of the system that --semantic '
+                        'names; default: it is trained')
     parser.add_argument('--seeds', nargs='+', type=int, default=[0, 1])
     parser.add_argument('--sequences', type=int, default=20, help='at least 2')
     parser.add_argument('--distance-scale', choices=('fixed', 'grid'), default='fixed',
@@ -81,11 +80,15 @@ def main() -> None:
     if args.sequences < 2:
         parser.error('--sequences must be at least 2, one of each kind of ground')
     root = Path(args.root)
-    networks = dict(fine=(load_config(FINE), prefix_of('sfc')),
-                    semantic=(load_config(config_of(CONFIGS, args.semantic)), prefix_of(args.semantic)))
     try:
-        train_all(ROOT / 'tools' / 'train.py', queue(args), root, args.jobs,
+        runs = queue(args)
+        train_all(ROOT / 'tools' / 'train.py', runs, root, args.jobs,
                   max(1, (os.cpu_count() or 1) // max(1, args.jobs)))
+        semantic = config_of(CONFIGS, args.semantic)
+        if not args.weights:
+            semantic = root / f'{args.semantic}_seed{args.seeds[0]}' / semantic.name  # with the options
+        networks = dict(fine=(load_config(root / runs[0].name / FINE.name), prefix_of('sfc')),
+                        semantic=(load_config(semantic), prefix_of(args.semantic)))
         test = FashionSequences.from_folder(args.data, 'test')
         sequences = [test.sequence(index) for index in range(args.sequences)]
         items = fingerprint(Path(args.data) / SPLITS['test'][0])
@@ -106,7 +109,7 @@ def main() -> None:
         def score(name: str, seed: int | str, make: Callable[[], Iterable[Tensor | None]], *checkpoints: str) -> dict:
             made_of = dict(sequences=args.sequences, items=items, distance_scale=args.distance_scale,
                            checkpoints=[fingerprint(path) for path in checkpoints],
-                           networks=[repr(cfg.model.backbone) for cfg, _ in networks.values()])
+                           networks=[repr((cfg.model.backbone, cfg.data_preprocessor)) for cfg, _ in networks.values()])
             file = root / 'correspondence' / f'{name.replace(" ", "-").replace(",", "")}_seed{seed}.json'
             scores = kept_scores(file, made_of, lambda: score_sequences(sequences, make()))
             return {'features': name, 'seed': seed, **scores}

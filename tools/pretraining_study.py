@@ -53,16 +53,19 @@ def queue(systems: list[str], controls: list[str], seeds: list[int]) -> list[Run
 def score(work_dir: Path, prefix: str) -> dict[str, float]:
     """What the features of a pre-training are worth, in percent. A result that is there is not made again."""
     cfg, checkpoint = load_config(LABELS), last_checkpoint(work_dir)
+    # Masks, corruption and small crops changed the statistics of BatchNorm.
+    settings, tolerances = dict(prefix=prefix, recalibration=8192, k=(20, )), (0, 1)
 
     def make() -> dict[str, float]:
-        # Masks, corruption and small crops changed the statistics of BatchNorm.
-        row, = probe(cfg, checkpoint, prefix=prefix, recalibration=8192, k=(20, ))
+        row, = probe(cfg, checkpoint, **settings)
         scores = {'k-NN': row.knn[20], 'k-NN, 1 %': row.few_knn.mean, 'probe, 1 %': row.few_probe.mean}
-        for tolerance, found in zip((0, 1), score_region_matching(cfg, checkpoint, prefix=prefix, tolerances=(0, 1))):
+        for tolerance, found in zip(tolerances, score_region_matching(
+                cfg, checkpoint, prefix=prefix, tolerances=tolerances)):
             scores[f'place ± {tolerance}'] = found.accuracy
         return scores
 
-    return kept_scores(work_dir / 'scores.json', dict(checkpoint=fingerprint(checkpoint), config=cfg.dump()), make)
+    made_of = dict(settings, tolerances=tolerances, checkpoint=fingerprint(checkpoint), config=cfg.dump())
+    return kept_scores(work_dir / 'scores.json', made_of, make)
 
 
 def main() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from threading import Lock
 
 from ..apis.configs import load_config
+from ..utils.atomic_write import write_json
 from ..utils.errors import UserError
 
 #: A trial measures how many iterations fit into the time. It runs TRIAL iterations, and goes on to about TRIAL_SECONDS
@@ -33,7 +34,13 @@ def scalars(work_dir: str | Path) -> list[dict]:
     """
     lines = []
     for path in sorted(Path(work_dir).glob('*/vis_data/scalars.json')):
-        lines += [json.loads(line) for line in path.read_text().splitlines() if line]
+        found = [line for line in path.read_text().splitlines() if line]
+        for number, line in enumerate(found, 1):
+            try:
+                lines.append(json.loads(line))
+            except ValueError:
+                if number < len(found):  # a run that was cut off may leave half a line at the end
+                    raise
     return lines
 
 
@@ -179,7 +186,7 @@ def run_for(tool: str | Path, config: str, root: str | Path, seed: int, minutes:
         longer = iterations_for(TRIAL_SECONDS, trial)
         if longer > TRIAL:
             train(tool, config, trial, seed, longer, options, threads, saves=1)
-        plan.write_text(json.dumps(dict(settings, iterations=iterations_for(60 * minutes, trial))))
+        write_json(plan, dict(settings, iterations=iterations_for(60 * minutes, trial)))
     iterations = json.loads(plan.read_text())['iterations']
     last = work_dir / f'iter_{iterations}.pth'
     if not last.is_file():
@@ -188,5 +195,5 @@ def run_for(tool: str | Path, config: str, root: str | Path, seed: int, minutes:
     times = iteration_times(work_dir)
     content = dict(config=Path(config).stem, seed=seed, minutes=minutes, iterations=iterations,
                    measured=iterations * sum(times) / len(times) / 60, **metrics)
-    result.write_text(json.dumps(content, indent=1))
+    write_json(result, content)
     return content

@@ -1,4 +1,5 @@
 """Differences between two rows of a table that have the same seeds, and how sure they are."""
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import mean, stdev
@@ -30,15 +31,17 @@ class PairedDifference:
 def paired_difference(row: Mapping[int, float], reference: Mapping[int, float]) -> PairedDifference:
     """Compare two rows seed by seed.
 
-    A seed draws the initial weights and the order of the images. So the same seed takes some of the chance out, and
-    the differences vary less than the values.
+    A seed draws the order of the images, few images out of many, and the initial weights. The order and the images are
+    the same in all rows. The weights are the same only in rows with the same layers, because one generator draws them
+    one behind the other. So pairing takes out a part of the chance, which may be small.
 
     Args:
         row (Mapping[int, float]): Value by seed.
         reference (Mapping[int, float]): Likewise.
 
     Returns:
-        PairedDifference: Over the seeds that both have.
+        PairedDifference: Over the seeds that both have. Where all differences are equal, chance cannot be told from
+        them: the interval is infinite and p is 1.
 
     Raises:
         UserError: If they share fewer than two seeds, or SciPy is not installed.
@@ -51,10 +54,12 @@ def paired_difference(row: Mapping[int, float], reference: Mapping[int, float]) 
     if len(seeds) < 2:
         raise UserError(f'two rows must share at least two seeds, got {sorted(row)} and {sorted(reference)}: one '
                         'difference has no interval')
+    differences = [row[seed] - reference[seed] for seed in seeds]
+    if max(differences) - min(differences) < 1e-6 * max(1, *map(abs, row.values())):  # rounding of float32
+        return PairedDifference(mean(differences), -math.inf, math.inf, 1., len(seeds))
     test = ttest_rel([row[seed] for seed in seeds], [reference[seed] for seed in seeds])
     low, high = test.confidence_interval(0.95)
-    return PairedDifference(mean(row[seed] - reference[seed] for seed in seeds), float(low), float(high),
-                            float(test.pvalue), len(seeds))
+    return PairedDifference(mean(differences), float(low), float(high), float(test.pvalue), len(seeds))
 
 
 def mean_and_deviation(row: Mapping[int, float]) -> str:

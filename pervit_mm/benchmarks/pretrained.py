@@ -1,6 +1,7 @@
 """The pre-trainings of PerViT-nano on Fashion-MNIST, as runs of a queue."""
 from pathlib import Path
 
+from ..apis.configs import load_config
 from .run_queue import Run
 
 #: Epochs of each system, as its config is named.
@@ -24,7 +25,22 @@ def prefix_of(system: str) -> str:
     return 'backbone.' if system in ALONE else 'teacher.module.backbone.'
 
 
-def pretrainings(configs: str | Path, system: str, seed: int, options: tuple[str, ...] = ()) -> list[Run]:
+def folder_options(config: str | Path, folder: str) -> tuple[str, ...]:
+    """Options that let a pre-training read Fashion-MNIST elsewhere, in training and for its neighbors.
+
+    Args:
+        config (str | Path): See :func:`config_of`.
+        folder (str): Where the files are.
+    """
+    places = ['train_dataloader']
+    for number, hook in enumerate(load_config(config).custom_hooks):
+        if hook.type == 'KNNHook':
+            places += [f'custom_hooks.{number}.bank', f'custom_hooks.{number}.queries']
+    return tuple(f'{place}.dataset.data_root={folder}' for place in places)
+
+
+def pretrainings(configs: str | Path, system: str, seed: int, options: tuple[str, ...] = (),
+                 folder: str | None = None) -> list[Run]:
     """The pre-training of a system, behind those that it starts from.
 
     MILAN learns from the teacher of the SiT of its seed.
@@ -34,10 +50,13 @@ def pretrainings(configs: str | Path, system: str, seed: int, options: tuple[str
         system (str): One of :data:`SYSTEMS`.
         seed (int): Random seed.
         options (tuple[str, ...]): ``KEY=VALUE`` for each training. Defaults to ().
+        folder (str, optional): Of Fashion-MNIST, see :func:`folder_options`. Defaults to None, as the config has it.
 
     Returns:
         list[Run]: The last one is the system's.
     """
-    ahead = pretrainings(configs, 'sit', seed, options) if system == 'milan' else []
+    ahead = pretrainings(configs, 'sit', seed, options, folder) if system == 'milan' else []
     target = (f'model.target_generator.checkpoint={{{ahead[-1].name}}}', ) if ahead else ()
-    return [*ahead, Run(f'{system}_seed{seed}', str(config_of(configs, system)), seed, (*options, *target))]
+    config = config_of(configs, system)
+    places = () if folder is None else folder_options(config, folder)
+    return [*ahead, Run(f'{system}_seed{seed}', str(config), seed, (*places, *options, *target))]

@@ -90,7 +90,7 @@ def prepare_fashion_clutter(
         UserError: If a number is out of range, ``root`` cannot be written, or Fashion-MNIST is not whole in
             ``fashion_mnist``.
     """
-    root, counts = Path(root), dict(train=train, test=test)
+    root, counts = Path(root), dict(train=check_count('train', train, 1), test=check_count('test', test, 1))
     settings = dict(format=_FORMAT, **counts, seed=check_count('seed', seed, 0), fashion_mnist=dict(files))
     names = [name for split in SPLITS for name in SPLITS[split]]
     manifest = root / _MANIFEST
@@ -104,12 +104,14 @@ def prepare_fashion_clutter(
     check_fashion_mnist(fashion_mnist, files)
     with told(f'the folder {str(root)!r} cannot be made'):
         root.mkdir(parents=True, exist_ok=True)
+    sources = {split: [read_idx(Path(fashion_mnist) / name) for name in SPLITS[split]] for split in counts}
+    for split, count in counts.items():  # ahead of the first change
+        if count > len(sources[split][0]):
+            raise UserError(f'{split} must be an integer from 1 to {len(sources[split][0])}, the items of that split, '
+                            f'got {count!r}: each is in the middle of one image')
     manifest.unlink(missing_ok=True)
     for number, (split, count) in enumerate(counts.items()):
-        items, labels = (read_idx(Path(fashion_mnist) / name) for name in SPLITS[split])
-        if type(count) is not int or not 1 <= count <= len(items):
-            raise UserError(f'{split} must be an integer from 1 to {len(items)}, the items of that split, got '
-                            f'{count!r}: each is in the middle of one image')
+        items, labels = sources[split]
         rng = np.random.default_rng([seed, number])
         chosen = rng.permutation(len(items))[:count]
         images = np.stack([draw_cluttered(items[index], items, rng) for index in chosen])

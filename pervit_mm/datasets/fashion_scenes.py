@@ -123,9 +123,11 @@ class FashionScenes:
                             f'image, got {labels.shape} of them, from {labels.min()} to {labels.max()}.')
         _check_split(split)
         self.images, self.labels, self.split, self.seed = images, labels, split, check_count('seed', seed, 0)
-        self.items = np.arange(len(images)) if items is None else np.array(items, int)
-        if not len(self.items) or self.items.min() < 0 or self.items.max() >= len(images):
-            raise UserError(f'items must be at least one index from 0 to {len(images) - 1}, got {items!r}.')
+        self.items = np.arange(len(images)) if items is None else np.asarray(items)
+        if (self.items.ndim != 1 or not len(self.items) or self.items.dtype.kind not in 'iu' or self.items.min() < 0
+                or self.items.max() >= len(images)):
+            raise UserError(f'items must be at least one index from 0 to {len(images) - 1}, as integers, got '
+                            f'{items!r}.')
         self.max_side = check_max_side(max_side)
         share = ((SCENE_SIDES[0] + max_side) / sum(SCENE_SIDES))**2
         self.num_items = tuple(round(number * share) for number in NUM_ITEMS)

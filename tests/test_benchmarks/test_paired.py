@@ -1,4 +1,6 @@
 """Paired differences against values of a table, worked out by hand."""
+import math
+
 import pytest
 
 from pervit_mm.benchmarks.paired import mean_and_deviation, paired_difference
@@ -15,6 +17,13 @@ def test_the_interval_is_student_s():
     # With two degrees of freedom Student's distribution is F(t) = 1/2 + t / (2 √(2 + t²)).
     assert found.p == pytest.approx(1 - 12**0.5 / 14**0.5)
     assert str(found) == '+2.00 (-0.48 to +4.48)'
+
+
+@pytest.mark.parametrize('row', [{0: 88.1, 1: 87.3}, {0: 88.0, 1: 87.2}])
+def test_equal_differences_show_nothing(row):
+    """SciPy gives a p of 5e-14 for 0.1 and 0.1, and none for 0 and 0."""
+    found = paired_difference(row, {0: 88.0, 1: 87.2})
+    assert found.mean == pytest.approx(row[0] - 88) and (found.low, found.high, found.p) == (-math.inf, math.inf, 1)
 
 
 def test_one_difference_has_no_interval():

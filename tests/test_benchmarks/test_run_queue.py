@@ -28,6 +28,18 @@ log.write_text('\\n'.join(map(json.dumps, [
 (work_dir / 'last_checkpoint').write_text('/somewhere/else/epoch_2.pth')
 '''
 
+TEST = '''
+import json, runpy, sys
+from pathlib import Path
+config, checkpoint, *args = sys.argv[1:]
+cfg = runpy.run_path(config)
+work_dir = Path(args[args.index('--work-dir') + 1])
+with open(work_dir.parent / 'calls.jsonl', 'a') as file:
+    file.write(json.dumps([Path(checkpoint).name, *(cfg[f'test_{part}'] for part in ('evaluator', 'dataloader', 'cfg'))]
+                          ) + '\\n')
+Path(args[args.index('--out-metrics') + 1]).write_text(json.dumps({'accuracy/top1': 90.}))
+'''
+
 
 @pytest.fixture
 def tool(tmp_path, monkeypatch):
@@ -71,8 +83,10 @@ def test_other_settings_are_refused(tmp_path, tool):
 def test_another_config_or_start_is_refused(tmp_path, tool):
     root, runs = tmp_path / 'runs', [Run('a', 'a.py', 0), Run('b', 'b.py', 0, ('x={a}', ))]
     train_all(tool, runs, root)
-    os.utime(root / 'a' / 'epoch_2.pth', (0, 0))  # as if it had been trained anew
-    with pytest.raises(UserError, match="runs/b has a run with other settings, .*'starts': {'a': 0}"):
+    os.utime(root / 'a' / 'epoch_2.pth', (0, 0))  # a copy of the folder is the same run
+    train_all(tool, runs, root)
+    (root / 'a' / 'epoch_2.pth').write_text('others')  # as if it had been trained anew
+    with pytest.raises(UserError, match="runs/b has a run with other settings, .*'starts': {'a': '"):
         train_all(tool, runs, root)
     Path('a.py').write_text('max_epochs = 3\ntrain_cfg = dict(max_epochs=max_epochs)\n')
     with pytest.raises(UserError, match='runs/a has a run with other settings'):
@@ -84,12 +98,48 @@ def test_a_queue_that_was_stopped_ahead_of_the_result_reads_it_from_the_log(tmp_
     train_all(tool, [run], root)
     (root / 'a' / 'result.json').unlink()
     assert train_all(tool, [run], root)['a']['knn/top1_k20'] == 80. and len(calls(root)) == 1
-    # A run that validates and was stopped in its last validation has no result.
+
+
+def test_a_run_that_was_stopped_in_its_last_validation_is_validated_again(tmp_path, tool):
+    """The metric of an earlier epoch is none of the last, and the test set is not the validation set."""
+    root, run = tmp_path / 'runs', Run('a', 'a.py', 0)
+    with open('a.py', 'a') as file:
+        file.write('val_evaluator, val_dataloader, val_cfg = dict(type=1), dict(batch_size=2), dict()\n')
+    (tmp_path / 'test.py').write_text(TEST)
+    with open(tool, 'a') as file:  # a validation of the first of two epochs
+        file.write("open(log, 'a').write('\\n' + json.dumps({'accuracy/top1': 50., 'time': 1., 'step': 1}))\n")
+    assert train_all(tool, [run], root)['a']['accuracy/top1'] == 90.
+    assert calls(root)[1] == ['epoch_2.pth', dict(type=1), dict(batch_size=2), {}]
     (root / 'a' / 'result.json').unlink()
-    with open(root / 'a' / 'a.py', 'a') as file:
-        file.write("val_evaluator = dict(type='Accuracy')")
-    with pytest.raises(UserError, match='is finished and was stopped in its last validation: remove .*epoch_2.pth'):
+    log, = root.glob('a/*/vis_data/scalars.json')
+    log.write_text(log.read_text() + '\n' + json.dumps({'accuracy/top1': 80., 'time': 1., 'step': 2}))
+    assert train_all(tool, [run], root)['a']['accuracy/top1'] == 80. and len(calls(root)) == 2
+
+
+def test_a_folder_of_another_command_is_refused(tmp_path, tool):
+    train_all(tool, [Run('a', 'a.py', 0)], tmp_path / 'runs')
+    (tmp_path / 'runs' / 'a' / 'settings.json').unlink()
+    with pytest.raises(UserError, match='runs/a has a training that another command started, and nothing says by whi'):
+        train_all(tool, [Run('a', 'a.py', 7)], tmp_path / 'runs')
+
+
+def test_other_data_and_other_files_are_refused(tmp_path, tool):
+    """What an option names, and what a tool wrote beside the data that it drew."""
+    (tmp_path / 'scenes').mkdir()
+    start, drawn = tmp_path / 'start.pth', tmp_path / 'scenes' / 'fashion_scenes.json'
+    for path in (start, drawn):
+        path.write_text('one')
+    with open('b.py', 'a') as file:
+        file.write("train_dataloader = dict(dataset=dict(dataset=dict(data_root='nowhere')))\n")
+    root, run = tmp_path / 'runs', Run('b', 'b.py', 0, (
+        f'load_from={start}', f'train_dataloader.dataset.dataset.data_root={tmp_path / "scenes"}'))
+    for path in (start, drawn):
         train_all(tool, [run], root)
+        path.write_text('two')
+        with pytest.raises(UserError, match='runs/b has a run with other settings'):
+            train_all(tool, [run], root)
+        path.write_text('one')
+    assert len(calls(root)) == 1
 
 
 def test_mistakes_in_the_queue_are_told_ahead_of_all_runs(tmp_path, tool):
@@ -99,3 +149,5 @@ def test_mistakes_in_the_queue_are_told_ahead_of_all_runs(tmp_path, tool):
         with pytest.raises(UserError, match=words):
             train_all(tool, runs, tmp_path / 'runs')
     assert not (tmp_path / 'runs').exists()
+    with pytest.raises(UserError, match="root must have no space, comma or bracket, .* got 'my runs'"):
+        train_all(tool, [Run('a', 'a.py', 0), Run('b', 'b.py', 0, ('x={a}', ))], 'my runs')

@@ -69,12 +69,15 @@ def test_the_files_hold_what_was_asked_for_and_repeat(source, tmp_path):
 
 @pytest.mark.parametrize('kwargs, message', [
     (dict(seed=-1), 'seed must be an integer from 0 on, got -1'),
-    (dict(train=0), 'train must be an integer from 1 to .*, the items of that split, got 0'),
+    (dict(train=0), 'train must be an integer from 1 on, got 0'),
     (dict(test=10**6), 'test must be an integer from 1 to .*, got 1000000'),
 ])
 def test_mistakes(source, tmp_path, kwargs, message):
+    prepare(source, tmp_path / 'a')
+    before = {path.name: path.read_bytes() for path in (tmp_path / 'a').iterdir()}
     with pytest.raises(UserError, match=message):
         prepare(source, tmp_path / 'a', **kwargs)
+    assert {path.name: path.read_bytes() for path in (tmp_path / 'a').iterdir()} == before
 
 
 def test_without_fashion_mnist_it_says_what_to_run(tmp_path):

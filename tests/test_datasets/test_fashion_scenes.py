@@ -93,8 +93,8 @@ def test_scenes_have_the_items_that_they_may_have():
     assert {item for index in range(4) for item in some.scene(index).items} == {3, 14}
     every = FashionScenes(images, labels, 'val', items=range(30)).scene(0)
     np.testing.assert_array_equal(every.image, FashionScenes(images, labels, 'val').scene(0).image)
-    for items in ([], [30], [-1]):
-        with pytest.raises(UserError, match=r'items must be at least one index from 0 to 29, got \['):
+    for items in ([], [30], [-1], [True] * 30, [1.5], [[1, 2]]):
+        with pytest.raises(UserError, match=r'items must be at least one index from 0 to 29, as integers, got \['):
             FashionScenes(images, labels, 'val', items=items)
 
 

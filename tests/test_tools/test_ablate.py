@@ -20,25 +20,31 @@ def test_every_ablation_is_a_row_and_every_setting_has_its_configs():
     tool = runpy.run_path(str(ROOT / 'tools' / 'ablate.py'))
     folder = ROOT / 'configs' / 'ablation'
     for setting in tool['SETTINGS'].values():
-        found = set((folder / setting.folder).glob('*.py'))
-        assert {setting.config(row) for row in setting.rows} == found or not setting.folder
+        assert all(setting.config(row).is_file() for row in setting.rows)
+    for name, files in (('images-6000', 'few'), ('tokens-14', 'tokens-14'), ('clutter', 'clutter')):
+        setting = tool['SETTINGS'][name]
+        assert {setting.config(row) for row in setting.rows} == set((folder / files).glob('*.py'))
     assert set(tool['SETTINGS']['all'].rows) == set(tool['ROWS']) == {path.stem for path in folder.glob('*.py')}
 
 
 def test_a_setting_changes_images_and_schedule():
     tool = runpy.run_path(str(ROOT / 'tools' / 'ablate.py'))
-    cfg = load_config(ROOT / 'configs' / 'ablation' / 'no-position.py')
+    setting = tool['SETTINGS']['images-600']
+    cfg = load_config(setting.config('no-position'))
     cfg.merge_from_dict({key: DictAction._parse_iterable(value) for key, value in (
-        option.split('=') for option in tool['SETTINGS']['images-600'].options('no-position'))})
-    assert cfg.train_dataloader.dataset.indices == 600 and cfg.train_cfg.max_epochs == 100
+        option.split('=') for option in setting.options('no-position', 3))})
+    few, whole = cfg.train_dataloader.dataset, load_config(ROOT / 'configs' / 'ablation' / 'no-position.py')
+    assert few.type == 'PerViTFewLabels' and (few.shots, few.seed) == (60, 3)
+    assert few.dataset == whole.train_dataloader.dataset and cfg.model == whole.model
+    assert cfg.train_cfg.max_epochs == cfg.train_cfg.val_interval == 100
     warm_up, cosine = cfg.param_scheduler
     assert warm_up.end == cosine.begin == 8.33 and cosine.end == 100
 
 
 def test_rows_with_position_log_how_far_it_moves():
     setting = runpy.run_path(str(ROOT / 'tools' / 'ablate.py'))['SETTINGS']['clutter']
-    assert setting.options('full') == ('default_hooks.position_shift.type=PerViTPositionShiftHook', )
-    assert setting.options('vit') == setting.options('no-position') == ()
+    assert setting.options('full', 0) == ('default_hooks.position_shift.type=PerViTPositionShiftHook', )
+    assert setting.options('vit', 0) == setting.options('no-position', 0) == ()
 
 
 def test_the_position_network_alone_learns_faster():
@@ -66,6 +72,27 @@ def test_all_rows_of_a_setting_have_its_token_grid(setting, tokens):
         else:
             _, grid = backbone.embed(torch.zeros(1, 1, cfg.model.backbone.img_size, cfg.model.backbone.img_size))
             assert tuple(grid) == (tokens, tokens)
+
+
+@pytest.mark.parametrize('name', ['init-local', 'symmetry-noise', 'fast-position', 'no-position', 'no-position_no-cpe'])
+def test_a_row_on_few_images_is_the_row_on_all(name):
+    """But for the data set."""
+    folder = ROOT / 'configs' / 'ablation'
+    few, whole = load_config(folder / 'few' / f'{name}_few.py'), load_config(folder / f'{name}.py')
+    assert (few.model, few.optim_wrapper) == (whole.model, whole.optim_wrapper)
+
+
+def test_mistakes_are_told_ahead_of_all_runs(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(run_queue, 'train_all', None)
+    monkeypatch.chdir(tmp_path)
+    for options, words in ((['--seeds', '0', '0'], '--seeds must differ, got [0, 0]'),
+                           (['--figure', 'a.png', '--seeds', '0'], '--figure needs the row full, another one, and two'),
+                           (['--setting', 'clutter'], 'run "python tools/prepare_fashion_clutter.py"'),
+                           (['--setting', 'clutter', '--rows', 'no-cpe'], 'has the rows full, no-position, ')):
+        monkeypatch.setattr('sys.argv', ['ablate.py', *options])
+        with pytest.raises(SystemExit):
+            runpy.run_path(str(ROOT / 'tools' / 'ablate.py'), run_name='__main__')
+        assert words in capsys.readouterr().err
 
 
 def test_the_table_compares_with_the_full_row_seed_by_seed(monkeypatch, capsys, tmp_path):

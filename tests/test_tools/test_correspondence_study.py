@@ -32,6 +32,8 @@ def study(monkeypatch, capsys, tmp_path):
                 continue
             folder.mkdir(parents=True)
             (folder / 'last_checkpoint').write_text('last.pth')
+            cfg.merge_from_dict(dict(option.split('=', 1) for option in run.options))
+            cfg.dump(folder / Path(run.config).name)
             with DefaultScope.overwrite_default_scope('mmpretrain'):
                 backbone = MODELS.build(cfg.model.backbone)
             prefix = 'backbone.' if run.name.startswith('mae') else 'teacher.module.backbone.'
@@ -65,7 +67,11 @@ def study(monkeypatch, capsys, tmp_path):
 def test_a_trained_semantic_network(study, semantic, tmp_path):
     runs, rows, scored = study('--semantic', semantic, '--seeds', '0', '3', '--out', str(tmp_path / 'out.csv'))
     assert [run.name for run in runs] == ['sfc_seed0', 'sfc_seed3', f'{semantic}_seed0', f'{semantic}_seed3']
-    assert all(f'train_dataloader.dataset.data_root={tmp_path / "items"}' in run.options for run in runs[2:])
+    for run in runs[2:]:  # the copies of their configs have the options
+        cfg = load_config(tmp_path / 'runs' / run.name / Path(run.config).name)
+        knn, = (hook for hook in cfg.custom_hooks if hook.type == 'KNNHook')
+        for loader in (cfg.train_dataloader, knn.bank, knn.queries):
+            assert loader.dataset.data_root == str(tmp_path / 'items')
     assert not runs[0].options
     names = ['first mask copied', 'pixels, 4 px', 'pixels, 12 px']
     for _ in range(2):

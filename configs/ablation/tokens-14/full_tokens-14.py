@@ -1,5 +1,5 @@
 # 14 x 14 tokens in place of 7 x 7: the stem has one stride-2 convolution.
-_base_ = '../full.py'
+_base_ = '../few/full_few.py'
 
 model = dict(
     backbone=dict(

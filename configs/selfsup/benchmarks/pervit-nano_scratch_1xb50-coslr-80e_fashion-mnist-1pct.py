@@ -44,5 +44,5 @@ param_scheduler = [
 train_cfg = dict(by_epoch=True, max_epochs=max_epochs, val_interval=max_epochs)
 val_cfg = dict()
 test_cfg = dict()
-default_hooks = dict(checkpoint=dict(interval=max_epochs, max_keep_ckpts=1), logger=dict(interval=12))
+default_hooks = dict(checkpoint=dict(interval=20, max_keep_ckpts=1), logger=dict(interval=12))
 auto_scale_lr = dict(base_batch_size=50)
