@@ -3,7 +3,8 @@
 
     python tools/ablate.py                                       # every row, three seeds, two runs at a time
     python tools/ablate.py --rows full no-position --seeds 0 1 2 3 4 --out ablation.csv
-    python tools/ablate.py --setting images-600                  # few images; four rows
+    python tools/ablate.py --rows no-cpe no-position_no-cpe --reference no-cpe      # Φp where nothing else knows places
+    python tools/ablate.py --setting images-600                  # few images; five rows
     python tools/ablate.py --setting images-6000                 # and three rows with what could hold Φp back changed
     python tools/ablate.py --setting clutter                     # after tools/prepare_fashion_clutter.py
 
@@ -11,7 +12,7 @@ You can stop it at any time and start it again with the same arguments. Finished
 goes on from its last checkpoint. The first seed of all rows comes first. A row is a config in configs/ablation/, a
 setting changes the training of all rows alike. A seed draws the weights, the order of the images, and which images the
 few are. Columns: top-1 on the 10,000 test images after the last epoch, mean and
-deviation over the seeds; the mean of the paired differences to the row `full` with its 95 % interval; the p of a
+deviation over the seeds; the mean of the paired differences to a reference, with its 95 % interval; the p of a
 paired t-test; and, in every setting but the first, how far Φp of each block moved, see `PerViTPositionShiftHook`. Many
 rows are compared, so one p of 0.05 among them says little.
 """
@@ -51,8 +52,8 @@ ROWS = {
     'fast-position': 'ten times the rate for the position network, and no weight decay on it',
     'vit': "MMPretrain's VisionTransformer",
 }
-#: The rows of most settings but the first.
-FEW = ('full', 'no-position', 'no-position_no-cpe', 'vit')
+#: The rows of most settings but the first: with and without Φp, where a convolution tells places too, and where not.
+FEW = ('full', 'no-position', 'no-cpe', 'no-position_no-cpe', 'vit')
 #: What could keep Φp from helping, and is changed here: equal hidden channels, blocks that start flat, a small rate.
 CAUSES = ('symmetry-noise', 'init-local', 'fast-position')
 #: Rows without Φp.
@@ -124,20 +125,22 @@ def main() -> None:
     of_settings = '; '.join(f'{name}: {", ".join(setting.rows)}' for name, setting in SETTINGS.items())
     parser.add_argument('--rows', nargs='+', choices=ROWS, metavar='ROW',
                         help=f'default all of the setting. {of_settings}')
+    parser.add_argument('--reference', choices=ROWS, metavar='ROW', default='full',
+                        help='the row that the others are compared with; default full')
     parser.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2])
     parser.add_argument('--jobs', type=int, default=2, help='runs at a time')
     parser.add_argument('--root', default='work_dirs/ablation', help='folder of all runs')
     parser.add_argument('--out', metavar='FILE.csv', help='one line for each run; default none')
-    parser.add_argument('--figure', metavar='FILE.png', help='a picture of the differences to `full`; default none')
+    parser.add_argument('--figure', metavar='FILE.png', help='a picture of the differences; default none')
     args = parser.parse_args()
     setting, rows = SETTINGS[args.setting], args.rows or SETTINGS[args.setting].rows
-    if unknown := set(rows) - set(setting.rows):
+    if unknown := {*rows, args.reference} - set(setting.rows):
         parser.error(f'--setting {args.setting} has the rows {", ".join(setting.rows)}, not {", ".join(unknown)}')
     prefix = '' if args.setting == 'all' else f'{args.setting}_'
     if len(set(args.seeds)) < len(args.seeds):
         parser.error(f'--seeds must differ, got {args.seeds}')
-    if args.figure and ('full' not in rows or len(rows) < 2 or len(args.seeds) < 2):
-        parser.error('--figure needs the row full, another one, and two seeds')
+    if args.figure and (args.reference not in rows or len(rows) < 2 or len(args.seeds) < 2):
+        parser.error(f'--figure needs the row {args.reference}, another one, and two seeds')
     if len(args.seeds) > 1 and find_spec('scipy') is None:
         parser.error('the paired test needs SciPy, which is not installed: run "pip install scipy"')
     if setting.folder == 'clutter' and not CLUTTER.is_file():
@@ -150,14 +153,14 @@ def main() -> None:
                           max(1, (os.cpu_count() or 1) // max(1, args.jobs)))
         moved = {run: shifts(found[runs[run].name]) for run in runs}
         top1 = {row: {seed: found[runs[row, seed].name]['accuracy/top1'] for seed in args.seeds} for row in rows}
-        table = []
+        table, column = [], f'to `{args.reference}`'
         for row, values in top1.items():
-            line = {'row': f'`{row}`', 'what it is': ROWS[row], 'top-1': mean_and_deviation(values), 'to `full`': '',
+            line = {'row': f'`{row}`', 'what it is': ROWS[row], 'top-1': mean_and_deviation(values), column: '',
                     'p': ''}
-            if row != 'full' and 'full' in top1 and len(args.seeds) > 1:
-                difference = paired_difference(values, top1['full'])
+            if row != args.reference and args.reference in top1 and len(args.seeds) > 1:
+                difference = paired_difference(values, top1[args.reference])
                 p = '< 0.001' if difference.p < 0.001 else f'{difference.p:.3f}'
-                line.update({'to `full`': str(difference), 'p': p})
+                line.update({column: str(difference), 'p': p})
             if any(moved.values()):
                 blocks = [moved[row, seed] for seed in args.seeds]
                 line['Φp moved'] = ' '.join(f'{sum(values) / len(values):.2f}' for values in zip(*blocks))
@@ -168,7 +171,7 @@ def main() -> None:
                        for row, values in top1.items() for seed, value in values.items()], args.out)
         print(f'{setting.text}, seeds {args.seeds}\n\n{markdown_table(table)}')
         if args.figure:
-            draw_differences(top1, 'full', args.figure, 'top-1, difference to full in points')
+            draw_differences(top1, args.reference, args.figure, f'top-1, difference to {args.reference} in points')
     except UserError as error:
         raise SystemExit(f'tools/ablate.py: {error}') from error
 

@@ -74,7 +74,8 @@ def test_all_rows_of_a_setting_have_its_token_grid(setting, tokens):
             assert tuple(grid) == (tokens, tokens)
 
 
-@pytest.mark.parametrize('name', ['init-local', 'symmetry-noise', 'fast-position', 'no-position', 'no-position_no-cpe'])
+@pytest.mark.parametrize('name', ['init-local', 'symmetry-noise', 'fast-position', 'no-position', 'no-cpe',
+                                  'no-position_no-cpe'])
 def test_a_row_on_few_images_is_the_row_on_all(name):
     """But for the data set."""
     folder = ROOT / 'configs' / 'ablation'
@@ -88,7 +89,7 @@ def test_mistakes_are_told_ahead_of_all_runs(monkeypatch, capsys, tmp_path):
     for options, words in ((['--seeds', '0', '0'], '--seeds must differ, got [0, 0]'),
                            (['--figure', 'a.png', '--seeds', '0'], '--figure needs the row full, another one, and two'),
                            (['--setting', 'clutter'], 'run "python tools/prepare_fashion_clutter.py"'),
-                           (['--setting', 'clutter', '--rows', 'no-cpe'], 'has the rows full, no-position, ')):
+                           (['--setting', 'clutter', '--rows', 'patchify'], 'has the rows full, no-position, ')):
         monkeypatch.setattr('sys.argv', ['ablate.py', *options])
         with pytest.raises(SystemExit):
             runpy.run_path(str(ROOT / 'tools' / 'ablate.py'), run_name='__main__')
@@ -112,6 +113,10 @@ def test_the_table_compares_with_the_full_row_seed_by_seed(monkeypatch, capsys, 
     assert seen == ['full_seed0', 'no-cpe_seed0', 'full_seed1', 'no-cpe_seed1', 'full_seed2', 'no-cpe_seed2']
     assert '| 86.00 ± 1.00 | -2.00 (-4.48 to +0.48) | 0.074 |' in capsys.readouterr().out
     assert cv2.imread(str(tmp_path / 'runs.png')).std() > 10
+    monkeypatch.setattr('sys.argv', ['ablate.py', '--rows', 'full', 'no-cpe', '--reference', 'no-cpe'])
+    runpy.run_path(str(ROOT / 'tools' / 'ablate.py'), run_name='__main__')
+    lines = capsys.readouterr().out
+    assert '| to `no-cpe` |' in lines and '| 88.00 ± 0.00 | +2.00 (-0.48 to +4.48) | 0.074 |' in lines
     moved = ' '.join(f'{0.01 * i:.3f}' for i in range(12))
     assert (tmp_path / 'runs.csv').read_text().splitlines()[1:5] == [
         *(f'all,full,{seed},88.0,{moved}' for seed in range(3)), 'all,no-cpe,0,87.0,']
