@@ -3,7 +3,7 @@
 
     python tools/overclustering_study.py                     # two seeds, one run at a time
     python tools/overclustering_study.py --seeds 0 1 2 --jobs 2 --out study.csv
-    python tools/overclustering_study.py --start work_dirs/pretraining/dino_seed0/epoch_2.pth
+    python tools/overclustering_study.py --start work_dirs/pretraining/dino_seed0/epoch_2.pth --root work_dirs/from_dino
 
 You can stop it at any time and start it again with the same arguments. Finished runs and scores are kept, and an
 interrupted run goes on from its last checkpoint. Beside Leopart stand the pixels of each token, random weights, and the
