@@ -80,3 +80,8 @@ def test_scores_are_made_again_where_something_changed(study, tmp_path):
     start.write_bytes(b'two')
     assert [one[:2] for one in study('--start', str(start))[2]] == [('start', 0)]
     assert len(study('--start', str(start), '--clusters', '7')[2]) == 6
+    manifest = tmp_path / 'fashion_scenes.json'
+    for seed in '01':  # the scenes are drawn anew
+        manifest.write_text(seed)
+        assert len(study('--data', str(tmp_path))[2]) == 6
+    assert not study('--data', str(tmp_path))[2]
