@@ -10,10 +10,11 @@ Lengths are in tokens. pervit_mm/selfsup/prior_files.py says what the file holds
 """
 import argparse
 import sys
+from pathlib import Path
 
 from pervit_mm.apis.attention_priors import fashion_foreground
 from pervit_mm.selfsup.prior_files import center_prior, gaussian_prior, ring_prior, write_prior
-from pervit_mm.utils.errors import UserError
+from pervit_mm.utils.errors import UserError, told
 
 
 def main(argv=None) -> None:
@@ -35,6 +36,8 @@ def main(argv=None) -> None:
             prior = ring_prior(grid, *args.radii)
         else:
             prior = (center_prior if args.kind == 'center' else gaussian_prior)(grid, args.sigma)
+        with told(f'the folder of {args.out!r} cannot be made'):
+            Path(args.out).parent.mkdir(parents=True, exist_ok=True)
         write_prior(prior, args.out)
     except UserError as error:
         sys.exit(f'tools/make_attention_prior.py: {error}')

@@ -7,7 +7,7 @@ from typing import Any
 from mmengine.evaluator import Evaluator
 from mmengine.hooks import CheckpointHook
 from mmengine.model import is_model_wrapper
-from mmengine.runner import Runner
+from mmengine.runner import BaseLoop, Runner
 from torch import Tensor, nn
 
 from ..utils.errors import UserError
@@ -53,18 +53,15 @@ def told_builder(method: Callable, what: str) -> Callable:
     return build
 
 
-def check_run(runner: Runner) -> None:
-    """Check what has been built for a training, ahead of its first iteration.
+def check_length(loop: BaseLoop) -> None:
+    """Check that a training has an iteration. Schedules by iteration can't be built without.
 
     Args:
-        runner (Runner): With its loops, model and data.
+        loop (BaseLoop): Of the training.
 
     Raises:
-        UserError: If there is nothing to train on, a number of classes or channels does not fit, training and
-            validation set differ in their classes, validation never comes, or no metric is called as ``save_best``
-            says.
+        UserError: If it has none.
     """
-    loop, model = runner.train_loop, runner.model.module if is_model_wrapper(runner.model) else runner.model
     for name in ('max_epochs', 'max_iters'):
         value = getattr(loop, name, 1)
         if value < 1:
@@ -73,6 +70,20 @@ def check_run(runner: Runner) -> None:
                 reason = (f'the {len(loop.dataloader.dataset)} images of train_dataloader.dataset do not fill a batch '
                           f'of {loop.dataloader.batch_size}: make train_dataloader.batch_size smaller')
             raise UserError(f'train_cfg: {name} is {value}, so {reason}')
+
+
+def check_run(runner: Runner) -> None:
+    """Check what has been built for a training, ahead of its first iteration.
+
+    Args:
+        runner (Runner): With its loops, model and data.
+
+    Raises:
+        UserError: If a number of classes or channels does not fit, training and
+            validation set differ in their classes, validation never comes, or no metric is called as ``save_best``
+            says.
+    """
+    loop, model = runner.train_loop, runner.model.module if is_model_wrapper(runner.model) else runner.model
     if getattr(loop, 'val_interval', 1) < 1:
         raise UserError(f'train_cfg.val_interval must be at least 1, got {loop.val_interval}: leave validation out by '
                         'val_cfg=None, val_dataloader=None, val_evaluator=None (--no-validate)')
@@ -239,10 +250,15 @@ def check_preprocessor(model: nn.Module) -> None:
 def check_metrics(model: nn.Module, evaluator: Evaluator) -> None:
     """Raise UserError if accuracies are asked for among more of the best classes than there are.
 
+    Metrics with a method ``check_model`` say themselves whether they fit.
+
     Args:
         model (nn.Module): Of any toolbox.
         evaluator (Evaluator): Of the validation.
     """
+    for metric in evaluator.metrics:
+        if hasattr(metric, 'check_model'):
+            metric.check_model(model)
     outputs = getattr(getattr(model, 'head', None), 'num_classes', None)
     for metric in _accuracies(evaluator):
         if not all(type(k) is int and k > 0 for k in metric.topk):

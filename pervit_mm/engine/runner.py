@@ -21,7 +21,7 @@ from ..models.arch import check_type
 from ..utils.errors import UserError
 from ..utils.refusals import reading
 from .optimizers import fit_schedulers
-from .preflight import building, check_run, told_builder
+from .preflight import building, check_length, check_run, told_builder
 
 try:
     import fcntl
@@ -55,7 +55,6 @@ class PerViTRunner(Runner):
     build_model = told_builder(Runner.build_model, 'model')
     build_param_scheduler = told_builder(Runner.build_param_scheduler, 'param_scheduler')
     build_evaluator = told_builder(Runner.build_evaluator, 'val_evaluator or test_evaluator')
-    build_train_loop = told_builder(Runner.build_train_loop, 'train_cfg or train_dataloader')
     build_val_loop = told_builder(Runner.build_val_loop, 'val_cfg or val_dataloader')
     build_test_loop = told_builder(Runner.build_test_loop, 'test_cfg or test_dataloader')
     build_visualizer = told_builder(Runner.build_visualizer, 'visualizer')
@@ -89,6 +88,23 @@ class PerViTRunner(Runner):
             dataloader = {key: value for key, value in dataloader.items()
                           if key not in ('persistent_workers', 'prefetch_factor')}
         return Runner.build_dataloader(dataloader, *args, **kwargs)
+
+    def build_train_loop(self, loop: BaseLoop | dict) -> BaseLoop:
+        """Build the loop of the training, as MMEngine does.
+
+        Args:
+            loop (BaseLoop | dict): The loop, or ``train_cfg``.
+
+        Returns:
+            BaseLoop: With at least one iteration.
+
+        Raises:
+            UserError: If it can't be built, or has no iteration.
+        """
+        with building('train_cfg or train_dataloader'):
+            built = super().build_train_loop(loop)
+        check_length(built)
+        return built
 
     def train(self) -> nn.Module:
         """Train, unless another training runs in the same work directory.

@@ -82,6 +82,7 @@ class DistilledClassifier(ImageClassifier):
             network's initialization.
 
     Attributes:
+        task (int): As given.
         old (FrozenModel): The old network. Checkpoints don't have it: a resumed run reads it again.
 
     Raises:
@@ -110,6 +111,7 @@ class DistilledClassifier(ImageClassifier):
         if max(map(max, tasks)) >= classes:
             raise UserError(f'num_classes of the head must be above all classes of tasks, got {classes} and '
                             f'{max(map(max, tasks))}')
+        self.task = task
         self.lwf_weight, self.temperature = lwf_weight, temperature
         self.map_loss = None if map_loss is None else MODELS.build(map_loss)
         self.position_loss = None if position_loss is None else MODELS.build(position_loss)

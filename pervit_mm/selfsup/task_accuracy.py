@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from mmengine.evaluator import BaseMetric
 from mmengine.registry import METRICS
+from torch import nn
 
 from ..utils.errors import UserError
 from .checks import check_tasks
@@ -25,7 +26,8 @@ class PerViTTaskAccuracy(BaseMetric):
 
     Raises:
         UserError: If ``tasks`` are no lists of different classes, or ``seen`` is out of range; while evaluating, if
-            there is no image of a task.
+            there is no image of a task; before training, if a :class:`DistilledClassifier` learns another task than the
+            last one seen.
     """
 
     default_prefix = 'tasks'
@@ -38,6 +40,13 @@ class PerViTTaskAccuracy(BaseMetric):
             raise UserError(f'seen of PerViTTaskAccuracy must be from 1 to {len(tasks)}, the number of tasks, got '
                             f'{seen!r}')
         self.tasks = [list(classes) for classes in tasks[:seen]]
+
+    def check_model(self, model: nn.Module) -> None:
+        """Raise UserError if a :class:`DistilledClassifier` learns another task than the last that is scored."""
+        task = getattr(model, 'task', None)
+        if type(task) is int and task + 1 != len(self.tasks):
+            raise UserError(f'seen of PerViTTaskAccuracy must be {task + 1} while the model learns task {task}, got '
+                            f'{len(self.tasks)}: set val_evaluator.seen and test_evaluator.seen to {task + 1}')
 
     def process(self, data_batch: Mapping, data_samples: Sequence[dict]) -> None:
         """Note task and hits of each image of a batch."""

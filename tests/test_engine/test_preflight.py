@@ -56,6 +56,9 @@ MISTAKES = [
     ({'train_dataloader.sampler.type': 'Sampler_'}, 'train_dataloader of the config .*Sampler_'),
     ({'train_dataloader.batch_size': 1000, 'train_dataloader.drop_last': True},
      'do not fill a batch of 1000: make train_dataloader.batch_size smaller'),
+    ({'train_dataloader.batch_size': 1000, 'train_dataloader.drop_last': True, 'param_scheduler': [
+        dict(type='CosineAnnealingLR', by_epoch=True, begin=0, end=2, convert_to_iter_based=True)]},
+     'do not fill a batch of 1000: make train_dataloader.batch_size smaller'),
     ({'train_dataloader.batch_size': 0}, 'train_dataloader of the config'),
     ({'train_dataloader.num_workers': -1}, 'train_dataloader of the config'),
     ({'train_dataloader.dataset.data_root': 'nowhere'}, "'nowhere/train' does not exist"),

@@ -3,7 +3,9 @@ import numpy as np
 import pytest
 import torch
 from labeled_images import Labeled
+from mmengine.evaluator import Evaluator
 
+from pervit_mm.engine.preflight import check_metrics
 from pervit_mm.selfsup import PerViTChosenClasses, PerViTTaskAccuracy
 from pervit_mm.utils.errors import UserError
 
@@ -51,6 +53,17 @@ def test_random_scores_against_a_slow_loop():
         assert found[f'tasks/aware_{number}'] == pytest.approx(100 * np.mean(right))
         assert found[f'tasks/agnostic_{number}'] == pytest.approx(
             100 * np.mean([scores[i].argmax() == labels[i] for i in of_task]))
+
+
+def test_the_metric_sees_the_task_that_is_learned():
+    """Left at 1, it would score the first task alone, and say nothing."""
+    metric, model = PerViTTaskAccuracy(tasks=[[0], [1], [2]], seen=1), torch.nn.Module()
+    metric.check_model(model)  # any other classifier
+    model.task = 0
+    metric.check_model(model)
+    model.task = 2
+    with pytest.raises(UserError, match='seen of PerViTTaskAccuracy must be 3 while the model learns task 2, got 1'):
+        check_metrics(model, Evaluator(metric))
 
 
 @pytest.mark.parametrize('options, words', [

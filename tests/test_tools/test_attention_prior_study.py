@@ -55,8 +55,8 @@ def test_the_file_of_mean_foreground(data, tmp_path, capsys):
     share = (make_items(0)[0] > 16).mean(0)
     expected = [[share[4 * row:4 * row + 4, 4 * col:4 * col + 4].mean() for col in range(7)] for row in range(7)]
     np.testing.assert_allclose(read_prior(tmp_path / 'prior.npz').weights, expected)
-    main(['ring', str(tmp_path / 'ring.npz'), '--grid', '5', '6', '--radii', '1', '2'])
-    assert read_prior(tmp_path / 'ring.npz').hw_shape == (5, 6)
+    main(['ring', str(tmp_path / 'new' / 'ring.npz'), '--grid', '5', '6', '--radii', '1', '2'])
+    assert read_prior(tmp_path / 'new' / 'ring.npz').hw_shape == (5, 6)
     with pytest.raises(SystemExit, match='tools/prepare_fashion_mnist.py puts it in place'):
         main(['fashion-mnist', str(tmp_path / 'prior.npz'), '--root', str(tmp_path)])
 
