@@ -156,11 +156,11 @@ def check_channels(model: nn.Module) -> None:
     pairs = [('in_stride', 'out_stride')]  # of a pyramid, whose levels would not be what the heads take them for
     if hasattr(neck, 'encoder_stride'):  # a decoder of pixels; a loss would broadcast other channels without a word
         pairs += [('encoder_stride', 'out_stride'), ('out_channels', 'in_channels')]
-    pairs = [('neck', *pair) for pair in pairs]
+    pairs = [('neck', neck, *pair) for pair in pairs]
     if hasattr(head, 'patchify'):  # MAE's head: it cuts images into tokens of its own
-        pairs += [('head', 'patch_size', 'out_stride'), ('head', 'in_channels', 'in_channels')]
-    for part, name, value in pairs:
-        given, own = getattr(getattr(model, part), name, None), getattr(backbone, value, None)
+        pairs += [('head', head, 'patch_size', 'out_stride'), ('head', head, 'in_channels', 'in_channels')]
+    for part, module, name, value in pairs:
+        given, own = getattr(module, name, None), getattr(backbone, value, None)
         if isinstance(given, int) and isinstance(own, int) and given != own:
             raise UserError(f'model.{part}.{name} is {given}, and the backbone has {value}={own}: set it to {own}')
     wanted = getattr(neck, 'in_channels', None)
