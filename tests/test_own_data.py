@@ -1,6 +1,5 @@
 """The configs for own images in docs/dense_tasks.md, as they are written there, on a small generated folder."""
 import json
-import re
 from pathlib import Path
 
 import cv2
@@ -8,18 +7,16 @@ import pytest
 import torch
 from made_items import make_fashion_mnist
 from mmengine.registry import DefaultScope
+from page_configs import make_clone, page_configs, write_tiny
 
 from pervit_mm.apis.configs import load_config
 from pervit_mm.datasets import FASHION_CLASSES, prepare_fashion_scenes
 from pervit_mm.engine import launch
-from pervit_mm.models import PerViT
 
 pytest.importorskip('mmdet')
 pytest.importorskip('mmseg')
 
-ROOT = Path(__file__).parents[1]
-BLOCK = re.compile(r'^```python\n# (my_\w+\.py)\n(.*?)^```', re.S | re.M)
-CONFIGS = dict(BLOCK.findall((ROOT / 'docs' / 'dense_tasks.md').read_text()))
+CONFIGS = page_configs('dense_tasks.md')
 #: A run on one image, without processes that load it. Nothing of the model is changed.
 QUICK = {f'{name}_dataloader.{key}': value for name in ('train', 'val')
          for key, value in (('num_workers', 0), ('persistent_workers', False), ('dataset.indices', 1))}
@@ -29,13 +26,10 @@ QUICK = {f'{name}_dataloader.{key}': value for name in ('train', 'val')
 def clone(tmp_path_factory):
     """A folder like the top of a clone, with the configs, drawn scenes, and weights where the configs look for them."""
     folder = tmp_path_factory.mktemp('clone')
-    for name, text in CONFIGS.items():
-        (folder / name).write_text(text)
-    (folder / 'configs').symlink_to(ROOT / 'configs')
+    make_clone(folder, CONFIGS)
     files = make_fashion_mnist(folder / 'items')
     prepare_fashion_scenes(folder / 'data' / 'own', folder / 'items', 4, 2, 0, files, log=lambda sentence: None, val=0)
-    weights = {f'backbone.{key}': value for key, value in PerViT('tiny').state_dict().items()}
-    torch.save(dict(state_dict=weights), folder / 'pervit_tiny.pth')
+    write_tiny(folder / 'pervit_tiny.pth')
     return folder
 
 

@@ -6,35 +6,28 @@ from pathlib import Path
 
 import pytest
 import torch
-from mmengine.registry import DefaultScope
+from mmengine.registry import MODELS, DefaultScope
+from page_configs import ROOT, make_clone, page_configs, read_page, write_tiny
 
 from pervit_mm.apis.configs import load_config
 from pervit_mm.datasets.image_folder import make_image_folder
 from pervit_mm.engine import launch
-from pervit_mm.models import PerViT
 
 pytest.importorskip('mmpretrain')
 pytestmark = pytest.mark.usefixtures('one_thread')
 
-ROOT = Path(__file__).parents[1]
-PAGE = (ROOT / 'docs' / 'own_pretraining.md').read_text()
-CONFIGS = dict(re.findall(r'^```python\n# (my_\w+\.py)\n(.*?)^```', PAGE, re.S | re.M))
+PAGE, CONFIGS = read_page('own_pretraining.md'), page_configs('own_pretraining.md')
 
 
 @pytest.fixture(scope='module')
 def clone(tmp_path_factory):
     """A folder like the top of a clone, with the configs, images, and weights where the configs look for them."""
     folder = tmp_path_factory.mktemp('clone')
-    for name, text in CONFIGS.items():
-        (folder / name).write_text(text)
-    (folder / 'configs').symlink_to(ROOT / 'configs')
+    make_clone(folder, CONFIGS)
     make_image_folder(folder / 'data' / 'custom', 3, 4, 1)
     shutil.copytree(folder / 'data' / 'custom' / 'train', folder / 'photos')
-    state = PerViT('tiny').state_dict()
-    (folder / 'work_dirs' / 'my_dino').mkdir(parents=True)
-    for name, prefix in (('pervit_tiny.pth', 'backbone.'),
-                         ('work_dirs/my_dino/epoch_20.pth', 'teacher.module.backbone.')):
-        torch.save(dict(state_dict={f'{prefix}{key}': value for key, value in state.items()}), folder / name)
+    write_tiny(folder / 'pervit_tiny.pth')
+    write_tiny(folder / 'work_dirs' / 'my_dino' / 'epoch_20.pth', 'teacher.module.backbone.')
     return folder
 
 
@@ -85,7 +78,6 @@ def test_the_second_task_of_the_page_starts_from_the_first(clone, monkeypatch):
         options[key] = int(options[key])
     first = load_config('my_tasks.py')
     with DefaultScope.overwrite_default_scope('mmpretrain'):
-        from mmengine.registry import MODELS
         Path('work_dirs/task0').mkdir()
         torch.save(dict(state_dict=MODELS.build(first.model).state_dict()), options['load_from'])
         cfg = load_config('my_tasks.py', {

@@ -127,8 +127,9 @@ def _made_of(run: Run, root: Path) -> tuple[dict, list[str]]:
     # Files that options name, and what the tools that draw data sets wrote beside them about how.
     files = [value for value in values.values() if Path(value).is_file()]
     where, dataset = innermost_dataset(cfg, 'train_dataloader')
-    folder = Path(values.get(f'{where}.data_root') or (dataset or {}).get('data_root') or root)
-    files += sorted(map(str, folder.glob('*.json'))) if folder != root else []
+    folder = values.get(f'{where}.data_root') or (dataset or {}).get('data_root')
+    if folder:
+        files += sorted(map(str, Path(folder).glob('*.json')))
     if files:
         settings['files'] = {file: fingerprint(file) for file in files}
     return settings, options

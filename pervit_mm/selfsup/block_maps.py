@@ -19,7 +19,6 @@ class BlockMaps:
     Attributes:
         index (int): Number of the block, from 0.
         hw_shape (tuple[int, int]): Grid (H, W) in tokens, N = H * W.
-        position_hw (tuple[int, int]): Grid of Φp: that of the tokens, or the window.
         log_position (Tensor, optional): log Φp ``(nH, N, N)``; None without Φp.
         query, key (Tensor, optional): ``(B, nH, N, d)``; None if they were not asked for.
         output (Tensor, optional): attention·v, ``(B, nH, N, d)``; None if it was not asked for.
@@ -27,7 +26,6 @@ class BlockMaps:
 
     index: int
     hw_shape: tuple[int, int]
-    position_hw: tuple[int, int]
     log_position: Tensor | None = None
     query: Tensor | None = None
     key: Tensor | None = None
@@ -88,7 +86,7 @@ def record_blocks(backbone: PerViT, content: Sequence[int] = (), output: Sequenc
                 if kept is not None:
                     raise UserError('backbone must keep all tokens for losses on its maps or Φp, and '
                                     'MAEPerViT drops some: take PerViT or MaskTokenPerViT')
-                records.append(BlockMaps(index, tuple(hw_shape), block.window_size or tuple(hw_shape), log_position))
+                records.append(BlockMaps(index, tuple(hw_shape), log_position))
 
             undo.callback(block.register_forward_pre_hook(begin).remove)
             heads = block.attn.num_heads
