@@ -17,7 +17,6 @@ paired t-test; and, in every setting but the first, how far Φp of each block mo
 rows are compared, so one p of 0.05 among them says little.
 """
 import argparse
-import os
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -149,8 +148,7 @@ def main() -> None:
     runs = {(row, seed): Run(f'{prefix}{row}_seed{seed}', str(setting.config(row)), seed, setting.options(row, seed))
             for seed in args.seeds for row in rows}
     try:
-        found = train_all(ROOT / 'tools' / 'train.py', list(runs.values()), args.root, args.jobs,
-                          max(1, (os.cpu_count() or 1) // max(1, args.jobs)))
+        found = train_all(ROOT / 'tools' / 'train.py', list(runs.values()), args.root, args.jobs)
         moved = {run: shifts(found[runs[run].name]) for run in runs}
         top1 = {row: {seed: found[runs[row, seed].name]['accuracy/top1'] for seed in args.seeds} for row in rows}
         table, column = [], f'to `{args.reference}`'

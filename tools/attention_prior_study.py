@@ -10,7 +10,6 @@ Columns: top-1 after the last epoch; average precision, in percent, with which t
 the head ranks the tokens of the item, on 2,000 test images; that of the prior itself; and chance.
 """
 import argparse
-import os
 from pathlib import Path
 
 from pervit_mm.apis.attention_priors import fashion_foreground, score_heads
@@ -54,8 +53,7 @@ def main() -> None:
         runs = {(name, seed): Run(f'{name}_seed{seed}', str(config), seed,
                                   (*folders, *args.cfg_options, *options[name]))
                 for seed in args.seeds for name, config in CONFIGS.items()}
-        found = train_all(ROOT / 'tools' / 'train.py', list(runs.values()), root, args.jobs,
-                          max(1, (os.cpu_count() or 1) // max(1, args.jobs)))
+        found = train_all(ROOT / 'tools' / 'train.py', list(runs.values()), root, args.jobs)
         cfg = load_config(root / f'plain_seed{args.seeds[0]}' / CONFIGS['plain'].name)  # with the options
         for (name, seed), run in runs.items():
             scores = score_heads(cfg, last_checkpoint(root / run.name), prior, -1, [0], images=args.images)

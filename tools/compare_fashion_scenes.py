@@ -11,11 +11,10 @@ minutes that these iterations took in the end, and the results on the test scene
 a trial, correct the number of iterations in the run's plan.json before its training starts.
 """
 import argparse
-import os
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
-from pervit_mm.benchmarks.equal_time import run_for
+from pervit_mm.benchmarks.equal_time import run_for, threads_of_each
 from pervit_mm.utils.errors import UserError
 from pervit_mm.utils.markdown import markdown_table
 
@@ -40,11 +39,11 @@ def main() -> None:
                         help='names without _fashion-scenes; default all of the tasks')
     parser.add_argument('--minutes', type=float, default=10., help='training time of each run')
     parser.add_argument('--jobs', type=int, default=2, help='runs at a time')
-    parser.add_argument('--threads', type=int, help='of each run; default CPUs / jobs')
+    parser.add_argument('--threads', type=int, help='of each run; default OMP_NUM_THREADS, or CPUs / jobs')
     parser.add_argument('--root', default='work_dirs/fashion_scenes', help='folder of all runs')
     parser.add_argument('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='for every run')
     args = parser.parse_args()
-    threads = args.threads or max(1, (os.cpu_count() or 1) // args.jobs)
+    threads = args.threads or threads_of_each(args.jobs)
     with ThreadPoolExecutor(args.jobs) as pool:
         # The first seed of all models comes first, so that an interrupted comparison already compares all of them.
         jobs = {(task, seed, name): pool.submit(

@@ -14,7 +14,6 @@ task an image is of and chooses between two classes, "agnostic" chooses among al
 accuracy on each task behind each task.
 """
 import argparse
-import os
 from pathlib import Path
 
 from pervit_mm.apis.configs import load_config
@@ -77,8 +76,7 @@ def main() -> None:
     runs = {run.name: run for task in zip(*chains.values()) for run in task}
     rows, lines = [], []
     try:
-        found = train_all(ROOT / 'tools' / 'train.py', list(runs.values()), args.root, args.jobs,
-                          max(1, (os.cpu_count() or 1) // max(1, args.jobs)))
+        found = train_all(ROOT / 'tools' / 'train.py', list(runs.values()), args.root, args.jobs)
         for (method, seed), of_tasks in chains.items():
             line = {'method': method, 'seed': seed}
             for kind in ('aware', 'agnostic'):

@@ -16,7 +16,6 @@ one, and both fused. Columns: J, the region similarity in percent, mean over the
 whose ground stands still, and of those whose ground drifts.
 """
 import argparse
-import os
 from collections.abc import Callable, Iterable
 from functools import cache, partial
 from pathlib import Path
@@ -82,8 +81,7 @@ def main() -> None:
     root = Path(args.root)
     try:
         runs = queue(args)
-        train_all(ROOT / 'tools' / 'train.py', runs, root, args.jobs,
-                  max(1, (os.cpu_count() or 1) // max(1, args.jobs)))
+        train_all(ROOT / 'tools' / 'train.py', runs, root, args.jobs)
         semantic = config_of(CONFIGS, args.semantic)
         if not args.weights:
             semantic = root / f'{args.semantic}_seed{args.seeds[0]}' / semantic.name  # with the options

@@ -13,7 +13,6 @@ items that got a cluster, on average. BatchNorm has statistics of training scene
 these scores.
 """
 import argparse
-import os
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -66,8 +65,7 @@ def main() -> None:
     root, settings = Path(args.root), dict(
         clusters=args.clusters, scenes=args.scenes, data=fingerprint(Path(args.data) / MANIFEST))
     try:
-        train_all(ROOT / 'tools' / 'train.py', runs, root, args.jobs,
-                  max(1, (os.cpu_count() or 1) // max(1, args.jobs)))
+        train_all(ROOT / 'tools' / 'train.py', runs, root, args.jobs)
         cfg = load_config(root / runs[0].name / CONFIG.name)  # with the options
         side = cfg.crops.global_size
         tiles = read_tiles(args.data, 'test', side, args.scenes), read_tiles(args.data, 'train', side, CALIBRATION)

@@ -12,7 +12,6 @@ Columns: k-NN at k = 20 with all labels; k-NN and linear probe on 1 % of the lab
 on 1 %; tokens that find their place in another crop, exactly and within one token.
 """
 import argparse
-import os
 from pathlib import Path
 
 from pervit_mm.apis.configs import load_config
@@ -82,8 +81,7 @@ def main() -> None:
         args.systems.insert(args.systems.index('milan'), 'sit')
     runs, root, rows = queue(args.systems, args.controls, args.seeds), Path(args.root), []
     try:
-        found = train_all(ROOT / 'tools' / 'train.py', runs, root, args.jobs,
-                          max(1, (os.cpu_count() or 1) // max(1, args.jobs)))
+        found = train_all(ROOT / 'tools' / 'train.py', runs, root, args.jobs)
         for name in (*args.controls, *args.systems):
             for seed in args.seeds:
                 scores = score(root / f'{name}_seed{seed}', prefix_of(name)) if name in SYSTEMS else dict.fromkeys(

@@ -127,6 +127,15 @@ def test(tool: str | Path, config: str, checkpoint: str | Path, work_dir: str | 
     return json.loads(metrics.read_text())
 
 
+def threads_of_each(jobs: int) -> int:
+    """OpenMP threads of each of several runs at a time: ``OMP_NUM_THREADS`` if it is set, else an equal share of CPUs.
+
+    Threads that wait for a CPU which another run holds can cost more than ten times the time.
+    """
+    chosen = os.environ.get('OMP_NUM_THREADS', '')
+    return int(chosen) if chosen.isdigit() and int(chosen) > 0 else max(1, (os.cpu_count() or 1) // max(1, jobs))
+
+
 def call(command: Sequence[str], work_dir: str | Path, name: str, threads: int | None, what: str = 'training') -> None:
     """Run the command of a training, and add what it prints to ``output.txt`` in its work directory.
 

@@ -13,7 +13,7 @@ from ..apis.configs import load_config
 from ..engine.preflight import innermost_dataset
 from ..utils.atomic_write import write_json
 from ..utils.errors import UserError
-from .equal_time import READING, call, scalars, test
+from .equal_time import READING, call, scalars, test, threads_of_each
 from .kept_scores import fingerprint
 
 #: Keys of MMEngine's log that are no metric.
@@ -184,7 +184,8 @@ def train_all(tool: str | Path, runs: Sequence[Run], root: str | Path, jobs: int
         runs (Sequence[Run]): A run whose options name another one waits for it.
         root (str | Path): Folder of all runs.
         jobs (int): Runs at a time. Defaults to 1.
-        threads (int, optional): OpenMP threads of each. Defaults to None, which leaves it to the environment.
+        threads (int, optional): OpenMP threads of each. Defaults to None, see
+            :func:`~pervit_mm.benchmarks.equal_time.threads_of_each`.
 
     Returns:
         dict[str, dict[str, float]]: Metrics by name, see :func:`train_once`.
@@ -210,7 +211,7 @@ def train_all(tool: str | Path, runs: Sequence[Run], root: str | Path, jobs: int
     def work(run: Run) -> dict[str, float]:
         for name in run.needs(names):
             futures[name].result()  # queues are first in, first out, so it has started already
-        return train_once(tool, run, root, threads)
+        return train_once(tool, run, root, threads or threads_of_each(jobs))
 
     with ThreadPoolExecutor(jobs) as pool:
         for run in runs:

@@ -55,15 +55,18 @@ def calls(root):
     return [json.loads(line) for line in (root / 'calls.jsonl').read_text().splitlines()]
 
 
-@pytest.mark.parametrize('jobs', [1, 2])
-def test_a_run_starts_from_the_last_checkpoint_of_another_and_nothing_is_repeated(tmp_path, tool, jobs):
+@pytest.mark.parametrize('jobs, environment, threads', [(1, '', '6'), (4, '', '1'), (1, '3', '3'), (2, '3', '3')])
+def test_a_run_starts_from_the_last_checkpoint_of_another_and_nothing_is_repeated(
+        tmp_path, tool, monkeypatch, jobs, environment, threads):
+    monkeypatch.setattr(os, 'cpu_count', lambda: 6)
+    monkeypatch.setenv('OMP_NUM_THREADS', environment)
     root = tmp_path / 'runs'
     runs = [Run('a', 'a.py', 3), Run('b', 'b.py', 4, ('x={a}', 'y=1'))]
     for _ in range(2):
-        found = train_all(tool, runs, root, jobs, threads=1)
+        found = train_all(tool, runs, root, jobs)
         assert found == dict.fromkeys('ab', {'loss': 2., 'knn/top1_k20': 80.})
-    assert calls(root) == [['a', 'a.py', '3', '1', []],
-                           ['b', 'b.py', '4', '1', [f'x={root}/a/epoch_2.pth', 'y=1']]]
+    assert calls(root) == [['a', 'a.py', '3', threads, []],
+                           ['b', 'b.py', '4', threads, [f'x={root}/a/epoch_2.pth', 'y=1']]]
 
 
 def test_a_failure_stops_the_queue_and_what_is_done_stays(tmp_path, tool):

@@ -100,7 +100,7 @@ def test_the_table_compares_with_the_full_row_seed_by_seed(monkeypatch, capsys, 
     """Differences -1, -2 and -3: mean -2, interval ± 2.48, p 0.074; see test_paired.py."""
     seen = []
 
-    def train_all(tool, runs, root, jobs, threads):
+    def train_all(tool, runs, root, jobs):
         seen.extend(run.name for run in runs)
         return {run.name: {'accuracy/top1': 88. - (0 if 'full' in run.name else run.seed + 1),
                            **({f'position_shift/block{i}': 0.01 * i for i in range(12)} if 'full' in run.name else {})}

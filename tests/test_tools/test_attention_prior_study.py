@@ -89,7 +89,7 @@ def test_heads_are_scored_on_the_items_of_the_test_images(data, tmp_path):
 def test_the_study_gives_its_prior_to_the_hook_and_prints_the_table(data, tmp_path, monkeypatch, capsys):
     root, seen = tmp_path / 'runs', []
 
-    def train_all(tool, runs, folder, jobs, threads):
+    def train_all(tool, runs, folder, jobs):
         for run in runs:
             (folder / run.name).mkdir()
             (folder / run.name / 'last_checkpoint').write_text('epoch_3.pth')

@@ -51,7 +51,7 @@ def test_every_method_has_a_config_whose_later_tasks_build_and_take_a_step(tmp_p
 def test_the_table_is_of_chains_that_share_their_first_task(monkeypatch, capsys, tmp_path):
     seen = []
 
-    def train_all(tool, runs, root, jobs, threads):
+    def train_all(tool, runs, root, jobs):
         seen.extend(runs)
         found = {}
         for run in runs:

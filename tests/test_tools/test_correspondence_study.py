@@ -24,7 +24,7 @@ def study(monkeypatch, capsys, tmp_path):
     make_fashion_mnist(tmp_path / 'items')
     runs, scored = [], []
 
-    def train_all(tool, queue, root, jobs, threads):
+    def train_all(tool, queue, root, jobs):
         runs[:] = queue
         for run in queue:
             folder, cfg = root / run.name, load_config(run.config)

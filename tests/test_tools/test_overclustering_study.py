@@ -18,7 +18,7 @@ def study(monkeypatch, capsys, tmp_path):
     """Run the tool. It returns the runs, the rows of the table, and what was scored."""
     runs, scored = [], []
 
-    def train_all(tool, queue, root, jobs, threads):
+    def train_all(tool, queue, root, jobs):
         runs[:] = queue
         for run in queue:
             folder = root / run.name
