@@ -104,8 +104,8 @@ SETTINGS = {
     'images-6000-long': Setting('6,000 images of Fashion-MNIST, drawn by the seed, 60 epochs', 'few', 600, 60,
                                 rows=('full', 'no-position', 'fast-position')),
     'images-600': Setting('600 images of Fashion-MNIST, drawn by the seed, 100 epochs', 'few', 60, 100),
-    'tokens-14': Setting('14 × 14 tokens, 6,000 images of Fashion-MNIST, drawn by the seed, 20 epochs', 'tokens-14',
-                         600, 20),
+    'tokens-14': Setting('14 × 14 tokens, 6,000 images of Fashion-MNIST, drawn by the seed, 10 epochs', 'tokens-14',
+                         600, 10),
     'clutter': Setting('FashionClutter, the item in the middle of others, 10 epochs', 'clutter'),
 }
 
