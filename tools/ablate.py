@@ -3,7 +3,7 @@
 
     python tools/ablate.py                                       # every row, three seeds, two runs at a time
     python tools/ablate.py --rows full no-position --seeds 0 1 2 3 4 --out ablation.csv
-    python tools/ablate.py --rows no-cpe no-position_no-cpe --reference no-cpe      # Φp where nothing else knows places
+    python tools/ablate.py --rows full no-cpe vit --reference no-cpe                # compared with another row
     python tools/ablate.py --setting images-600                  # few images; five rows
     python tools/ablate.py --setting images-6000                 # and three rows with what could hold Φp back changed
     python tools/ablate.py --setting clutter                     # after tools/prepare_fashion_clutter.py
@@ -14,7 +14,8 @@ setting changes the training of all rows alike. A seed draws the weights, the or
 few are. Columns: top-1 on the 10,000 test images after the last epoch, mean and
 deviation over the seeds; the mean of the paired differences to a reference, with its 95 % interval; the p of a
 paired t-test; and, in every setting but the first, how far Φp of each block moved, see `PerViTPositionShiftHook`. Many
-rows are compared, so one p of 0.05 among them says little.
+rows are compared, so one p of 0.05 among them says little. A second table has what Φp is worth beside the convolution
+and without it, and the difference of the two.
 """
 import argparse
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from pervit_mm.benchmarks.difference_chart import draw_differences
-from pervit_mm.benchmarks.paired import mean_and_deviation, paired_difference
+from pervit_mm.benchmarks.paired import PairedDifference, mean_and_deviation, paired_difference
 from pervit_mm.benchmarks.run_queue import Run, train_all
 from pervit_mm.evaluation import write_csv
 from pervit_mm.utils.errors import UserError
@@ -116,6 +117,24 @@ def shifts(metrics: dict[str, float]) -> list[float]:
     return [metrics[f'position_shift/block{i}'] for i in range(len(names))]
 
 
+def effects_of_position(top1: dict[str, dict[int, float]]) -> list[dict[str, str]]:
+    """What Φp is worth beside the convolution, and without it, or nothing if a row of these is missing."""
+    if not {'full', 'no-position', 'no-cpe', 'no-position_no-cpe'} <= top1.keys():
+        return []
+    beside, alone = ({seed: value - top1[without][seed] for seed, value in top1[row].items()}
+                     for row, without in (('full', 'no-position'), ('no-cpe', 'no-position_no-cpe')))
+    none = dict.fromkeys(beside, 0.)
+    return [{'Φp': text, 'points': str(difference), 'p': of_p(difference)} for text, difference in (
+        ('beside the convolution, `full` less `no-position`', paired_difference(beside, none)),
+        ('without it, `no-cpe` less `no-position_no-cpe`', paired_difference(alone, none)),
+        ('the second less the first', paired_difference(alone, beside)))]
+
+
+def of_p(difference: PairedDifference) -> str:
+    """The p of a table."""
+    return '< 0.001' if difference.p < 0.001 else f'{difference.p:.3f}'
+
+
 def main() -> None:
     """Run what is missing and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -157,8 +176,7 @@ def main() -> None:
                     'p': ''}
             if row != args.reference and args.reference in top1 and len(args.seeds) > 1:
                 difference = paired_difference(values, top1[args.reference])
-                p = '< 0.001' if difference.p < 0.001 else f'{difference.p:.3f}'
-                line.update({column: str(difference), 'p': p})
+                line.update({column: str(difference), 'p': of_p(difference)})
             if any(moved.values()):
                 blocks = [moved[row, seed] for seed in args.seeds]
                 line['Φp moved'] = ' '.join(f'{sum(values) / len(values):.2f}' for values in zip(*blocks))
@@ -168,6 +186,8 @@ def main() -> None:
                             moved=' '.join(f'{shift:.3f}' for shift in moved[row, seed]))
                        for row, values in top1.items() for seed, value in values.items()], args.out)
         print(f'{setting.text}, seeds {args.seeds}\n\n{markdown_table(table)}')
+        if len(args.seeds) > 1 and (effects := effects_of_position(top1)):
+            print(f'\nWhat Φp is worth:\n\n{markdown_table(effects)}')
         if args.figure:
             draw_differences(top1, args.reference, args.figure, f'top-1, difference to {args.reference} in points')
     except UserError as error:

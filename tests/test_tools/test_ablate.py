@@ -120,3 +120,18 @@ def test_the_table_compares_with_the_full_row_seed_by_seed(monkeypatch, capsys, 
     moved = ' '.join(f'{0.01 * i:.3f}' for i in range(12))
     assert (tmp_path / 'runs.csv').read_text().splitlines()[1:5] == [
         *(f'all,full,{seed},88.0,{moved}' for seed in range(3)), 'all,no-cpe,0,87.0,']
+
+
+def test_what_position_is_worth_beside_the_convolution_and_without_it():
+    """By SciPy's test of one sample. A fourth of the rows missing: nothing is printed."""
+    from scipy.stats import ttest_1samp
+    tool = runpy.run_path(str(ROOT / 'tools' / 'ablate.py'))
+    top1 = {'full': {0: 88., 1: 89., 2: 91.}, 'no-position': {0: 87., 1: 89., 2: 89.},
+            'no-cpe': {0: 86., 1: 86., 2: 88.}, 'no-position_no-cpe': {0: 84., 1: 83., 2: 83.}}
+    lines = tool['effects_of_position'](top1)
+    for line, differences in zip(lines, ([1., 0., 2.], [2., 3., 5.], [1., 3., 3.]), strict=True):
+        found = ttest_1samp(differences, 0.)
+        low, high = found.confidence_interval()
+        assert line['points'] == f'{sum(differences) / 3:+.2f} ({low:+.2f} to {high:+.2f})'
+        assert line['p'] == f'{found.pvalue:.3f}'
+    assert tool['effects_of_position']({row: top1[row] for row in list(top1)[:3]}) == []
