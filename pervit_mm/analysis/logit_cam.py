@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from ..models import PerViT
 from ..utils.errors import UserError
-from .recorders import is_a
+from .block_recorder import is_a
 
 
 def logit_cam(model: nn.Module, images: Tensor) -> Tensor:

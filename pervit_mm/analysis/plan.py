@@ -14,11 +14,12 @@ from .attention import (
     ring_shares,
     uniform_attention,
 )
+from .block_recorder import is_a
 from .capture import BlockRecord, capture, find_backbone
 from .impact import position_impact
 from .norms import skip_branch_ratio
 from .offsets import aligned_map
-from .recorders import find_recorders, is_a
+from .recorders import find_recorders
 from .uniformity import token_uniformity
 
 #: Values of one attention map of the images that run at once. 2^25 of float32 take 134 MB, and a dozen are needed.
