@@ -7,7 +7,8 @@
 The prior says where items are on average. It draws head 0 of the last block. You can stop the command at any time and
 start it again with the same arguments: finished runs are kept, and an interrupted run goes on from its last checkpoint.
 Columns: top-1 after the last epoch; average precision, in percent, with which the attention that tokens receive from
-the head ranks the tokens of the item, on 2,000 test images; that of the prior itself; and chance.
+each head ranks the tokens of the item, on 2,000 test images; that of the prior itself, which is the same for all
+images; and chance. A head above the prior finds items, a head that equals it has learned the prior.
 """
 import argparse
 from pathlib import Path
@@ -56,10 +57,10 @@ def main() -> None:
         found = train_all(ROOT / 'tools' / 'train.py', list(runs.values()), root, args.jobs)
         cfg = load_config(root / f'plain_seed{args.seeds[0]}' / CONFIGS['plain'].name)  # with the options
         for (name, seed), run in runs.items():
-            scores = score_heads(cfg, last_checkpoint(root / run.name), prior, -1, [0], images=args.images)
+            scores = score_heads(cfg, last_checkpoint(root / run.name), prior=prior, images=args.images)
             rows.append({'training': name, 'seed': seed, 'top-1': found[run.name]['accuracy/top1'],
-                         'AP of the head': scores['heads'], 'AP of the prior': scores['prior'],
-                         'chance': scores['chance']})
+                         **{f'head {number}': value for number, value in enumerate(scores.heads)},
+                         'prior': scores.prior, 'chance': scores.chance})
         if args.out:
             write_csv(rows, args.out)
     except UserError as error:

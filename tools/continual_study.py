@@ -10,8 +10,9 @@ interrupted run goes on from its last checkpoint.
 
 Columns: average accuracy over the five tasks at the end (Lopez-Paz and Ranzato 2017), and forgetting, the best earlier
 accuracy on a task minus that at the end, mean over the first four tasks (Chaudhry et al. 2018). "aware" is told which
-task an image is of and chooses between two classes, "agnostic" chooses among all classes seen so far. The CSV has the
-accuracy on each task behind each task.
+task an image is of and chooses between two classes, "agnostic" chooses among all classes seen so far. The first is what
+we judge by, because no task trains the classes of two tasks against each other. Behind the first task BatchNorm keeps
+its statistics, for all methods. The CSV has the accuracy on each task behind each task.
 """
 import argparse
 from pathlib import Path
@@ -49,7 +50,9 @@ def chain(method: str, seed: int, tasks: list[list[int]], shared: tuple[str, ...
     runs = [Run(f'task0_seed{seed}', str(config_of('finetune')), seed, shared)]
     for task in range(1, len(tasks)):
         before = f'{{{runs[-1].name}}}'
-        options = [f'load_from={before}', f'model.task={task}', f'val_evaluator.seen={task + 1}',
+        # Statistics of new classes would change what the old network says of old ones, and no method can keep them.
+        options = [f'load_from={before}', f'model.task={task}', 'model.backbone.norm_eval=True',
+                   f'val_evaluator.seen={task + 1}',
                    f'test_evaluator.seen={task + 1}',
                    f'train_dataloader.dataset.classes=[{",".join(map(str, tasks[task]))}]']
         if method != 'finetune':

@@ -5,20 +5,25 @@
     python tools/pretraining_study.py --systems mae milan --seeds 0 --jobs 1 --out study.csv
 
 You can stop it at any time and start it again with the same arguments. Finished runs are kept, and an interrupted run
-goes on from its last checkpoint. The seed of a run also draws its images with labels. Beside the systems stand three
-controls without pre-training: the same fine-tuning from scratch; one that sees as many images more as the longest
-single pre-training; and one for MILAN, which learns from the teacher of the SiT of its seed. So SiT comes with MILAN.
-Columns: k-NN at k = 20 with all labels; k-NN and linear probe on 1 % of the labels, mean of three draws; fine-tuning
-on 1 %; tokens that find their place in another crop, exactly and within one token.
+goes on from its last checkpoint. The seed of a run also draws its images with labels. Beside the systems stand raw
+pixels, random weights, and three controls without pre-training: the same fine-tuning from scratch; one that sees as
+many images as SimMIM's pre-training and fine-tuning; and one that takes the time of MILAN and of its teacher, the iBOT
+of its seed. So iBOT comes with MILAN.
+
+Columns: k-NN at k = 20 with all labels; k-NN and linear probe on 1 % of the labels, mean of three draws; tokens that
+find their place in another crop, exactly and within one token; "items", the average precision with which the attention
+that tokens receive in the last block ranks those of the item (chance is 44); for SimMIM and MAE the error on hidden
+pixels, and those of two predictors that learn nothing; fine-tuning on 1 %.
 """
 import argparse
 from pathlib import Path
 
+from pervit_mm.apis.attention_priors import score_heads
 from pervit_mm.apis.configs import load_config
-from pervit_mm.apis.pretraining_scores import score_region_matching
+from pervit_mm.apis.pretraining_scores import score_hidden_pixels, score_region_matching
 from pervit_mm.apis.probe import probe
 from pervit_mm.benchmarks.kept_scores import fingerprint, kept_scores
-from pervit_mm.benchmarks.pretrained import SYSTEMS, prefix_of, pretrainings
+from pervit_mm.benchmarks.pretrained import PIXELS, SYSTEMS, TEACHER, config_of, prefix_of, pretrainings
 from pervit_mm.benchmarks.run_queue import Run, last_checkpoint, train_all
 from pervit_mm.evaluation import write_csv
 from pervit_mm.utils.errors import UserError
@@ -27,44 +32,64 @@ from pervit_mm.utils.markdown import markdown_table
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / 'configs' / 'selfsup'
 #: Epochs of each control.
-CONTROLS = dict(scratch=80, scratch_long=580, scratch_longest=880)
+CONTROLS = dict(scratch=80, scratch_long=580, scratch_longest=1300)
 #: The classifier whose data set the features are scored on.
 LABELS = ROOT / 'configs' / 'pervit_nano_3e_fashion-mnist.py'
+#: Columns of errors on hidden pixels, in deviations of all pixels. All others are percentages.
+ERRORS = ('hidden pixels', 'mean image', 'nearest patch')
+COLUMNS = ('system', 'seed', 'k-NN', 'k-NN, 1 %', 'probe, 1 %', 'place ± 0', 'place ± 1', 'items', *ERRORS,
+           'fine-tuned, 1 %')
 
 
-def queue(systems: list[str], controls: list[str], seeds: list[int]) -> list[Run]:
-    """All trainings: the controls, then each system, its fine-tuning behind it."""
+def queue(systems: list[str], controls: list[str], seeds: list[int], options: tuple[str, ...] = ()) -> list[Run]:
+    """All trainings: the controls, then each system, its fine-tuning behind it. The options are for all of them."""
     runs = []
     for control in controls:
         config = CONFIGS / 'benchmarks' / f'pervit-nano_scratch_1xb50-coslr-{CONTROLS[control]}e_fashion-mnist-1pct.py'
-        runs += [Run(f'{control}-1pct_seed{seed}', str(config), seed, (f'train_dataloader.dataset.seed={seed}', ))
-                 for seed in seeds]
+        runs += [Run(f'{control}-1pct_seed{seed}', str(config), seed,
+                     (f'train_dataloader.dataset.seed={seed}', *options)) for seed in seeds]
     for system in systems:
-        runs += [run for seed in seeds for run in pretrainings(CONFIGS, system, seed)]
+        runs += [run for seed in seeds for run in pretrainings(CONFIGS, system, seed, options)]
         config = CONFIGS / 'benchmarks' / f'pervit-nano_{system}-pre_1xb50-coslr-80e_fashion-mnist-1pct.py'
         for seed in seeds:
             start = f'model.backbone.init_cfg.checkpoint={{{system}_seed{seed}}}'
             runs.append(Run(f'{system}-1pct_seed{seed}', str(config), seed,
-                            (f'train_dataloader.dataset.seed={seed}', start)))
+                            (f'train_dataloader.dataset.seed={seed}', *options, start)))
     return list({run.name: run for run in runs}.values())
 
 
-def score(work_dir: Path, prefix: str) -> dict[str, float]:
+def score(work_dir: Path, system: str) -> dict[str, float]:
     """What the features of a pre-training are worth, in percent. A result that is there is not made again."""
     cfg, checkpoint = load_config(LABELS), last_checkpoint(work_dir)
     # Masks, corruption and small crops changed the statistics of BatchNorm.
-    settings, tolerances = dict(prefix=prefix, recalibration=8192, k=(20, )), (0, 1)
+    settings = dict(prefix=prefix_of(system), recalibration=8192)
 
     def make() -> dict[str, float]:
-        row, = probe(cfg, checkpoint, **settings)
+        row, = probe(cfg, checkpoint, k=(20, ), **settings)
         scores = {'k-NN': row.knn[20], 'k-NN, 1 %': row.few_knn.mean, 'probe, 1 %': row.few_probe.mean}
-        for tolerance, found in zip(tolerances, score_region_matching(
-                cfg, checkpoint, prefix=prefix, tolerances=tolerances)):
+        for tolerance, found in zip((0, 1), score_region_matching(cfg, checkpoint, **settings)):
             scores[f'place ± {tolerance}'] = found.accuracy
+        scores['items'] = score_heads(cfg, checkpoint, **settings).together
+        if system in PIXELS:
+            error = score_hidden_pixels(load_config(work_dir / config_of(CONFIGS, system).name), checkpoint, cfg)
+            scores.update({'hidden pixels': error.model, 'mean image': error.mean_image,
+                           'nearest patch': error.nearest_patch})
         return scores
 
-    made_of = dict(settings, tolerances=tolerances, checkpoint=fingerprint(checkpoint), config=cfg.dump())
+    made_of = dict(settings, checkpoint=fingerprint(checkpoint), config=cfg.dump())
     return kept_scores(work_dir / 'scores.json', made_of, make)
+
+
+def score_untrained(root: Path) -> list[dict]:
+    """Rows of raw pixels and of random weights, made once."""
+    cfg = load_config(LABELS)
+
+    def make() -> dict[str, list[dict]]:
+        found = probe(cfg, None, pixels=True, random=True, recalibration=8192, k=(20, ))
+        return dict(rows=[{'system': row.features, 'k-NN': row.knn[20], 'k-NN, 1 %': row.few_knn.mean,
+                           'probe, 1 %': row.few_probe.mean} for row in found])
+
+    return kept_scores(root / 'untrained.json', dict(config=cfg.dump()), make)['rows']
 
 
 def main() -> None:
@@ -75,25 +100,33 @@ def main() -> None:
     parser.add_argument('--seeds', nargs='+', type=int, default=[0, 1])
     parser.add_argument('--jobs', type=int, default=2, help='runs at a time')
     parser.add_argument('--root', default='work_dirs/pretraining', help='folder of all runs')
+    parser.add_argument('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='for every training')
     parser.add_argument('--out', metavar='FILE.csv', help='default none')
     args = parser.parse_args()
-    if 'milan' in args.systems and 'sit' not in args.systems:
-        args.systems.insert(args.systems.index('milan'), 'sit')
-    runs, root, rows = queue(args.systems, args.controls, args.seeds), Path(args.root), []
+    if 'milan' in args.systems and TEACHER not in args.systems:
+        args.systems.insert(args.systems.index('milan'), TEACHER)
+    runs, root = queue(args.systems, args.controls, args.seeds, tuple(args.cfg_options)), Path(args.root)
     try:
         found = train_all(ROOT / 'tools' / 'train.py', runs, root, args.jobs)
+        rows = [{'seed': '', **row} for row in score_untrained(root)]
         for name in (*args.controls, *args.systems):
             for seed in args.seeds:
-                scores = score(root / f'{name}_seed{seed}', prefix_of(name)) if name in SYSTEMS else dict.fromkeys(
-                    ('k-NN', 'k-NN, 1 %', 'probe, 1 %', 'place ± 0', 'place ± 1'))
+                scores = score(root / f'{name}_seed{seed}', name) if name in SYSTEMS else {}
                 rows.append({'system': name, 'seed': seed, **scores,
                              'fine-tuned, 1 %': found[f'{name}-1pct_seed{seed}']['accuracy/top1']})
+        rows = [{column: row.get(column) for column in COLUMNS} for row in rows]
         if args.out:
             write_csv(rows, args.out)
     except UserError as error:
         raise SystemExit(f'tools/pretraining_study.py: {error}') from error
-    print(markdown_table([{key: f'{value:.1f}' if isinstance(value, float) else '' if value is None else value
-                           for key, value in row.items()} for row in rows]))
+    print(markdown_table([{key: shown(key, value) for key, value in row.items()} for row in rows]))
+
+
+def shown(column: str, value: float | str | None) -> float | str:
+    """A value as the table has it: shares in percent, errors in deviations of pixels."""
+    if not isinstance(value, float):
+        return '' if value is None else value
+    return f'{value:.3f}' if column in ERRORS else f'{value:.1f}'
 
 
 if __name__ == '__main__':

@@ -1,8 +1,8 @@
 # Leopart (Ziegler and Asano 2022) for PerViT-nano, without a label, on crops of 56 px of FashionScenes. It starts from
-# SiT's teacher, which learned from single items.
+# iBOT's teacher, which learned from single items and attends to them.
 _base_ = '../_base_/selfsup/leopart.py'
 
-checkpoint = 'pervit_mm://sit_pervit-nano_1xb128-coslr-3e_fashion-mnist_20261129-c718714e.pth'
+checkpoint = 'work_dirs/ibot_pervit-nano_1xb128-coslr-2e_fashion-mnist/epoch_2.pth'
 
 # Fashion-MNIST's mean and deviation, for its weights.
 data_preprocessor = dict(type='SelfSupDataPreprocessor', mean=[72.94] * 3, std=[90.02] * 3, to_rgb=True)

@@ -1,5 +1,5 @@
-# MILAN (Hou et al. 2022) for PerViT-nano, without a label: what SiT's teacher says about all tokens is predicted from
-# 12 of them, drawn by the attention that they receive.
+# MILAN (Hou et al. 2022) for PerViT-nano, without a label: what iBOT's teacher says about all tokens is predicted from
+# 12 of them, drawn by the attention that they receive. It attends to items; SiT's teacher attends to the ground.
 _base_ = 'mae_pervit-nano_1xb128-coslr-5e_fashion-mnist.py'
 
 model = dict(
@@ -21,6 +21,6 @@ model = dict(
     target_generator=dict(
         type='PerViTTargetGenerator',
         backbone=dict(type='PerViT', arch='nano', img_size=28, in_channels=1),
-        checkpoint='work_dirs/sit_pervit-nano_1xb128-coslr-3e_fashion-mnist/epoch_3.pth'))
+        checkpoint='work_dirs/ibot_pervit-nano_1xb128-coslr-2e_fashion-mnist/epoch_2.pth'))
 
 optim_wrapper = dict(modules=('backbone', 'neck', 'target_generator'))

@@ -1,8 +1,7 @@
 """Attention priors of Fashion-MNIST: the file, and how well heads find items."""
-from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.device import get_device
@@ -10,12 +9,12 @@ from mmengine.device import get_device
 from ..analysis.capture import capture
 from ..datasets.fashion_scenes import SPLITS
 from ..datasets.fashion_scenes_canvas import HAZE, read_idx
-from ..evaluation import mask_average_precision
+from ..evaluation import mask_average_precision, recalibrate
 from ..evaluation.features import evaluating, read_batch
 from ..selfsup.prior_files import AttentionPrior, foreground_prior
 from ..utils.errors import UserError, told
 from .named_models import check_device
-from .probe import build_loader, build_sets, classifier_with_backbone
+from .probe import build_loader, build_sets, classifier_with_backbone, mixed
 
 
 def fashion_foreground(root: str | Path, hw_shape: tuple[int, int] = (7, 7)) -> AttentionPrior:
@@ -37,45 +36,64 @@ def fashion_foreground(root: str | Path, hw_shape: tuple[int, int] = (7, 7)) -> 
     return foreground_prior(images > HAZE, hw_shape, 'mean foreground of the training images of Fashion-MNIST')
 
 
-def score_heads(cfg: Config, checkpoint: str, prior: AttentionPrior, block: int, heads: Sequence[int], *,
-                images: int | None = 2000, device: str | None = None) -> dict[str, float]:
-    """How well heads of a classifier rank the tokens of items ahead of the ground, on test images of Fashion-MNIST.
+@dataclass(frozen=True)
+class HeadScores:
+    """Average precision in percent, mean over images, with which attention ranks tokens of items ahead of the ground.
+
+    Attributes:
+        heads (tuple[float, ...]): Of each head of the block.
+        together (float): Of the mean over the heads.
+        chance (float): The share of tokens that are of the item.
+        prior (float, optional): Of a prior, which is the same for all images; None if there is none.
+    """
+
+    heads: tuple[float, ...]
+    together: float
+    chance: float
+    prior: float | None = None
+
+
+def score_heads(cfg: Config, checkpoint: str, *, prior: AttentionPrior | None = None, block: int = -1,
+                prefix: str = 'backbone.', recalibration: int = 0, images: int | None = 2000,
+                device: str | None = None) -> HeadScores:
+    """How well the heads of a block find items, on test images of Fashion-MNIST: by the attention that tokens receive.
 
     Args:
         cfg (Config): Of a classifier of Fashion-MNIST.
-        checkpoint (str): Its path.
-        prior (AttentionPrior): An absolute prior, scored beside the heads as if it were attention.
-        block (int): Number of the block; negative ones count from the end.
-        heads (Sequence[int]): Numbers of the heads.
+        checkpoint (str): Path, of a classifier or of a pre-training.
+        prior (AttentionPrior, optional): An absolute one, scored beside the heads as if it were attention. Defaults to
+            None.
+        block (int): Number of the block; negative ones count from the end. Defaults to -1.
+        prefix (str): What the backbone's keys in the checkpoint begin with. Defaults to 'backbone.'.
+        recalibration (int): Training images from which BatchNorm gets its statistics anew. Defaults to 0, none.
         images (int, optional): Of the test set, evenly from its first to its last. Defaults to 2000; None takes all.
         device (str, optional): Defaults to None, which takes a GPU if there is one.
 
     Returns:
-        dict[str, float]: Average precision in percent, mean over images: ``heads``, mean over the heads too, of the
-        attention that tokens receive; ``prior``; and ``chance``, the share of tokens that are of the item.
+        HeadScores: The scores.
 
     Raises:
         UserError: If the prior is not absolute or for another grid, or the checkpoint doesn't fit.
     """
-    if prior.kind != 'absolute':
+    if prior is not None and prior.kind != 'absolute':
         raise UserError(f'prior must be absolute to be scored as a map, got a {prior.kind} one')
-    model = classifier_with_backbone(cfg, checkpoint).to(check_device(device or get_device()))
-    found: dict[str, list[torch.Tensor]] = dict(heads=[], prior=[], chance=[])
-    constant = prior.target()
+    model = classifier_with_backbone(cfg, checkpoint, prefix).to(check_device(device or get_device()))
+    bank, queries = build_sets(cfg, None, images)
+    if recalibration:
+        recalibrate(model, build_loader(cfg, mixed(bank, recalibration)), recalibration)
+    found = []
     with evaluating(model):
-        for batch in build_loader(cfg, build_sets(cfg, 1, images)[1]):
-            pixels = batch['inputs']
-            masks = torch.stack(list(pixels))[:, 0] > HAZE  # ahead of the normalization
+        for batch in build_loader(cfg, queries):
+            masks = torch.stack(list(batch['inputs']))[:, 0] > HAZE  # ahead of the normalization
             inputs, _ = read_batch(model, batch)
             with capture(model, each=lambda one: (one.hw_shape, one.attention.mean(-2))) as record:
                 model.backbone(inputs)
             hw_shape, received = record.blocks[block]
-            if hw_shape != prior.hw_shape:
+            if prior is not None and hw_shape != prior.hw_shape:
                 raise UserError(f'prior is for the grid {prior.hw_shape}, and the network has {hw_shape}')
-            maps = torch.cat([received[:, list(heads)].cpu(), constant.expand(len(masks), 1, -1),
-                              torch.ones(len(masks), 1, constant.numel())], 1)
-            scores = mask_average_precision(maps, masks, hw_shape)
-            found['heads'].append(scores[:, :-2].mean(1))
-            found['prior'].append(scores[:, -2])
-            found['chance'].append(scores[:, -1])
-    return {name: 100 * float(np.nanmean(torch.cat(values).numpy())) for name, values in found.items()}
+            constant = torch.ones(received.shape[2]) if prior is None else prior.target()
+            maps = [received, received.mean(1, keepdim=True), torch.ones_like(received[:, :1]),
+                    constant.to(received).expand(len(masks), 1, -1)]
+            found.append(mask_average_precision(torch.cat(maps, 1), masks, hw_shape))
+    *heads, together, chance, of_prior = (100 * torch.cat(found).nanmean(0)).tolist()
+    return HeadScores(tuple(heads), together, chance, None if prior is None else of_prior)

@@ -1,4 +1,4 @@
-"""Clusters of tokens on FashionScenes: for a pre-training, its start, random weights and raw pixels."""
+"""Clusters and foreground on FashionScenes: of a pre-training, its start, random weights and raw pixels."""
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from ..datasets.fashion_scenes import FASHION_CLASSES
 from ..evaluation import Overclustering, class_counts, overclustering_iou, pixel_tokens, recalibrate
 from ..evaluation.features import evaluating, read_batch
+from ..selfsup.foreground import attention_foreground
+from ..selfsup.received_attention import received_attention
 from ..utils.errors import UserError
 from .building import build_with_preprocessor
 from .images import find_images, read_image
@@ -95,15 +97,7 @@ def score_overclustering(cfg: Config, weights: str, tiles: Tiles, calibration: T
     Raises:
         UserError: If the weights can't be loaded or the tiles are not whole tokens.
     """
-    if weights == 'random':
-        model = random_classifier(cfg, seed)
-    elif weights in ('pixels', 'start'):
-        model = build_with_preprocessor(cfg)
-        if weights == 'start':
-            with quiet():
-                model.backbone.init_weights()
-    else:
-        model = classifier_with_backbone(cfg, weights, prefix)
+    model = _network(cfg, weights, prefix, seed)
     model.to(check_device(device or get_device()))
     stride = model.backbone.out_stride
     grid = tuple(side // stride for side in tiles.labels.shape[1:])
@@ -116,6 +110,37 @@ def score_overclustering(cfg: Config, weights: str, tiles: Tiles, calibration: T
     return [overclustering_iou(features, counts, clusters, draw) for draw in range(draws)]
 
 
+def foreground_precision(cfg: Config, weights: str, tiles: Tiles, calibration: Tiles, *,
+                         prefix: str = 'teacher.module.backbone.', mass: float = 0.6,
+                         device: str | None = None) -> tuple[float, float]:
+    """Does the attention that makes Leopart's foreground look at items?
+
+    Args:
+        cfg, weights, tiles, calibration, prefix, device: As for :func:`score_overclustering`, but for 'pixels'.
+        mass (float): See :func:`pervit_mm.selfsup.foreground.attention_foreground`. Defaults to 0.6.
+
+    Returns:
+        tuple[float, float]: Of the tokens in the foreground, and of all tokens, how many show items, in percent. A
+        token shows an item if most of its pixels do. NaN if there is no foreground.
+
+    Raises:
+        UserError: As :func:`score_overclustering`.
+    """
+    model = _network(cfg, weights, prefix, 0).to(check_device(device or get_device()))
+    recalibrate(model, _batches(calibration), len(calibration.images))
+    grid = tuple(side // model.backbone.out_stride for side in tiles.labels.shape[1:])
+    taken, items, known = [], [], []
+    with evaluating(model), received_attention(model.backbone) as seen:
+        for batch, labels in zip(_batches(tiles), tiles.labels.split(BATCH)):
+            model.backbone(read_batch(model, batch)[0])
+            taken.append(attention_foreground(seen.pop(), grid, mass).flatten(1).cpu())
+            counts = class_counts(labels, grid, NUM_CLASSES)
+            known.append(counts.sum(2) > 0)
+            items.append(2 * counts[..., 1:].sum(2) > counts.sum(2))
+    taken, items, known = torch.cat(taken), torch.cat(items), torch.cat(known)
+    return tuple(100 * float(items[chosen].float().mean()) for chosen in (taken & known, known))
+
+
 def token_features(model: nn.Module, tiles: Tiles) -> Tensor:
     """Features of all tokens of all tiles, ``(n * N, C)`` float32 on the CPU.
 
@@ -126,6 +151,19 @@ def token_features(model: nn.Module, tiles: Tiles) -> Tensor:
     with evaluating(model):
         return torch.cat([model.backbone(read_batch(model, batch)[0])[-1].flatten(0, 1).float().cpu()
                           for batch in _batches(tiles)])
+
+
+def _network(cfg: Config, weights: str, prefix: str, seed: int) -> nn.Module:
+    """The model of a config with the weights that a name or a path stands for, see :func:`score_overclustering`."""
+    if weights == 'random':
+        return random_classifier(cfg, seed)
+    if weights not in ('pixels', 'start'):
+        return classifier_with_backbone(cfg, weights, prefix)
+    model = build_with_preprocessor(cfg)
+    if weights == 'start':
+        with quiet():
+            model.backbone.init_weights()
+    return model
 
 
 def _batches(tiles: Tiles) -> list[dict]:

@@ -11,14 +11,14 @@ from torch import Tensor
 from ..checkpoints import read_checkpoint
 from ..checkpoints.files import entry_of
 from ..engine.hooks.random_state import get_generators, set_generators
-from ..evaluation import RegionMatching, region_matching_accuracy
+from ..evaluation import RegionMatching, recalibrate, region_matching_accuracy
 from ..evaluation.features import read_batch
 from ..selfsup import MAEPerViT
 from ..selfsup.hidden_pixels import HiddenPixelError, hidden_pixel_error, mean_of
 from ..utils.errors import UserError
 from .building import build_with_preprocessor, load_strictly
 from .named_models import check_device
-from .probe import build_loader, build_sets, classifier_with_backbone
+from .probe import build_loader, build_sets, classifier_with_backbone, mixed
 
 
 def score_hidden_pixels(cfg: Config, checkpoint: str, labels: Config, *, images: int | None = None, seed: int = 0,
@@ -76,7 +76,7 @@ def score_hidden_pixels(cfg: Config, checkpoint: str, labels: Config, *, images:
 
 def score_region_matching(cfg: Config, checkpoint: str, *, prefix: str = 'backbone.', crop: int | None = None,
                           shift: int | None = None, images: int = 1000, tolerances: Sequence[float] = (0., 1.),
-                          seed: int = 0, device: str | None = None) -> list[RegionMatching]:
+                          seed: int = 0, recalibration: int = 0, device: str | None = None) -> list[RegionMatching]:
     """Match tokens of two crops of test images, see :func:`pervit_mm.evaluation.region_matching_accuracy`.
 
     Args:
@@ -89,6 +89,8 @@ def score_region_matching(cfg: Config, checkpoint: str, *, prefix: str = 'backbo
         images (int): Images of the test set, evenly from its first to its last. Defaults to 1000.
         tolerances (Sequence[float]): Largest distances of a right match, in tokens. Defaults to (0, 1).
         seed (int): Draws the places of the crops. Defaults to 0.
+        recalibration (int): Training images from which BatchNorm gets its statistics anew, for networks that learned
+            from masked or corrupted ones. Defaults to 0, none.
         device (str, optional): Defaults to None, which takes a GPU if there is one.
 
     Returns:
@@ -101,8 +103,10 @@ def score_region_matching(cfg: Config, checkpoint: str, *, prefix: str = 'backbo
     backbone = model.backbone
     if hasattr(backbone, 'out_type'):
         backbone.out_type = 'raw'
-    loader = build_loader(cfg, build_sets(cfg, 1, images)[1])
-    inputs = torch.cat([read_batch(model, batch)[0] for batch in loader])
+    bank, queries = build_sets(cfg, None, images)
+    if recalibration:
+        recalibrate(model, build_loader(cfg, mixed(bank, recalibration)), recalibration)
+    inputs = torch.cat([read_batch(model, batch)[0] for batch in build_loader(cfg, queries)])
     stride = getattr(backbone, 'out_stride', 16)
     crop = crop or max(stride, round(min(inputs.shape[2:]) * 5 / 7 / stride) * stride)
     shift = shift or 2 * stride

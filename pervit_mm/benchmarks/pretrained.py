@@ -8,6 +8,10 @@ from .run_queue import Run
 SYSTEMS = dict(simmim=5, mae=5, sit=3, milan=5, dino=2, esvit=2, ibot=2, attmask=2)
 #: Systems without a teacher that follows. Of the others, the teacher is scored.
 ALONE = ('simmim', 'mae', 'milan')
+#: Systems whose error on hidden pixels can be measured.
+PIXELS = ('simmim', 'mae')
+#: The system whose teacher MILAN learns from and Leopart starts from. Its attention looks at items. SiT's doesn't.
+TEACHER = 'ibot'
 
 
 def config_of(configs: str | Path, system: str) -> Path:
@@ -43,7 +47,7 @@ def pretrainings(configs: str | Path, system: str, seed: int, options: tuple[str
                  folder: str | None = None) -> list[Run]:
     """The pre-training of a system, behind those that it starts from.
 
-    MILAN learns from the teacher of the SiT of its seed.
+    MILAN learns from the teacher of the iBOT of its seed.
 
     Args:
         configs (str | Path): Folder ``configs/selfsup``.
@@ -55,7 +59,7 @@ def pretrainings(configs: str | Path, system: str, seed: int, options: tuple[str
     Returns:
         list[Run]: The last one is the system's.
     """
-    ahead = pretrainings(configs, 'sit', seed, options, folder) if system == 'milan' else []
+    ahead = pretrainings(configs, TEACHER, seed, options, folder) if system == 'milan' else []
     target = (f'model.target_generator.checkpoint={{{ahead[-1].name}}}', ) if ahead else ()
     config = config_of(configs, system)
     places = () if folder is None else folder_options(config, folder)

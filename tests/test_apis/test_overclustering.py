@@ -7,8 +7,11 @@ from conftest import TINY_ARCH
 from mmengine.config import Config
 
 import pervit_mm.selfsup  # noqa: F401  (registers Leopart)
-from pervit_mm.apis.overclustering import read_tiles, score_overclustering, token_features
+from pervit_mm.analysis import capture
+from pervit_mm.apis import overclustering
+from pervit_mm.apis.overclustering import foreground_precision, read_tiles, score_overclustering, token_features
 from pervit_mm.apis.probe import random_classifier
+from pervit_mm.selfsup.foreground import attention_foreground
 from pervit_mm.utils.errors import UserError
 
 pytest.importorskip('sklearn')
@@ -71,6 +74,20 @@ def test_every_kind_of_weights_is_scored(scenes, tmp_path):
     assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
     other, = score_overclustering(config(), 'random', tiles, tiles, clusters=6, seed=6, draws=1)
     assert not torch.equal(found[0], other.iou)
+
+
+def test_the_foreground_is_compared_with_items(scenes, monkeypatch):
+    """Against attention as the analysis records it, and pixels counted by hand."""
+    monkeypatch.setattr(overclustering, 'recalibrate', lambda *args: None)
+    tiles, model = read_tiles(scenes, 'test', 16), random_classifier(config(), 0).eval()
+    found = foreground_precision(config(), 'random', tiles, tiles, mass=0.5)
+    with capture(model) as record, torch.no_grad():
+        model.backbone((tiles.images[:, [2, 1, 0]].float() - 70) / 90)
+    taken = attention_foreground(record.blocks[-1].attention.mean((1, 2)), (4, 4), 0.5)
+    shown = tiles.labels.view(5, 4, 4, 4, 4).transpose(2, 3).flatten(3)  # pixels of each token
+    known, items = (shown != 255).any(3), 2 * ((shown > 0) & (shown < 255)).sum(3) > (shown != 255).sum(3)
+    assert found == pytest.approx([100 * float(items[chosen].float().mean()) for chosen in (taken & known, known)])
+    assert 0 < taken.float().mean() < 1 and found[0] != found[1]
 
 
 def test_features_are_the_last_output_of_normalized_tiles(scenes):

@@ -11,8 +11,9 @@ from mmengine.registry import MODELS, DefaultScope
 from small_classifiers import SIDE, write_images, write_model
 
 from pervit_mm.apis.configs import load_config
-from pervit_mm.apis.probe import classifier_with_backbone
-from pervit_mm.evaluation import region_matching_accuracy
+from pervit_mm.apis.pretraining_scores import score_region_matching
+from pervit_mm.apis.probe import build_loader, build_sets, classifier_with_backbone, mixed
+from pervit_mm.evaluation import recalibrate, region_matching_accuracy
 from pervit_mm.selfsup.hidden_pixels import hidden_pixel_error
 
 mmpretrain = pytest.importorskip('mmpretrain')
@@ -116,10 +117,15 @@ def test_region_matching_of_a_checkpoint_is_that_of_its_backbone(world, tool):
     labels, _, checkpoint, _, images = world
     head, _, *rows = tool('region_matching', labels, checkpoint, '--images', 9, '--crop', 12, '--shift', 4,
                           '--tolerance', 0)
-    backbone = classifier_with_backbone(load_config(labels), checkpoint).backbone
-    backbone.out_type = 'raw'
-    found = region_matching_accuracy(backbone, images, [(4, 0), (-4, 0), (0, 4), (0, -4)], 12, 0.)
+    cfg, offsets = load_config(labels), [(4, 0), (-4, 0), (0, 4), (0, -4)]
+    model = classifier_with_backbone(cfg, checkpoint)
+    model.backbone.out_type = 'raw'
+    found = region_matching_accuracy(model.backbone, images, offsets, 12, 0.)
     assert rows == [['0', f'{found.accuracy:.1f}', f'{found.chance:.1f}', str(found.tokens)]]
+    anew, = score_region_matching(cfg, checkpoint, crop=12, shift=4, images=9, tolerances=[0.], recalibration=9,
+                                  device='cpu')
+    recalibrate(model, build_loader(cfg, mixed(build_sets(cfg)[0], 9)), 9)
+    assert anew == region_matching_accuracy(model.backbone, images, offsets, 12, 0.) != found
 
 
 def test_mistakes_are_one_line(world, tool):

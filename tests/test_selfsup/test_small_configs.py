@@ -25,6 +25,8 @@ def test_each_config_takes_a_step(name):
     cfg = Config.fromfile(str(CONFIGS[name]))
     if 'target_generator' in cfg.model:
         cfg.model.target_generator.checkpoint = None
+    if name == 'leopart':  # its start is a training of another config
+        assert cfg.model.backbone.pop('init_cfg').checkpoint == 'work_dirs/{}/epoch_2.pth'.format(CONFIGS['ibot'].stem)
     with DefaultScope.overwrite_default_scope('mmpretrain'):
         pipeline = [TRANSFORMS.build(transform) for transform in cfg.train_dataloader.dataset.pipeline
                     if 'LoadImage' not in transform['type']]

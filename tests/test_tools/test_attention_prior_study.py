@@ -69,21 +69,24 @@ def test_heads_are_scored_on_the_items_of_the_test_images(data, tmp_path):
     cfg = config(data)
     model = checkpoint_of(cfg, tmp_path / 'model.pth')
     prior = center_prior((7, 7), 2.)
-    found = attention_priors.score_heads(cfg, str(tmp_path / 'model.pth'), prior, 2, [1, 3], images=None, device='cpu')
+    found = attention_priors.score_heads(cfg, str(tmp_path / 'model.pth'), prior=prior, block=2, images=None,
+                                         device='cpu')
     images = make_items(1)[0]
     inputs = (torch.from_numpy(images)[:, None].float() - 72.94) / 90.02
     with capture(model) as record, torch.no_grad():
         model.backbone(inputs)
     received = record.blocks[2].attention.mean(2).numpy()
     tokens = (images > 16).reshape(-1, 7, 4, 7, 4).mean((2, 4)).reshape(-1, 49) > 0.5
-    heads = [average_precision_score(truth, maps[head]) for truth, maps in zip(tokens, received) for head in (1, 3)]
-    assert found['heads'] == pytest.approx(100 * np.mean(heads), abs=0.01)
-    assert found['prior'] == pytest.approx(100 * np.mean([
+    heads = [[average_precision_score(truth, one) for one in (*maps, maps.mean(0))]
+             for truth, maps in zip(tokens, received)]
+    assert (*found.heads, found.together) == pytest.approx(100 * np.mean(heads, 0), abs=0.01)
+    assert found.prior == pytest.approx(100 * np.mean([
         average_precision_score(truth, prior.target().numpy()) for truth in tokens]))
-    assert found['chance'] == pytest.approx(100 * tokens.mean())
+    assert found.chance == pytest.approx(100 * tokens.mean())
+    assert attention_priors.score_heads(cfg, str(tmp_path / 'model.pth'), device='cpu').prior is None
     for other, words in ((gaussian_prior((7, 7), 1.), 'must be absolute'), (center_prior((6, 6), 1.), r'\(6, 6\)')):
         with pytest.raises(UserError, match=words):
-            attention_priors.score_heads(cfg, str(tmp_path / 'model.pth'), other, 0, [0], device='cpu')
+            attention_priors.score_heads(cfg, str(tmp_path / 'model.pth'), prior=other, device='cpu')
 
 
 def test_the_study_gives_its_prior_to_the_hook_and_prints_the_table(data, tmp_path, monkeypatch, capsys):
@@ -100,16 +103,16 @@ def test_the_study_gives_its_prior_to_the_hook_and_prints_the_table(data, tmp_pa
         return {run.name: {'accuracy/top1': 90. + run.seed} for run in runs}
 
     monkeypatch.setattr(run_queue, 'train_all', train_all)
-    def score_heads(cfg, checkpoint, prior, block, heads, images):
+    def score_heads(cfg, checkpoint, *, prior, images):
         assert cfg.test_dataloader.dataset.data_root == str(data) and cfg.test_dataloader.batch_size == 7
-        return dict(heads=80. if 'prior_' in checkpoint else 60., prior=85., chance=40.)
+        return attention_priors.HeadScores((80. if 'prior_' in checkpoint else 60., 55.), 70., 40., 85.)
 
     monkeypatch.setattr(attention_priors, 'score_heads', score_heads)
     monkeypatch.setattr('sys.argv', ['attention_prior_study.py', '--data', str(data), '--root', str(root),
                                      '--cfg-options', 'test_dataloader.batch_size=7'])
     runpy.run_path(str(TOOLS / 'attention_prior_study.py'), run_name='__main__')
     assert [run.name for run in seen] == ['plain_seed0', 'prior_seed0', 'plain_seed1', 'prior_seed1']
-    assert '| prior | 1 | 91.0 | 80.0 | 85.0 | 40.0 |' in capsys.readouterr().out
+    assert '| prior | 1 | 91.0 | 80.0 | 55.0 | 85.0 | 40.0 |' in capsys.readouterr().out
     plain, with_prior = (load_config(root / run.name / Path(run.config).name) for run in seen[:2])
     assert plain.train_dataloader.dataset.data_root == plain.val_dataloader.dataset.data_root == str(data)
     hook = HOOKS.build(with_prior.custom_hooks[-1])

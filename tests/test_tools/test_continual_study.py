@@ -30,7 +30,7 @@ def test_every_method_has_a_config_whose_later_tasks_build_and_take_a_step(tmp_p
         cfg.merge_from_dict({key: DictAction._parse_iterable(value.replace(f'{{{method}_task1_seed0}}', path))
                              for key, value in (option.split('=', 1) for option in run.options)})
         assert cfg.load_from == path and cfg.train_dataloader.dataset.classes == [4, 5]
-        assert cfg.val_evaluator.seen == cfg.test_evaluator.seen == 3
+        assert cfg.val_evaluator.seen == cfg.test_evaluator.seen == 3 and cfg.model.backbone.norm_eval
         with DefaultScope.overwrite_default_scope('mmpretrain'):
             if method == 'finetune':  # any model of this shape
                 torch.save(dict(state_dict=MODELS.build(cfg.model).state_dict()), path)

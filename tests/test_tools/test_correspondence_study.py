@@ -75,12 +75,12 @@ def test_a_trained_semantic_network(study, semantic, tmp_path):
     assert not runs[0].options
     names = ['first mask copied', 'pixels, 4 px', 'pixels, 12 px']
     for _ in range(2):
-        names += ['random weights', 'fine', semantic, f'fine + {semantic}']
-    assert [row[0] for row in rows] == names and [row[1] for row in rows] == ['', '', '', *'00003333']
+        names += ['random weights', 'fine', semantic, 'fine + random weights', f'fine + {semantic}']
+    assert [row[0] for row in rows] == names and [row[1] for row in rows] == ['', '', '', *'0000033333']
     # Copied masks, 4 x 4 and 12 x 12 pixels, single and joined features of PerViT-nano.
-    assert scored[:7] == [[None] * 2, [16] * 2, [144] * 2, [96] * 2, [96] * 2, [96] * 2, [192] * 2]
-    assert [row[2] for row in rows] == [f'{10. * place:.1f}' for place in range(1, 12)]
-    assert len((tmp_path / 'out.csv').read_text().splitlines()) == 12
+    assert scored[:8] == [[None] * 2, [16] * 2, [144] * 2, [96] * 2, [96] * 2, [96] * 2, [192] * 2, [192] * 2]
+    assert [row[2] for row in rows] == [f'{10. * place:.1f}' for place in range(1, 14)]
+    assert len((tmp_path / 'out.csv').read_text().splitlines()) == 14
     # Nothing is scored twice, and only what depends on a checkpoint is scored again when it changes.
     assert study('--semantic', semantic, '--seeds', '0', '3')[1:] == (rows, [])
     changed = tmp_path / 'runs' / f'{semantic}_seed3' / 'last.pth'
@@ -98,11 +98,11 @@ def test_given_weights_have_one_row(study, tmp_path):
     assert [row[:2] for row in rows if 'sit' in row[0]] == [['sit', ''], ['fine + sit', '0'], ['fine + sit', '3']]
 
 
-def test_milan_comes_with_its_sit():
+def test_milan_comes_with_its_ibot():
     args = argparse.Namespace(semantic='milan', weights=None, seeds=[0, 3], cfg_options=['a=1'],
                               data='data/fashion_mnist', scenes='data/fashion_scenes')
     runs = runpy.run_path(TOOL)['queue'](args)
-    assert [run.name for run in runs] == ['sfc_seed0', 'sfc_seed3', 'sit_seed0', 'milan_seed0', 'sit_seed3',
-                                          'milan_seed3']
+    assert [run.name for run in runs] == ['sfc_seed0', 'sfc_seed3', 'ibot_seed0', 'milan_seed0',
+                                          'ibot_seed3', 'milan_seed3']
     assert all(run.options[0] == 'a=1' for run in runs)
-    assert runs[-1].options[1:] == ('model.target_generator.checkpoint={sit_seed3}', )
+    assert runs[-1].options[1:] == ('model.target_generator.checkpoint={ibot_seed3}', )

@@ -37,7 +37,11 @@ def study(monkeypatch, capsys, tmp_path):
                 for draw, miou in enumerate((3., 5., 7.))]
 
     monkeypatch.setattr(run_queue, 'train_all', train_all)
+    def foreground_precision(cfg, weights, tiles, calibration):
+        return (30., 14.) if weights == 'start' else (20., 14.)
+
     monkeypatch.setattr(overclustering, 'score_overclustering', score_overclustering)
+    monkeypatch.setattr(overclustering, 'foreground_precision', foreground_precision)
     monkeypatch.setattr(overclustering, 'read_tiles', lambda root, split, side, scenes: (split, side, scenes))
 
     def start(*options):
@@ -45,8 +49,9 @@ def study(monkeypatch, capsys, tmp_path):
         monkeypatch.setattr('sys.argv', ['overclustering_study.py', '--data', 'there', '--root', str(tmp_path / 'runs'),
                                          '--seeds', '0', '3', *options])
         runpy.run_path(TOOL, run_name='__main__')
-        rows = [[cell.strip() for cell in line.strip('|').split('|')]
-                for line in capsys.readouterr().out.strip().splitlines()[2:]]
+        lines = capsys.readouterr().out.strip().splitlines()
+        assert lines[-1] == 'Of all tokens 14.0 % show an item.'
+        rows = [[cell.strip() for cell in line.strip('|').split('|')] for line in lines[2:-2]]
         return list(runs), rows, list(scored)
 
     return start
@@ -54,17 +59,26 @@ def study(monkeypatch, capsys, tmp_path):
 
 def test_rows_are_made_once(study, tmp_path):
     runs, rows, scored = study('--clusters', '12', '--scenes', '9', '--out', str(tmp_path / 'out.csv'))
-    assert [(run.name, *run.options) for run in runs] == [
-        (f'leopart_seed{seed}', 'train_dataloader.dataset.data_root=there') for seed in (0, 3)]
+    names = [run.name for run in runs]
+    assert names == ['ibot_seed0', 'ibot_seed3', 'leopart_seed0', 'leopart_seed3', 'leopart-all-tokens_seed0',
+                     'leopart-all-tokens_seed3']
+    # Those of the other study have no options, so that its runs are taken over.
+    assert [run.options for run in runs[:2]] == [(), ()] and runs[3].needs(names) == ['ibot_seed3']
+    assert runs[3].options[1:] == ('model.backbone.init_cfg.prefix=teacher.module.backbone.',
+                                   'train_dataloader.dataset.data_root=there')
+    assert runs[5].options == (runs[3].options[0], 'model.mass=1.0', *runs[3].options[1:])
     sets = ('test', 56, 9), ('train', 56, 100), 12
-    assert scored == [('pixels', 0, *sets), ('random', 0, *sets), ('random', 3, *sets), ('start', 0, *sets),
-                      ('last.pth', 0, *sets), ('last.pth', 3, *sets)]
-    assert rows == [[name, seed, '5.0 ± 2.0', '2.3'] for name, seed in (
-        ('pixels', ''), ('random weights', '0'), ('random weights', '3'), ('start', ''), ('Leopart', '0'),
-        ('Leopart', '3'))]
+    assert scored == [(name, seed, *sets) for name, seed in (
+        ('pixels', 0), ('random', 0), ('random', 3), ('start', 0), ('start', 3),
+        *(('last.pth', 0), ('last.pth', 3)) * 2)]
+    assert rows == [[name, seed, '5.0 ± 2.0', '2.3', foreground] for name, seed, foreground in (
+        ('pixels', '', ''), ('random weights', '0', ''), ('random weights', '3', ''), ('start', '0', '30.0'),
+        ('start', '3', '30.0'), ('leopart', '0', '20.0'), ('leopart', '3', '20.0'),
+        ('leopart-all-tokens', '0', '20.0'), ('leopart-all-tokens', '3', '20.0'))]
     lines = (tmp_path / 'out.csv').read_text().splitlines()
-    assert len(lines) == 1 + 6 * 3 and lines[1:4] == [f'pixels,,{draw},{miou},{classes}' for draw, miou, classes in (
+    assert len(lines) == 1 + 9 * 3 and lines[1:4] == [f'pixels,0,{draw},{miou},{classes},,' for draw, miou, classes in (
         (0, 3., 2), (1, 5., 2), (2, 7., 3))]
+    assert lines[-1].endswith(',20.0,14.0')
     assert study('--clusters', '12', '--scenes', '9')[1:] == (rows, [])
 
 
@@ -74,14 +88,15 @@ def test_scores_are_made_again_where_something_changed(study, tmp_path):
     assert [one[:2] for one in study()[2]] == [('last.pth', 3)]
     start = tmp_path / 'start.pth'
     start.write_bytes(b'one')
-    runs, _, scored = study('--start', str(start))
-    assert f'model.backbone.init_cfg.checkpoint={start}' in runs[0].options
-    assert ('start', 0) in [one[:2] for one in scored]
+    runs, _, scored = study('--start', str(start), '--root', str(tmp_path / 'given'))
+    assert [run.name.split('_')[0] for run in runs] == ['leopart'] * 2 + ['leopart-all-tokens'] * 2
+    assert runs[0].options[0] == f'model.backbone.init_cfg.checkpoint={start}' and len(scored) == 9
     start.write_bytes(b'two')
-    assert [one[:2] for one in study('--start', str(start))[2]] == [('start', 0)]
-    assert len(study('--start', str(start), '--clusters', '7')[2]) == 6
+    again = '--start', str(start), '--root', str(tmp_path / 'given')
+    assert [one[:2] for one in study(*again)[2]] == [('start', 0), ('start', 3)]
+    assert len(study(*again, '--clusters', '7')[2]) == 9
     manifest = tmp_path / 'fashion_scenes.json'
     for seed in '01':  # the scenes are drawn anew
         manifest.write_text(seed)
-        assert len(study('--data', str(tmp_path))[2]) == 6
+        assert len(study('--data', str(tmp_path))[2]) == 9
     assert not study('--data', str(tmp_path))[2]

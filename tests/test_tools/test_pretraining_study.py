@@ -15,14 +15,14 @@ def study(monkeypatch):
     sys.modules.pop('pretraining_study', None)
 
 
-@pytest.mark.parametrize('systems', [['milan'], ['milan', 'sit'], ['mae', 'sit', 'milan']])
-def test_milan_follows_the_sit_of_its_seed(study, systems):
+@pytest.mark.parametrize('systems', [['milan'], ['milan', 'ibot'], ['mae', 'ibot', 'milan']])
+def test_milan_follows_the_ibot_of_its_seed(study, systems):
     """Each run once, each ahead of those that start from it, and each config is there."""
     runs = study.queue(systems, list(study.CONTROLS), [0, 3])
     names = [run.name for run in runs]
     assert len(set(names)) == len(names) and all(Path(run.config).is_file() for run in runs)
     assert {f'{system}{part}_seed{seed}' for system in systems for part in ('', '-1pct') for seed in (0, 3)} <= {*names}
-    assert ('sit-1pct_seed0' in names) == ('sit' in systems)
+    assert ('ibot-1pct_seed0' in names) == ('ibot' in systems)
     needs = {run.name: run.needs(names) for run in runs}
-    assert needs['milan_seed3'] == ['sit_seed3'] and needs['milan-1pct_seed3'] == ['milan_seed3']
+    assert needs['milan_seed3'] == ['ibot_seed3'] and needs['milan-1pct_seed3'] == ['milan_seed3']
     assert all(names.index(needed) < names.index(name) for name, found in needs.items() for needed in found)

@@ -29,12 +29,15 @@ def main(argv=None) -> None:
     parser.add_argument('--images', type=int, default=1000, metavar='N', help='default %(default)s, evenly')
     parser.add_argument('--tolerance', type=float, nargs='+', default=[0., 1.], help='in tokens; default 0 1')
     parser.add_argument('--seed', type=int, default=0, help='draws the places of the crops; default 0')
+    parser.add_argument('--recalibrate', type=int, default=0, metavar='N', help='training images from which BatchNorm '
+                        'gets its statistics anew, for masked or corrupted pre-training; default 0')
     parser.add_argument('--device', help='such as cpu or cuda:0; default a GPU if there is one')
     args = parser.parse_args(argv)
     try:
         found = score_region_matching(
             load_config(args.config), args.checkpoint, prefix=args.prefix, crop=args.crop, shift=args.shift,
-            images=args.images, tolerances=args.tolerance, seed=args.seed, device=args.device)
+            images=args.images, tolerances=args.tolerance, seed=args.seed, recalibration=args.recalibrate,
+            device=args.device)
     except UserError as error:
         sys.exit(f'tools/analysis_tools/region_matching.py: {error}')
     print(markdown_table([{'tolerance': f'{tolerance:g}', 'right %': f'{one.accuracy:.1f}',
