@@ -12,7 +12,7 @@ of its seed. So iBOT comes with MILAN.
 
 Columns: k-NN at k = 20 with all labels; k-NN and linear probe on 1 % of the labels, mean of three draws; tokens that
 find their place in another crop, exactly and within one token; "items", the average precision with which the attention
-that tokens receive in the last block ranks those of the item (chance is 44); for SimMIM and MAE the error on hidden
+that tokens receive in the last block ranks those of the item (chance is 45); for SimMIM and MAE the error on hidden
 pixels, and those of two predictors that learn nothing; fine-tuning on 1 %.
 """
 import argparse
