@@ -74,8 +74,7 @@ def test_all_rows_of_a_setting_have_its_token_grid(setting, tokens):
             assert tuple(grid) == (tokens, tokens)
 
 
-@pytest.mark.parametrize('name', ['init-local', 'symmetry-noise', 'fast-position', 'no-position', 'no-cpe',
-                                  'no-position_no-cpe'])
+@pytest.mark.parametrize('name', ['fast-position', 'no-position', 'no-cpe', 'no-position_no-cpe'])
 def test_a_row_on_few_images_is_the_row_on_all(name):
     """But for the data set."""
     folder = ROOT / 'configs' / 'ablation'

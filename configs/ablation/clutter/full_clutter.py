@@ -1,4 +1,4 @@
-# FashionClutter: the item in the middle of others, 56 x 56 px, 14 x 14 tokens; 10 epochs of 12,000 images.
+# FashionClutter: the item in the middle of others, 56 x 56 px, 14 x 14 tokens; 5 epochs of 12,000 images.
 # `tools/prepare_fashion_clutter.py` draws it.
 _base_ = '../full.py'
 
@@ -15,8 +15,8 @@ test_dataloader = val_dataloader
 model = dict(backbone=dict(img_size=56))
 
 param_scheduler = [
-    dict(type='LinearLR', start_factor=0.01, by_epoch=True, begin=0, end=0.83, convert_to_iter_based=True),
+    dict(type='LinearLR', start_factor=0.01, by_epoch=True, begin=0, end=0.42, convert_to_iter_based=True),
     dict(
-        type='CosineAnnealingLR', eta_min=1e-5, by_epoch=True, begin=0.83, end=10, convert_to_iter_based=True),
+        type='CosineAnnealingLR', eta_min=1e-5, by_epoch=True, begin=0.42, end=5, convert_to_iter_based=True),
 ]
-train_cfg = dict(max_epochs=10, val_interval=10)
+train_cfg = dict(max_epochs=5, val_interval=5)
