@@ -11,11 +11,11 @@
 You can stop it at any time and start it again with the same arguments. Finished runs are kept, and an interrupted run
 goes on from its last checkpoint. The first seed of all rows comes first. A row is a config in configs/ablation/, a
 setting changes the training of all rows alike. A seed draws the weights, the order of the images, and which images the
-few are. Columns: top-1 on the 10,000 test images after the last epoch, mean and
-deviation over the seeds; the mean of the paired differences to a reference, with its 95 % interval; the p of a
-paired t-test; and, in every setting but the first, how far Φp of each block moved, see `PerViTPositionShiftHook`. Many
-rows are compared, so one p of 0.05 among them says little. A second table has what Φp is worth beside the convolution
-and without it, and the difference of the two.
+few are. Columns: top-1 on the test images after the last epoch, mean and deviation over the seeds; the mean of the
+paired differences to a reference, with its 95 % interval; the p of a paired t-test; and, in every setting but the
+first, how far Φp of each block moved, see `PerViTPositionShiftHook`. Many rows are compared, so one p of 0.05 among
+them says little. A second table has what Φp is worth beside the convolution and without it, and the difference of the
+two.
 """
 import argparse
 from dataclasses import dataclass
@@ -129,7 +129,7 @@ def effects_of_position(top1: dict[str, dict[int, float]]) -> list[dict[str, str
 
 
 def of_p(difference: PairedDifference) -> str:
-    """The p of a table."""
+    """A p as the tables show it."""
     return '< 0.001' if difference.p < 0.001 else f'{difference.p:.3f}'
 
 

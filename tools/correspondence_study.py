@@ -7,7 +7,7 @@
 
 It needs Fashion-MNIST and FashionScenes. You can stop it at any time and start it again with the same arguments.
 Finished runs and scores are kept, and an interrupted run goes on from its last checkpoint. The semantic network is
-trained as by tools/pretraining_study.py: its runs are taken over if they are in the same folder. MILAN comes with SiT.
+trained as by tools/pretraining_study.py: its runs are taken over if they are in the same folder. MILAN comes with iBOT.
 
 The sequences are of Fashion-MNIST's test items. In each, two to four items move, grow or shrink and hide one another.
 The mask of the first frame is carried through the others by SFC's protocol. Rows: the first mask copied; the gray

@@ -9,12 +9,14 @@ You can stop it at any time and start it again with the same arguments. Finished
 interrupted run goes on from its last checkpoint. Leopart starts from the teacher of --system of its seed, which is
 trained as by tools/pretraining_study.py: runs in the same folder are taken over, so run the two one behind the other.
 
-Rows: the pixels of each token; random weights; the weights that Leopart starts from; Leopart; and Leopart on all
-tokens instead of the foreground, the control for the foreground. Columns: mean IoU of 50 clusters on the test scenes,
-each matched with the class of most of its pixels, over three runs of k-means, ± their deviation; classes, those of the
-ground and ten items that got a cluster, on average; "foreground", the share of tokens in the foreground that show an
-item, where all tokens have the share that is printed below the table. BatchNorm has statistics of training scenes in
-every row. Nothing is chosen by these scores.
+Rows: the pixels of each token, random weights, the weights that Leopart starts from, and Leopart. The last one is
+Leopart on all tokens, the control for the foreground. Every row has BatchNorm statistics of training scenes. Nothing is
+chosen by these scores. Columns:
+
+- mIoU of 50 clusters on the test scenes. Each cluster is matched with the class of most of its pixels. The value is the
+  mean of three runs of k-means, ± their deviation.
+- classes: those of the ground and ten items that got a cluster, on average.
+- foreground: the share of the tokens in the foreground that show an item. The line below has that of all tokens.
 """
 import argparse
 from pathlib import Path
@@ -42,44 +44,47 @@ DATA = 'data/fashion_scenes'
 CALIBRATION = 100
 
 
-def score(name: str, weights: str, seed: int, cfg: Config, tiles: tuple[Tiles, Tiles], settings: dict,
-          folder: Path) -> dict[str, list]:
+def score(file: Path, weights: str, seed: int, cfg: Config, tiles: tuple[Tiles, Tiles],
+          settings: dict) -> dict[str, list]:
     """For each run of k-means the mean IoU in percent and the number of matched classes, and what is in the foreground.
 
-    A result that is there is kept.
+    A result that is in the file is kept.
     """
     def make() -> dict[str, list]:
         found = score_overclustering(cfg, weights, *tiles, clusters=settings['clusters'], seed=seed)
-        foreground = [] if weights in ('pixels', 'random') else foreground_precision(cfg, weights, *tiles)
+        foreground = [] if weights == 'pixels' else foreground_precision(cfg, weights, *tiles, seed=seed)
         return dict(miou=[one.miou for one in found], classes=[len(one.matches.unique()) for one in found],
                     foreground=foreground)
 
     start = cfg.model.backbone.init_cfg.checkpoint if weights == 'start' else weights
     made_of = dict(settings, weights=[weights, fingerprint(start)], seed=seed, model=repr(cfg.model))
-    return kept_scores(folder / f'{name.replace(" ", "-")}_{seed}.json', made_of, make)
+    return kept_scores(file, made_of, make)
+
+
+def name_of(kind: str, seed: int, args: argparse.Namespace) -> str:
+    """Name of a run, which tells its start."""
+    return f'{kind}-from-{fingerprint(args.start) if args.start else args.system}_seed{seed}'.replace('/', '-')
 
 
 def queue(args: argparse.Namespace) -> list[Run]:
     """All trainings: those that Leopart starts from, unless a file is given, and Leopart itself."""
     runs = [] if args.start else [run for seed in args.seeds for run in pretrainings(CONFIGS, args.system, seed)]
+    data = () if args.data == DATA else (f'train_dataloader.dataset.data_root={args.data}', )
     for kind, of_kind in KINDS.items():
         for seed in args.seeds:
             start = args.start or f'{{{args.system}_seed{seed}}}'
-            options = [f'model.backbone.init_cfg.checkpoint={start}', *args.cfg_options, *of_kind]
-            if not args.start:
-                options.append(f'model.backbone.init_cfg.prefix={prefix_of(args.system)}')
-            if args.data != DATA:
-                options.append(f'train_dataloader.dataset.data_root={args.data}')
-            runs.append(Run(f'{kind}_seed{seed}', str(CONFIG), seed, tuple(options)))
+            options = (f'model.backbone.init_cfg.checkpoint={start}',
+                       f'model.backbone.init_cfg.prefix={prefix_of(args.system)}', *data, *args.cfg_options, *of_kind)
+            runs.append(Run(name_of(kind, seed, args), str(CONFIG), seed, options))
     return runs
 
 
 def main() -> None:
     """Run what is missing and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--system', choices=SYSTEMS, default=TEACHER, help='of the start; default %(default)s')
-    parser.add_argument('--start', metavar='FILE', help='checkpoint with a teacher, for all seeds; default: --system '
-                        'is trained')
+    parser.add_argument('--system', choices=SYSTEMS, default=TEACHER,
+                        help='that Leopart starts from; default %(default)s')
+    parser.add_argument('--start', metavar='FILE', help='its checkpoint, for all seeds; default: --system is trained')
     parser.add_argument('--seeds', nargs='+', type=int, default=[0, 1])
     parser.add_argument('--clusters', type=int, default=50)
     parser.add_argument('--scenes', type=int, help='the first so many test scenes; default all')
@@ -93,17 +98,18 @@ def main() -> None:
         clusters=args.clusters, scenes=args.scenes, data=fingerprint(Path(args.data) / MANIFEST))
     try:
         train_all(ROOT / 'tools' / 'train.py', queue(args), root, args.jobs)
-        cfgs = {seed: load_config(root / f'leopart_seed{seed}' / CONFIG.name) for seed in args.seeds}
-        side = cfgs[args.seeds[0]].crops.global_size
+        names = {(kind, seed): name_of(kind, seed, args) for kind in KINDS for seed in args.seeds}
+        cfgs = {key: load_config(root / name / CONFIG.name) for key, name in names.items()}  # with the options
+        side = cfgs['leopart', args.seeds[0]].crops.global_size
         tiles = read_tiles(args.data, 'test', side, args.scenes), read_tiles(args.data, 'train', side, CALIBRATION)
-        subjects = [('pixels', args.seeds[0], 'pixels')]
+        subjects = [('pixels', 'leopart', args.seeds[0], 'pixels')]
         for name, weights in (('random weights', 'random'), ('start', 'start')):
-            subjects += [(name, seed, weights) for seed in args.seeds]
-        for kind in KINDS:
-            subjects += [(kind, seed, last_checkpoint(root / f'{kind}_seed{seed}')) for seed in args.seeds]
+            subjects += [(name, 'leopart', seed, weights) for seed in args.seeds]
+        subjects += [(kind, kind, seed, last_checkpoint(root / name)) for (kind, seed), name in names.items()]
         rows, table = [], []
-        for name, seed, weights in subjects:
-            found = score(name, weights, seed, cfgs[seed], tiles, settings, root / 'overclustering')
+        for name, kind, seed, weights in subjects:
+            file = root / 'overclustering' / f'{name_of(name, seed, args).replace(" ", "-")}.json'
+            found = score(file, weights, seed, cfgs[kind, seed], tiles, settings)
             precision, share = found['foreground'] or (None, None)
             rows += [dict(features=name, seed=seed, draw=draw, miou=miou, classes=classes, foreground=precision,
                           all_tokens=share)

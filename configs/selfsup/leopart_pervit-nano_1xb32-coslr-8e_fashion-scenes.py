@@ -1,5 +1,6 @@
 # Leopart (Ziegler and Asano 2022) for PerViT-nano, without a label, on crops of 56 px of FashionScenes. It starts from
-# iBOT's teacher, which learned from single items and attends to them.
+# iBOT's teacher, which learned from single items and attends to them. Train it first:
+# python tools/train.py configs/selfsup/ibot_pervit-nano_1xb128-coslr-2e_fashion-mnist.py
 _base_ = '../_base_/selfsup/leopart.py'
 
 checkpoint = 'work_dirs/ibot_pervit-nano_1xb128-coslr-2e_fashion-mnist/epoch_2.pth'

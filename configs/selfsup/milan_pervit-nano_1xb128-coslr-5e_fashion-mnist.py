@@ -1,5 +1,6 @@
 # MILAN (Hou et al. 2022) for PerViT-nano, without a label: what iBOT's teacher says about all tokens is predicted from
-# 12 of them, drawn by the attention that they receive. It attends to items; SiT's teacher attends to the ground.
+# 12 of them, drawn by the attention that they receive. iBOT's teacher attends to items, SiT's to the ground. Train iBOT
+# first: python tools/train.py configs/selfsup/ibot_pervit-nano_1xb128-coslr-2e_fashion-mnist.py
 _base_ = 'mae_pervit-nano_1xb128-coslr-5e_fashion-mnist.py'
 
 model = dict(

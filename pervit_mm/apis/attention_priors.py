@@ -7,14 +7,15 @@ from mmengine.config import Config
 from mmengine.device import get_device
 
 from ..analysis.capture import capture
+from ..analysis.recorders import find_recorders
 from ..datasets.fashion_scenes import SPLITS
 from ..datasets.fashion_scenes_canvas import HAZE, read_idx
-from ..evaluation import mask_average_precision, recalibrate
+from ..evaluation import mask_average_precision
 from ..evaluation.features import evaluating, read_batch
 from ..selfsup.prior_files import AttentionPrior, foreground_prior
 from ..utils.errors import UserError, told
 from .named_models import check_device
-from .probe import build_loader, build_sets, classifier_with_backbone, mixed
+from .probe import build_loader, build_sets, check_recalibration, classifier_with_backbone, recalibrate_by
 
 
 def fashion_foreground(root: str | Path, hw_shape: tuple[int, int] = (7, 7)) -> AttentionPrior:
@@ -73,14 +74,18 @@ def score_heads(cfg: Config, checkpoint: str, *, prior: AttentionPrior | None = 
         HeadScores: The scores.
 
     Raises:
-        UserError: If the prior is not absolute or for another grid, or the checkpoint doesn't fit.
+        UserError: If the prior is not absolute or for another grid, there is no such block, a number is out of range,
+            or the checkpoint doesn't fit.
     """
     if prior is not None and prior.kind != 'absolute':
         raise UserError(f'prior must be absolute to be scored as a map, got a {prior.kind} one')
+    check_recalibration(recalibration)
     model = classifier_with_backbone(cfg, checkpoint, prefix).to(check_device(device or get_device()))
+    num = len(find_recorders(model.backbone))
+    if type(block) is not int or not -num <= block < num:
+        raise UserError(f'block must be the number of one of {num} blocks, from {-num} to {num - 1}, got {block!r}')
     bank, queries = build_sets(cfg, None, images)
-    if recalibration:
-        recalibrate(model, build_loader(cfg, mixed(bank, recalibration)), recalibration)
+    recalibrate_by(cfg, model, bank, recalibration)
     found = []
     with evaluating(model):
         for batch in build_loader(cfg, queries):

@@ -111,29 +111,31 @@ def score_overclustering(cfg: Config, weights: str, tiles: Tiles, calibration: T
 
 
 def foreground_precision(cfg: Config, weights: str, tiles: Tiles, calibration: Tiles, *,
-                         prefix: str = 'teacher.module.backbone.', mass: float = 0.6,
+                         prefix: str = 'teacher.module.backbone.', seed: int = 0,
                          device: str | None = None) -> tuple[float, float]:
     """Does the attention that makes Leopart's foreground look at items?
 
     Args:
-        cfg, weights, tiles, calibration, prefix, device: As for :func:`score_overclustering`, but for 'pixels'.
-        mass (float): See :func:`pervit_mm.selfsup.foreground.attention_foreground`. Defaults to 0.6.
+        cfg (Config): Of a Leopart. Its ``mass`` and ``relative_attention`` are taken.
+        weights, tiles, calibration, prefix, seed, device: As for :func:`score_overclustering`, but for 'pixels'.
 
     Returns:
         tuple[float, float]: Of the tokens in the foreground, and of all tokens, how many show items, in percent. A
         token shows an item if most of its pixels do. NaN if there is no foreground.
 
     Raises:
-        UserError: As :func:`score_overclustering`.
+        UserError: If ``weights`` is 'pixels', or as :func:`score_overclustering`.
     """
-    model = _network(cfg, weights, prefix, 0).to(check_device(device or get_device()))
+    if weights == 'pixels':
+        raise UserError("weights must be of a network, which pays attention, got 'pixels'")
+    model = _network(cfg, weights, prefix, seed).to(check_device(device or get_device()))
     recalibrate(model, _batches(calibration), len(calibration.images))
     grid = tuple(side // model.backbone.out_stride for side in tiles.labels.shape[1:])
     taken, items, known = [], [], []
-    with evaluating(model), received_attention(model.backbone) as seen:
+    with evaluating(model), received_attention(model.backbone, model.relative_attention) as seen:
         for batch, labels in zip(_batches(tiles), tiles.labels.split(BATCH)):
             model.backbone(read_batch(model, batch)[0])
-            taken.append(attention_foreground(seen.pop(), grid, mass).flatten(1).cpu())
+            taken.append(attention_foreground(seen.pop(), grid, model.mass).flatten(1).cpu())
             counts = class_counts(labels, grid, NUM_CLASSES)
             known.append(counts.sum(2) > 0)
             items.append(2 * counts[..., 1:].sum(2) > counts.sum(2))

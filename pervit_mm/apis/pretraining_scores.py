@@ -11,14 +11,14 @@ from torch import Tensor
 from ..checkpoints import read_checkpoint
 from ..checkpoints.files import entry_of
 from ..engine.hooks.random_state import get_generators, set_generators
-from ..evaluation import RegionMatching, recalibrate, region_matching_accuracy
+from ..evaluation import RegionMatching, region_matching_accuracy
 from ..evaluation.features import read_batch
 from ..selfsup import MAEPerViT
 from ..selfsup.hidden_pixels import HiddenPixelError, hidden_pixel_error, mean_of
 from ..utils.errors import UserError
 from .building import build_with_preprocessor, load_strictly
 from .named_models import check_device
-from .probe import build_loader, build_sets, classifier_with_backbone, mixed
+from .probe import build_loader, build_sets, check_recalibration, classifier_with_backbone, recalibrate_by
 
 
 def score_hidden_pixels(cfg: Config, checkpoint: str, labels: Config, *, images: int | None = None, seed: int = 0,
@@ -99,13 +99,13 @@ def score_region_matching(cfg: Config, checkpoint: str, *, prefix: str = 'backbo
     Raises:
         UserError: As :func:`pervit_mm.apis.probe.classifier_with_backbone` and ``region_matching_accuracy``.
     """
+    check_recalibration(recalibration)
     model = classifier_with_backbone(cfg, checkpoint, prefix).to(check_device(device or get_device()))
     backbone = model.backbone
     if hasattr(backbone, 'out_type'):
         backbone.out_type = 'raw'
     bank, queries = build_sets(cfg, None, images)
-    if recalibration:
-        recalibrate(model, build_loader(cfg, mixed(bank, recalibration)), recalibration)
+    recalibrate_by(cfg, model, bank, recalibration)
     inputs = torch.cat([read_batch(model, batch)[0] for batch in build_loader(cfg, queries)])
     stride = getattr(backbone, 'out_stride', 16)
     crop = crop or max(stride, round(min(inputs.shape[2:]) * 5 / 7 / stride) * stride)

@@ -72,9 +72,7 @@ def probe(cfg: Config, checkpoint: str | None = None, *, pixels: bool = False, r
     if not (checkpoint or pixels or random):
         raise UserError('nothing to measure: give a checkpoint, pixels (--pixels) or random (--random)')
     check_seeds(seeds)
-    if type(recalibration) is not int or recalibration < 0:
-        raise UserError(f'recalibration (--recalibrate) must be a number of images of at least 0, got '
-                        f'{recalibration!r}')
+    check_recalibration(recalibration)
     device = check_device(device or get_device())
     bank_set, query_set = build_sets(cfg, bank, images)
     if k is None:
@@ -98,8 +96,7 @@ def probe(cfg: Config, checkpoint: str | None = None, *, pixels: bool = False, r
         yield measure('pixels, centered', *center_features(*of_pixels))
     for name, model, count in models:
         model.to(device)
-        if count:
-            recalibrate(model, build_loader(cfg, mixed(bank_set, count)), count)
+        recalibrate_by(cfg, model, bank_set, count)
         yield measure(name, *(collect_features(model, loader, ()) for loader in loaders))
 
 
@@ -180,6 +177,25 @@ def mixed(dataset: Dataset, count: int) -> Subset:
     """``count`` images in an order drawn by a fixed seed: neighbors in a folder often have one class."""
     order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(0))
     return Subset(dataset, order[:count].tolist())
+
+
+def check_recalibration(count: int) -> None:
+    """Raise UserError unless it is a number of images, or 0."""
+    if type(count) is not int or count < 0:
+        raise UserError(f'recalibration (--recalibrate) must be a number of images of at least 0, got {count!r}')
+
+
+def recalibrate_by(cfg: Config, model: nn.Module, bank: Dataset, count: int) -> None:
+    """Give BatchNorm the statistics of so many images, in a mixed order; 0 leaves the model as it is.
+
+    Args:
+        cfg (Config): See :func:`build_loader`.
+        model (nn.Module): Is changed.
+        bank (Dataset): The images, see :func:`build_sets`.
+        count (int): How many.
+    """
+    if count:
+        recalibrate(model, build_loader(cfg, mixed(bank, count)), count)
 
 
 def random_classifier(cfg: Config, seed: int) -> nn.Module:

@@ -175,17 +175,16 @@ def train_once(tool: str | Path, run: Run, root: str | Path, threads: int | None
     return metrics
 
 
-def train_all(tool: str | Path, runs: Sequence[Run], root: str | Path, jobs: int = 1,
-              threads: int | None = None) -> dict[str, dict[str, float]]:
+def train_all(tool: str | Path, runs: Sequence[Run], root: str | Path, jobs: int = 1) -> dict[str, dict[str, float]]:
     """Train runs in their order, a few at a time. A failed run stops the queue.
+
+    OpenMP threads of each: see :func:`~pervit_mm.benchmarks.equal_time.threads_of_each`.
 
     Args:
         tool (str | Path): ``tools/train.py``.
         runs (Sequence[Run]): A run whose options name another one waits for it.
         root (str | Path): Folder of all runs.
         jobs (int): Runs at a time. Defaults to 1.
-        threads (int, optional): OpenMP threads of each. Defaults to None, see
-            :func:`~pervit_mm.benchmarks.equal_time.threads_of_each`.
 
     Returns:
         dict[str, dict[str, float]]: Metrics by name, see :func:`train_once`.
@@ -211,7 +210,7 @@ def train_all(tool: str | Path, runs: Sequence[Run], root: str | Path, jobs: int
     def work(run: Run) -> dict[str, float]:
         for name in run.needs(names):
             futures[name].result()  # queues are first in, first out, so it has started already
-        return train_once(tool, run, root, threads or threads_of_each(jobs))
+        return train_once(tool, run, root, threads_of_each(jobs))
 
     with ThreadPoolExecutor(jobs) as pool:
         for run in runs:

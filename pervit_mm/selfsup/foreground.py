@@ -18,7 +18,7 @@ def attention_foreground(attention: Tensor, hw_shape: tuple[int, int], mass: flo
     """The tokens that hold most of the attention: the foreground of Leopart (Ziegler and Asano 2022).
 
     The attention is blurred. The most attended tokens are taken until they hold ``mass`` of it. Of these, components of
-    at most two tokens are dropped, where tokens that touch at a corner are connected.
+    at most two tokens are dropped, where tokens that touch at a corner are connected. A ``mass`` of 1 takes all tokens.
 
     Args:
         attention (Tensor): ``(B, N)``, not negative: what each token receives.
@@ -36,6 +36,8 @@ def attention_foreground(attention: Tensor, hw_shape: tuple[int, int], mass: flo
     if attention.dim() != 2 or attention.shape[1] != height * width or min(hw_shape) <= BLUR // 2:
         raise UserError(f'attention must be (B, H * W) of a grid of at least {BLUR // 2 + 1} x {BLUR // 2 + 1} tokens, '
                         f'got {tuple(attention.shape)} for hw_shape={tuple(hw_shape)}: take larger images')
+    if mass == 1:  # sums of float32 would lose the smallest values
+        return attention.new_ones(len(attention), height, width, dtype=torch.bool)
     blurred = gaussian_blur(attention.float().view(-1, 1, height, width), [BLUR, BLUR], [SIGMA, SIGMA]).flatten(1)
     value, order = blurred.sort(dim=1, descending=True)
     ahead = value.cumsum(1) - value  # what the tokens before it hold

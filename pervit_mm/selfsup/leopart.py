@@ -17,8 +17,8 @@ class Leopart(TeacherStudent):
 
     A teacher assigns the tokens of large crops to clusters, all clusters equally often. The student predicts from other
     crops of the image which cluster stands at each place. Only the foreground counts: what the teacher attends to. The
-    backbone should have learned before, by :class:`pervit_mm.selfsup.SelfDistillation` or
-    :class:`pervit_mm.selfsup.SiT`: name the checkpoint in its ``init_cfg``.
+    backbone should have learned before, by :class:`pervit_mm.selfsup.SelfDistillation`, so that it attends to objects:
+    name the checkpoint in its ``init_cfg``.
 
     PerViT has no class token whose attention would show the foreground. The mean of a token's column of the last Φa
     over queries and heads stands in for it.

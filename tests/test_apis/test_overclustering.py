@@ -80,7 +80,9 @@ def test_the_foreground_is_compared_with_items(scenes, monkeypatch):
     """Against attention as the analysis records it, and pixels counted by hand."""
     monkeypatch.setattr(overclustering, 'recalibrate', lambda *args: None)
     tiles, model = read_tiles(scenes, 'test', 16), random_classifier(config(), 0).eval()
-    found = foreground_precision(config(), 'random', tiles, tiles, mass=0.5)
+    cfg = config()
+    cfg.model.mass = 0.5
+    found = foreground_precision(cfg, 'random', tiles, tiles)
     with capture(model) as record, torch.no_grad():
         model.backbone((tiles.images[:, [2, 1, 0]].float() - 70) / 90)
     taken = attention_foreground(record.blocks[-1].attention.mean((1, 2)), (4, 4), 0.5)
@@ -88,6 +90,8 @@ def test_the_foreground_is_compared_with_items(scenes, monkeypatch):
     known, items = (shown != 255).any(3), 2 * ((shown > 0) & (shown < 255)).sum(3) > (shown != 255).sum(3)
     assert found == pytest.approx([100 * float(items[chosen].float().mean()) for chosen in (taken & known, known)])
     assert 0 < taken.float().mean() < 1 and found[0] != found[1]
+    with pytest.raises(UserError, match="weights must be of a network, which pays attention, got 'pixels'"):
+        foreground_precision(cfg, 'pixels', tiles, tiles)
 
 
 def test_features_are_the_last_output_of_normalized_tiles(scenes):

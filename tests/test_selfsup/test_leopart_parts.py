@@ -79,6 +79,13 @@ def test_two_tokens_are_a_speck_and_three_are_not():
     assert not found[0].any() and torch.equal(found[1], expected)
 
 
+def test_a_mass_of_one_takes_all_tokens():
+    """Also where a sum of float32 would be 1 before the last ones."""
+    attention = (6 * torch.randn(20, 196, generator=torch.Generator().manual_seed(0))).softmax(1)
+    assert attention_foreground(attention, (14, 14), mass=1.).all()
+    assert not attention_foreground(attention, (14, 14), mass=0.99).all()
+
+
 def test_overlaps_are_seen_by_each_crop():
     """By hand: crops of 10 x 10 and 4 x 8 pixels that share the columns 6 to 10 and the rows 2 to 10."""
     boxes = torch.tensor([[[0., 0, 10, 10], [6, 2, 10, 10]], [[5., 5, 9, 7], [4, 3, 8, 13]]])

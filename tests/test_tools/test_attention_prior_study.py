@@ -11,7 +11,9 @@ from mmengine.registry import HOOKS, MODELS, DefaultScope
 
 from pervit_mm.apis import attention_priors
 from pervit_mm.apis.configs import load_config
+from pervit_mm.apis.probe import build_loader, build_sets, mixed
 from pervit_mm.benchmarks import run_queue
+from pervit_mm.evaluation import recalibrate
 from pervit_mm.selfsup import center_prior, gaussian_prior, read_prior
 from pervit_mm.utils.errors import UserError
 
@@ -83,7 +85,21 @@ def test_heads_are_scored_on_the_items_of_the_test_images(data, tmp_path):
     assert found.prior == pytest.approx(100 * np.mean([
         average_precision_score(truth, prior.target().numpy()) for truth in tokens]))
     assert found.chance == pytest.approx(100 * tokens.mean())
-    assert attention_priors.score_heads(cfg, str(tmp_path / 'model.pth'), device='cpu').prior is None
+    state = {f'teacher.{key}': value for key, value in model.state_dict().items()}
+    torch.save(dict(state_dict=state), tmp_path / 'teacher.pth')
+    anew = attention_priors.score_heads(cfg, str(tmp_path / 'teacher.pth'), prefix='teacher.backbone.', block=2,
+                                        recalibration=30, images=None, device='cpu')
+    recalibrate(model, build_loader(cfg, mixed(build_sets(cfg)[0], 30)), 30)
+    with capture(model) as record, torch.no_grad():
+        model.backbone(inputs)
+    received = record.blocks[2].attention.mean((1, 2)).numpy()
+    assert anew.together == pytest.approx(100 * np.mean([
+        average_precision_score(truth, one) for truth, one in zip(tokens, received)]), abs=0.01)
+    assert anew.prior is None and anew.together != found.together and anew.chance == found.chance
+    for options, words in ((dict(block=6), 'block must be the number of one of 6 blocks, from -6 to 5, got 6'),
+                           (dict(recalibration=-1), r'recalibration \(--recalibrate\) must be a number of images')):
+        with pytest.raises(UserError, match=words):
+            attention_priors.score_heads(cfg, str(tmp_path / 'model.pth'), device='cpu', **options)
     for other, words in ((gaussian_prior((7, 7), 1.), 'must be absolute'), (center_prior((6, 6), 1.), r'\(6, 6\)')):
         with pytest.raises(UserError, match=words):
             attention_priors.score_heads(cfg, str(tmp_path / 'model.pth'), prior=other, device='cpu')

@@ -1,9 +1,12 @@
-"""The queue of the pre-training study."""
+"""tools/pretraining_study.py: its queue, its rows, and scores that are kept; training and scoring are stand-ins."""
 import importlib
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+
+from pervit_mm.apis.configs import load_config
 
 ROOT = Path(__file__).parents[2]
 
@@ -26,3 +29,67 @@ def test_milan_follows_the_ibot_of_its_seed(study, systems):
     needs = {run.name: run.needs(names) for run in runs}
     assert needs['milan_seed3'] == ['ibot_seed3'] and needs['milan-1pct_seed3'] == ['milan_seed3']
     assert all(names.index(needed) < names.index(name) for name, found in needs.items() for needed in found)
+
+
+def test_each_column_is_scored_once_with_the_weights_of_its_row(study, tmp_path, monkeypatch, capsys):
+    root, scored = tmp_path / 'runs', []
+
+    def train_all(tool, runs, folder, jobs):
+        assert all('a=1' in run.options for run in runs)
+        for run in runs:
+            (folder / run.name).mkdir(parents=True, exist_ok=True)
+            (folder / run.name / 'last_checkpoint').write_text('last.pth')
+            (folder / run.name / 'last.pth').write_text(run.name)
+            load_config(run.config).dump(folder / run.name / Path(run.config).name)
+        return {run.name: {'accuracy/top1': 80. + run.seed} for run in runs}
+
+    def told(kind, value):
+        def scores(cfg, checkpoint, *others, **options):
+            scored.append((kind, checkpoint and Path(checkpoint).parent.name, options))
+            return value
+        return scores
+
+    def row(name, knn):
+        return SimpleNamespace(features=name, knn={20: knn}, few_knn=SimpleNamespace(mean=2.),
+                               few_probe=SimpleNamespace(mean=3.))
+
+    def probe(cfg, checkpoint, **options):
+        names = [('pixels', 84.), ('random weights', 70.)] if checkpoint is None else [('checkpoint', 75.)]
+        return told('probe', [row(*name) for name in names])(cfg, checkpoint, **options)
+
+    monkeypatch.setattr(study, 'train_all', train_all)
+    monkeypatch.setattr(study, 'probe', probe)
+    monkeypatch.setattr(study, 'score_heads', told('heads', SimpleNamespace(together=60.)))
+    monkeypatch.setattr(study, 'score_region_matching', told('place', [SimpleNamespace(accuracy=value)
+                                                                       for value in (4., 5.)]))
+    monkeypatch.setattr(study, 'score_hidden_pixels', told('pixels', SimpleNamespace(
+        model=0.25, mean_image=0.65, nearest_patch=0.5)))
+    monkeypatch.setattr('sys.argv', ['pretraining_study.py', '--systems', 'mae', 'milan', '--controls', 'scratch',
+                                     '--seeds', '3', '--root', str(root), '--cfg-options', 'a=1', '--out',
+                                     str(tmp_path / 'out.csv')])
+
+    def table():
+        scored.clear()
+        study.main()
+        return [[cell.strip() for cell in line.strip('|').split('|')]
+                for line in capsys.readouterr().out.splitlines()[2:]]
+
+    features = ['75.0', '2.0', '3.0', '4.0', '5.0', '60.0']
+    rows = table()
+    assert rows == [['pixels', '', '84.0', '2.0', '3.0', *[''] * 7],
+                    ['random weights', '', '70.0', '2.0', '3.0', *[''] * 7],
+                    ['scratch', '3', *[''] * 9, '83.0'],
+                    ['mae', '3', *features, '0.250', '0.650', '0.500', '83.0'],
+                    ['ibot', '3', *features, *[''] * 3, '83.0'], ['milan', '3', *features, *[''] * 3, '83.0']]
+    prefixes = dict(mae='backbone.', ibot='teacher.module.backbone.', milan='backbone.')
+    assert scored[0] == ('probe', None, dict(pixels=True, random=True, recalibration=8192, k=(20, )))
+    for system, prefix in prefixes.items():
+        own = [one for one in scored if one[1] == f'{system}_seed3']
+        assert [one[0] for one in own] == ['probe', 'place', 'heads', *(['pixels'] if system == 'mae' else [])]
+        assert all(one[2]['prefix'] == prefix and one[2]['recalibration'] == 8192 for one in own[:3])
+    assert (tmp_path / 'out.csv').read_text().splitlines()[1] == 'pixels,,84.0,2.0,3.0,,,,,,,'
+    assert table() == rows and not scored
+    (root / 'mae_seed3' / 'last.pth').write_text('other')
+    monkeypatch.setattr(study, 'train_all', lambda tool, runs, folder, jobs: {
+        run.name: {'accuracy/top1': 83.} for run in runs})
+    assert table() == rows and {one[1] for one in scored} == {'mae_seed3'}
