@@ -103,8 +103,7 @@ def pretraining(settings: Settings, oracle: ModuleType) -> Rows:
     """One training step of PerViT-nano at 28 px in bfloat16; ratio: over the supervised step. Then k-NN, in float32.
 
     A step is forward, backward, optimizer and teacher, without loading. MAE sees 12 of 49 tokens; 'MAE, one token' is
-    the floor of such a step. k-NN: 10,000 against 60,000 features of 96
-    values, k = 10, 20, 100 and 200.
+    the floor of such a step. k-NN: 10,000 against 60,000 features of 96 values, k = 10, 20, 100 and 200.
     """
     batch, rows = settings.batches_or(128)[0], []
     timings = interleave({name: pretraining_step(name, batch) for name in STEPS}, settings.repeats)
