@@ -138,7 +138,8 @@ train-detection: scenes
 train-segmentation: scenes
 	$(DENSE_TRAIN) configs/segmentation/pervit-nano_fpn_fashion-scenes.py $(PROCESSES) $(TRAIN_ARGS)
 
-lint: setup-test
+lint: $(VENV)/.stamp-venv
+	@$(PY) -m ruff --version >/dev/null 2>&1 || $(PIP) ruff
 	$(PY) -m ruff check .
 
 # The first pass hides the GPUs: most tests are about the CPU, where two runs agree to the last bit. The tests marked for

@@ -1,7 +1,8 @@
 """PerViT in MMPretrain's model hub, by name and offline, after ``import pervit_mm.zoo``.
 
 ``mmpretrain.list_models('pervit*')``, ``get_model``, ``inference_model`` and the inferencers then take the names of the
-classifiers. Without MMPretrain the import does nothing, and only :func:`register_models` complains.
+classifiers. A name without published weights cannot be loaded with ``pretrained=True``, and the error says what to
+do. Without MMPretrain the import does nothing, and only :func:`register_models` complains.
 
 A metafile that ``model-index.yml`` imports is registered if all its results are of image classification. Detectors and
 segmentors are left out: MMPretrain could list them, but not build one.
@@ -9,6 +10,7 @@ segmentors are left out: MMPretrain could list them, but not build one.
 from importlib.util import find_spec
 
 from .checkpoints import from_official, package_root, read_index, to_official
+from .checkpoints.published import PREFIX
 from .utils.errors import UserError
 
 __all__ = ['from_official', 'register_models', 'to_official']
@@ -42,6 +44,10 @@ def register_models() -> list[str]:
         root = package_root()
         for path in metafiles:  # the hub itself would look for the configs beside the metafile
             ModelHub.register_model_index(root / path, config_prefix=root)
+        for models in metafiles.values():
+            for model in models:
+                if 'Weights' not in model:  # loading tells what to do, where MMPretrain would go on with random weights
+                    ModelHub._models_dict[model['Name'].lower()].weights = f'{PREFIX}{model["Name"]}'
     return names
 
 

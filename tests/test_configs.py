@@ -1,5 +1,6 @@
 """The recipes: values of the resolved configs against values written down here."""
 import math
+import re
 from pathlib import Path
 from unittest.mock import patch
 
@@ -287,3 +288,33 @@ def test_every_config_builds_and_names_its_work_dir(name):
 def test_config_names_are_unique():
     stems = [path.stem for path in CONFIGS.rglob('*.py') if '_base_' not in path.parts]
     assert sorted(stems) == sorted(set(stems))
+
+
+@pytest.mark.parametrize('place, scope', enumerate(('mmpretrain', 'mmdet', 'mmseg')))
+def test_the_configs_of_the_readme_lower_their_rate(place, scope, tmp_path):
+    """A rate at which the base's schedule ends would never move. Epochs are taken to have 1,000 iterations."""
+    pytest.importorskip(scope)
+    text = (Path(__file__).parents[1] / 'README.md').read_text()
+    blocks = re.findall(r'^```python\n(_base_.*?)^```', text, re.S | re.M)
+    (tmp_path / 'page.py').write_text(blocks[place])
+    cfg = Config.fromfile(str(tmp_path / 'page.py'))
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([parameter], lr=cfg.optim_wrapper.optimizer.lr)
+    epochs, length = (cfg.train_cfg.max_epochs, 1000) if 'max_epochs' in cfg.train_cfg else (1, cfg.train_cfg.max_iters)
+    of_epochs, of_iterations = [], []
+    for rule in cfg.param_scheduler:
+        rule = {key: value for key, value in rule.items() if key not in ('convert_to_iter_based', '_scope_')}
+        rule.setdefault('end', epochs if rule.get('by_epoch', True) else length)  # as Runner does
+        scheduler = PARAM_SCHEDULERS.get(rule.pop('type'))(optimizer, **rule)
+        (of_epochs if scheduler.by_epoch else of_iterations).append(scheduler)
+    optimizer.step()
+    rates = []
+    for _ in range(epochs):
+        for _ in range(length if of_iterations else 0):
+            for scheduler in of_iterations:
+                scheduler.step()
+            rates.append(optimizer.param_groups[0]['lr'])
+        for scheduler in of_epochs:
+            scheduler.step()
+        rates.append(optimizer.param_groups[0]['lr'])
+    assert rates[-1] < 0.1 * max(rates) and max(rates) == pytest.approx(cfg.optim_wrapper.optimizer.lr)

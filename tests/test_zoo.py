@@ -3,7 +3,7 @@ import importlib
 import os
 import subprocess
 import sys
-import warnings
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -19,6 +19,7 @@ import pervit_mm.zoo  # noqa: E402
 from pervit_mm.checkpoints import official  # noqa: E402
 from pervit_mm.checkpoints import published as published_module  # noqa: E402
 from pervit_mm.publishing import publish  # noqa: E402
+from pervit_mm.utils.errors import UserError  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
 MODELS = yaml.safe_load((ROOT / 'configs' / 'metafile.yml').read_text())['Models']
@@ -222,18 +223,15 @@ def test_no_model_of_another_toolbox_is_registered():
             if cfg.default_scope == 'mmpretrain' and cfg.model.type == 'ImageClassifier'} == set(NAMES) < set(configs)
 
 
-@pytest.mark.filterwarnings('ignore:Unable to find pre-defined checkpoint')
-@pytest.mark.parametrize('name', [name for name in NAMES if '3rdparty' in name][:1])
-def test_models_without_weights_infer_by_name(name):
-    """Their weights are random, and MMPretrain warns. It chooses the inferencer by the task in the entry's results."""
-    result = mmpretrain.inference_model(name, np.zeros((40, 50, 3), np.uint8))
-    assert len(result['pred_scores']) == 1000 and result['pred_scores'].sum() == pytest.approx(1, abs=1e-4)
-
-
-def test_without_weights_mmpretrain_warns():
-    """It gives random weights, as the README says."""
-    with warnings.catch_warnings(record=True) as seen:
-        warnings.simplefilter('always')
-        model = mmpretrain.get_model('pervit-tiny_3rdparty_in1k', pretrained=True)
-    assert 'Unable to find pre-defined checkpoint of the model.' in [str(warning.message) for warning in seen]
+def test_a_name_without_weights_does_not_predict_with_random_ones(tmp_path):
+    """It builds, and takes a file."""
+    name = 'pervit-tiny_3rdparty_in1k'
+    for load in (partial(mmpretrain.get_model, pretrained=True), mmpretrain.FeatureExtractor,
+                 partial(mmpretrain.inference_model, img=np.zeros((40, 50, 3), np.uint8))):
+        with pytest.raises(UserError, match=f'{name} has no weights here, .*tools/model_converters/pervit_to_mm.py'):
+            load(name)
+    model = mmpretrain.get_model(name)
     assert sum(p.numel() for p in model.parameters()) == 7591000
+    torch.save(dict(state_dict=model.state_dict()), tmp_path / 'tiny.pth')
+    again = mmpretrain.get_model(name, pretrained=str(tmp_path / 'tiny.pth'))
+    assert torch.equal(again.head.fc.weight, model.head.fc.weight)

@@ -114,6 +114,10 @@ def load_from_pervit_mm(filename: str, map_location: Any = None) -> dict:
         UserError: If there is no such checkpoint, if its sha256 isn't the published one, or if the file is gone.
     """
     name, sums = filename.removeprefix(PREFIX), published_files()
+    if name not in sums and any(entry['Name'] == name for entry in index_entries() if 'Weights' not in entry):
+        raise UserError(f"{name} has no weights here, because the authors' files are theirs to give out: convert one "
+                        "by tools/model_converters/pervit_to_mm.py, and give its path, as in "
+                        "pretrained='pervit_tiny.pth'")
     if name not in sums:
         raise UserError(f'{PREFIX}{name} is none of the checkpoints that come with pervit_mm, which are '
                         f'{", ".join(sorted(sums)) or "none yet"}; for a file of yours give its path alone')

@@ -37,8 +37,8 @@ prefix='teacher.module.backbone.')`, see [pre-training](pretraining.md#use-the-w
 20 nearest neighbors among all training images.
 
 **The `3rdparty` names have no weights.** `get_model(NAME, pretrained=True)`, `inference_model`,
-`ImageClassificationInferencer` and `FeatureExtractor` only warn ("Unable to find pre-defined checkpoint of the model.")
-and go on with random ones. Give them a converted file, `pretrained='pervit_tiny.pth'`.
+`ImageClassificationInferencer` and `FeatureExtractor` say so and stop. Give them a converted file,
+`pretrained='pervit_tiny.pth'`.
 """
 
 

@@ -1,15 +1,16 @@
 """How much attention each token receives in the last block, which stands in for that of a class token."""
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from torch import Tensor
 
+from ..analysis.capture import run_uncompiled
 from ..models import PerViT
 
 
 @contextmanager
 def received_attention(backbone: PerViT, relative: bool = False) -> Iterator[list[Tensor]]:
-    """Context in which each forward pass of a backbone tells what its tokens receive.
+    """Context in which each forward pass of a backbone tells what its tokens receive. Meanwhile it runs uncompiled.
 
     For each head, the mean of a column of the last Φa over queries is the weight of that token's value in the mean
     output. Here it is averaged over heads.
@@ -31,8 +32,7 @@ def received_attention(backbone: PerViT, relative: bool = False) -> Iterator[lis
             received = received / maps['log_position'].softmax(-1).mean((0, 1))
         seen.append(received)
 
-    handle = backbone.blocks[-1].attn.register_forward_hook(keep, with_kwargs=True)
-    try:
+    with ExitStack() as undo:
+        run_uncompiled(backbone, undo)
+        undo.callback(backbone.blocks[-1].attn.register_forward_hook(keep, with_kwargs=True).remove)
         yield seen
-    finally:
-        handle.remove()

@@ -28,6 +28,7 @@ ARCH = dict(embed_dims=(8, 16), depths=(1, 1), num_heads=2, stem_channels=(4, ))
 def folder(tmp_path, monkeypatch):
     """The checkpoint folder of a package that has two checkpoints and a log."""
     monkeypatch.setattr(published, 'package_root', lambda: tmp_path)
+    (tmp_path / 'model-index.yml').write_text('Import: []')
     folder = tmp_path / 'checkpoints'
     folder.mkdir()
     torch.save(dict(state_dict=dict(weight=torch.arange(3.))), folder / 'a_20260101-00000000.pth')

@@ -9,6 +9,7 @@ from torch import nn
 
 from pervit_mm.models import PerViT
 from pervit_mm.selfsup import PerViTMILAN, PerViTTargetGenerator
+from pervit_mm.selfsup.received_attention import received_attention
 from pervit_mm.utils.errors import UserError
 
 pytest.importorskip('mmpretrain')
@@ -184,3 +185,16 @@ def test_mistakes(tmp_path):
     with pytest.raises(UserError, match=r'importance must be \(B, H \* W\) = \(2, 49\), got \(2, 16\)'):
         milan(target_generator=dict(type='PerViTTargetGenerator', backbone=coarse, checkpoint=None)).loss(
             torch.rand(2, 1, 28, 28))
+
+
+def test_received_attention_is_seen_in_a_compiled_backbone_too():
+    """What was compiled before knows of no hook, so the modules run as they are meanwhile."""
+    def compiled(*args):
+        raise AssertionError('compiled code ran')
+
+    backbone = PerViT(TINY_ARCH, img_size=16, out_type='raw').eval()
+    backbone._compiled_call_impl = compiled
+    with torch.no_grad(), received_attention(backbone) as seen:
+        backbone(torch.rand(2, 3, 16, 16))
+    torch.testing.assert_close(seen[0].sum(1), torch.ones(2))
+    assert backbone._compiled_call_impl is compiled

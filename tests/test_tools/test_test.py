@@ -140,11 +140,15 @@ def elastic(nodes, rank, processes, address, port):
     ('dist_train.sh', ['c.py', '8'],
      dict(NNODES='4', NODE_RANK='3', MASTER_ADDR='10.0.0.1', MASTER_PORT='1234', PYTHON='my-python'), 'my-python', [
          *elastic(4, 3, 8, '10.0.0.1', 1234), 'tools/train.py', 'c.py', '--launcher', 'pytorch']),
-    ('dist_test.sh', ['c.py', 'a b.pth', '2', *OPTIONS], {}, 'python', [
-        *elastic(1, 0, 2, '127.0.0.1', 29500), 'tools/test.py', 'c.py', 'a b.pth', '--launcher', 'pytorch', *OPTIONS]),
+    ('dist_test.sh', ['c.py', 'a b.pth', '2', *OPTIONS], dict(PORT='29511'), 'python', [
+        *elastic(1, 0, 2, '127.0.0.1', 29511), 'tools/test.py', 'c.py', 'a b.pth', '--launcher', 'pytorch', *OPTIONS]),
     ('slurm_train.sh', ['gpu', 'my job', 'c.py', *OPTIONS], dict(GPUS='4', SRUN_ARGS='--qos high'), 'srun', [
         '-p', 'gpu', '--job-name=my job', '--gres=gpu:4', '--ntasks=4', '--ntasks-per-node=4', '--cpus-per-task=10',
         '--kill-on-bad-exit=1', '--qos', 'high', 'python', '-u', 'tools/train.py', 'c.py', '--launcher', 'slurm',
+        *OPTIONS]),
+    ('slurm_train.sh', ['gpu', 'j', 'c.py', 'my dir', *OPTIONS], {}, 'srun', [
+        '-p', 'gpu', '--job-name=j', '--gres=gpu:8', '--ntasks=8', '--ntasks-per-node=8', '--cpus-per-task=10',
+        '--kill-on-bad-exit=1', 'python', '-u', 'tools/train.py', 'c.py', '--launcher', 'slurm', '--work-dir', 'my dir',
         *OPTIONS]),
     ('slurm_train.sh', ['gpu', 'j', 'c.py'], dict(GPUS='16', CPUS_PER_TASK='3'), 'srun', [
         '-p', 'gpu', '--job-name=j', '--gres=gpu:8', '--ntasks=16', '--ntasks-per-node=8', '--cpus-per-task=3',
@@ -159,7 +163,7 @@ def test_shell_tools_forward_their_arguments(tmp_path, script, args, env, progra
     stub.write_text('#!/bin/sh\nprintf "%s\\0" "$@" > "$RECORD"\nexit 7\n')
     stub.chmod(0o755)
     clean = {key: value for key, value in os.environ.items() if key not in (
-        'NNODES', 'NODE_RANK', 'MASTER_ADDR', 'MASTER_PORT', 'PYTHON', 'GPUS', 'GPUS_PER_NODE', 'CPUS_PER_TASK',
+        'NNODES', 'NODE_RANK', 'MASTER_ADDR', 'MASTER_PORT', 'PORT', 'PYTHON', 'GPUS', 'GPUS_PER_NODE', 'CPUS_PER_TASK',
         'SRUN_ARGS', 'PERVIT_SLURM_TOOL')}
     path = os.pathsep.join([str(tmp_path), os.environ['PATH']])
     done = subprocess.run(['bash', f'tools/{script}', *args], cwd=ROOT, capture_output=True, text=True,

@@ -61,8 +61,11 @@ class PerViTNonFiniteHook(Hook):
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs: dict | None = None) -> None:
         """Look at the loss."""
-        broken = [name for name, value in (outputs or {}).items()
-                  if 'loss' in name and isinstance(value, Tensor) and not bool(torch.isfinite(value).all())]
+        losses = {name: value for name, value in (outputs or {}).items()
+                  if 'loss' in name and isinstance(value, Tensor)}
+        broken = []
+        if not all_finite(list(losses.values())):  # one wait for the device, and more only to name them
+            broken = [name for name, value in losses.items() if not bool(torch.isfinite(value).all())]
         if broken and not self._skipped:
             self._count(runner, f'{", ".join(broken)} is not finite')
         if not broken and not self._skipped:

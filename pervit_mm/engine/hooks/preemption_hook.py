@@ -28,7 +28,8 @@ class PerViTPreemptionHook(Hook):
     after each iteration.
 
     Args:
-        signals (Sequence[str]): Names of the signals. Defaults to ('SIGTERM', 'SIGUSR1').
+        signals (Sequence[str], optional): Names of the signals. Defaults to None, which is SIGTERM and, where there is
+            such a signal, SIGUSR1.
 
     Raises:
         UserError: If a name is none of a signal.
@@ -40,7 +41,9 @@ class PerViTPreemptionHook(Hook):
     # Behind CheckpointHook (VERY_LOW), which may save the same iteration.
     priority = 'LOWEST'
 
-    def __init__(self, signals: Sequence[str] = ('SIGTERM', 'SIGUSR1')) -> None:
+    def __init__(self, signals: Sequence[str] | None = None) -> None:
+        if signals is None:
+            signals = [name for name in ('SIGTERM', 'SIGUSR1') if hasattr(signal, name)]  # Windows has the first alone
         unknown = [name for name in signals if not hasattr(signal, name)]
         if isinstance(signals, str) or unknown:
             raise UserError('signals of PerViTPreemptionHook must be names such as SIGTERM and SIGUSR1, got '

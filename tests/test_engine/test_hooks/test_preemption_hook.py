@@ -54,6 +54,14 @@ def test_a_run_by_epoch_ends_at_once_and_resumes_from_its_last_checkpoint(tmp_pa
     assert all(torch.equal(value, weights(whole)[key]) for key, value in weights(resumed).items())
 
 
+def test_a_platform_without_a_signal_listens_to_the_other_one(monkeypatch):
+    """Windows has no SIGUSR1. A name that the user gives must be there."""
+    monkeypatch.delattr(signal, 'SIGUSR1')
+    assert HOOKS.build(PREEMPTION).signals == [signal.SIGTERM]
+    with pytest.raises(UserError, match='signals of PerViTPreemptionHook must be names'):
+        HOOKS.build(dict(PREEMPTION, signals=['SIGUSR1']))
+
+
 def test_mistakes_are_named():
     for signals in ('SIGTERM', ['SIGNONE']):
         with pytest.raises(UserError, match='signals of PerViTPreemptionHook must be names such as SIGTERM'):
