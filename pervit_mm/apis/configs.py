@@ -1,6 +1,7 @@
 """The only place where configs are read, and what a config says about its images."""
 import inspect
 import os.path as osp
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ DENSE_SIZE = (224, 224)
 #: Keys of a config that Runner and the toolboxes read besides the arguments of Runner.
 _MORE_KEYS = {
     'compile', 'find_unused_parameters', 'sync_bn', 'model_wrapper_cfg', 'activation_checkpointing', 'runner_type',
-    'efficient_conv_bn_eval', 'custom_imports', 'tta_model', 'tta_pipeline'
+    'efficient_conv_bn_eval', 'custom_imports', 'tta_model', 'tta_pipeline', 'test_pipeline',
+    'data_preprocessor'
 }
 
 
@@ -34,7 +36,7 @@ def load_config(path: str | Path, options: dict[str, Any] | None = None) -> Conf
 
     Raises:
         UserError: If there is no such file, if it cannot be read as a config, if its toolbox is not installed, or if
-            the first word of an override is neither in the config nor a key that Runner knows.
+            neither Runner nor a toolbox reads the first word of an override.
     """
     path = str(path)
     if not osp.isfile(path):
@@ -49,19 +51,34 @@ def load_config(path: str | Path, options: dict[str, Any] | None = None) -> Conf
         raise UserError(f"config {path!r} has default_scope='{scope}', but {scope} isn't installed: pip install "
                         f'{TOOLBOXES[scope]}')
     if options:
-        _reject_unknown_top_level(cfg, options)
+        _reject_unread(cfg, options)
         with told(f'--cfg-options {" ".join(options)}: the config has no such place', KeyError, IndexError, TypeError):
             cfg.merge_from_dict(options)
     return cfg
 
 
-def _reject_unknown_top_level(cfg: Config, options: dict[str, Any]) -> None:
+def _reject_unread(cfg: Config, options: dict[str, Any]) -> None:
     """Raise UserError for an override whose first word nobody reads, because it would have no effect."""
-    known = {*inspect.signature(Runner.__init__).parameters, *_MORE_KEYS} - {'self', 'cfg'}
+    read = {*inspect.signature(Runner.__init__).parameters, *_MORE_KEYS} - {'self', 'cfg'}
     for key in options:
         first = key.split('.')[0]
-        if first not in cfg and first not in known:
+        if first in read:
+            continue
+        if first not in cfg:
             raise UserError(f'--cfg-options {key}: the config has no {first!r}; it has {", ".join(sorted(cfg.keys()))}')
+        same = [place for name in cfg if name in read for place in _places(cfg[name], cfg[first], name)]
+        hint = f', such as {", ".join(same[:4])}' if same else ''
+        raise UserError(f'--cfg-options {key}: the config used {first} while it was read, and nothing reads it now: '
+                        f'set the keys that have its value{hint}')
+
+
+def _places(tree: Any, value: Any, name: str) -> Iterator[str]:
+    """Dotted keys below ``name`` that have a value of the same type."""
+    if type(tree) is type(value) and tree == value:
+        yield name
+    elif isinstance(tree, (dict, list, tuple)):
+        for key, part in tree.items() if isinstance(tree, dict) else enumerate(tree):
+            yield from _places(part, value, f'{name}.{key}')
 
 
 def pipeline_size_of(cfg: Config) -> tuple[int, int] | None:

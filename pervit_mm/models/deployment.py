@@ -13,47 +13,17 @@ from .position import FrozenPosition, frozen_log_positions
 MARKER = 'deployed'
 
 
-def is_deployed_state(backbone: nn.Module, state_dict: Mapping[str, Tensor], prefix: str = '') -> bool:
-    """Whether a state dict is that of a deployed PerViT.
-
-    A deployed PerViT has a marker in its state dict. Files that are older than the marker are recognized by frozen Φp,
-    or by a stem without BatchNorm, see :func:`lacks_stem_norm`.
+def is_deployed_state(state_dict: Mapping[str, Tensor], prefix: str = '') -> bool:
+    """Whether a state dict is that of a deployed PerViT, by its marker.
 
     Args:
-        backbone (nn.Module): The PerViT that the state dict is for.
         state_dict (Mapping[str, Tensor]): Of a PerViT, or of a model around one.
         prefix (str): What the backbone's keys begin with. Defaults to ''.
 
     Returns:
         bool: True if it is.
     """
-    return (f'{prefix}{MARKER}' in state_dict or bool(frozen_log_positions(state_dict, prefix))
-            or lacks_stem_norm(backbone, state_dict, prefix))
-
-
-def lacks_stem_norm(backbone: nn.Module, state_dict: Mapping[str, Tensor], prefix: str = '') -> bool:
-    """Whether a state dict has the stem's convolutions but nothing of the BatchNorm that the model has there.
-
-    In a file without a marker only this shows that a PerViT without Φp (``position_cfg=None``) was deployed.
-
-    Args:
-        backbone (nn.Module): The PerViT.
-        state_dict (Mapping[str, Tensor]): Of a PerViT, or of a model around one.
-        prefix (str): What the backbone's keys begin with. Defaults to ''.
-
-    Returns:
-        bool: True if every BatchNorm of the stem is missing and its convolution is there. False if only some are
-        missing, or if the state dict has nothing but a stem: then it is incomplete. False for a model that has no
-        BatchNorm in its stem, and for a model with Φp, which is recognized by frozen Φp.
-    """
-    if any(block.attn.position is not None for block in getattr(backbone, 'blocks', ())) or all(
-            key.startswith(f'{prefix}stem.') for key in state_dict if key.startswith(prefix)):
-        return False
-    layers = getattr(getattr(backbone, 'stem', None), 'layers', ())  # PatchifyStem has none
-    starts = [f'{prefix}stem.layers.{i}.' for i, layer in enumerate(layers)
-              if isinstance(layer.norm, nn.modules.batchnorm._BatchNorm)]
-    return bool(starts) and all(f'{start}conv.weight' in state_dict for start in starts) and not any(
-        key.startswith(f'{start}norm.') for start in starts for key in state_dict)
+    return f'{prefix}{MARKER}' in state_dict
 
 
 def _take_frozen(backbone: nn.Module, log_positions: Mapping[int, dict[tuple[int, int], Tensor]]) -> None:
@@ -106,7 +76,7 @@ def follow_checkpoint(backbone: nn.Module, state_dict: Mapping[str, Tensor], pre
     found = frozen_log_positions(state_dict, prefix)
     has_position = any(block.attn.position is not None for block in backbone.blocks)
     # A deployed state dict without Φp doesn't fit a model with Φp. Loading will report what is missing.
-    if not is_deployed_state(backbone, state_dict, prefix) or (has_position and not found):
+    if not is_deployed_state(state_dict, prefix) or (has_position and not found):
         return
     device = next(backbone.parameters()).device
     _take_frozen(backbone, {

@@ -13,7 +13,7 @@ from ..ops import is_transformed
 from ..utils.errors import UserError
 from .arch import check_options, resolve_arch, resolve_indices, resolve_windows, to_pair
 from .build import build_position, build_stem
-from .deployment import MARKER, deploy, follow_checkpoint
+from .deployment import deploy, follow_checkpoint
 from .init_rules import rule_name, with_peripheral_init
 from .layers import PerViTBlock
 from .position import (
@@ -402,5 +402,3 @@ class PerViT(BaseModule):
         follow_checkpoint(self, state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys,
                                       error_msgs)
-        if f'{prefix}{MARKER}' in missing_keys:  # deployed files older than the marker lack it
-            missing_keys.remove(f'{prefix}{MARKER}')

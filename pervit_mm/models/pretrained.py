@@ -51,7 +51,7 @@ def load_pretrained(module: nn.Module, checkpoint: str, prefix: str | None = Non
         chosen = {key[len(prefix):]: value for key, value in state.items() if key.startswith(prefix)}
     else:
         chosen = state
-    if is_deployed_state(module, chosen):
+    if is_deployed_state(chosen):
         reason = 'its Φp is frozen'
         if not frozen_log_positions(chosen):
             reason = 'BatchNorm is folded into the convolutions of its stem'

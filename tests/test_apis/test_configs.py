@@ -47,6 +47,13 @@ def test_what_cannot_be_read_is_one_sentence(tmp_path, name, content, message):
 def test_unknown_overrides_and_missing_toolboxes_are_named(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="^--cfg-options train_confg.max_epochs: the config has no 'train_confg'; "):
         load_config(NANO, {'train_confg.max_epochs': 1})
+    # The config has used these names, and their new values would go nowhere.
+    custom = NANO.with_name('pervit_tiny_finetune_custom.py')
+    with pytest.raises(UserError, match='^--cfg-options num_classes: the config used num_classes while it was read, .*'
+                                        'such as model.head.num_classes, data_preprocessor.num_classes$'):
+        load_config(custom, {'num_classes': 3})
+    with pytest.raises(UserError, match='such as model.backbone.init_cfg.checkpoint$'):
+        load_config(custom, {'model.head.num_classes': 3, 'checkpoint': 'x.pth'})
     path = tmp_path / 'config.py'
     path.write_text("default_scope = 'mmseg'")
     monkeypatch.setattr('pervit_mm.apis.configs.find_spec', lambda name: None)

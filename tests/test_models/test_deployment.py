@@ -100,23 +100,8 @@ def test_a_deployed_state_dict_has_the_marker(kwargs):
     assert 'backbone.deployed' not in model.state_dict()
     model.backbone.switch_to_deploy()
     assert model.state_dict()['backbone.deployed'] == 1
-    assert is_deployed_state(trained.backbone, model.state_dict(), 'backbone.')
-    assert not is_deployed_state(trained.backbone, trained.state_dict(), 'backbone.')
+    assert is_deployed_state(model.state_dict(), 'backbone.')
+    assert not is_deployed_state(trained.state_dict(), 'backbone.')
     other = Classifier(**kwargs)
     other.load_state_dict(model.state_dict(), strict=True)
     assert other.state_dict().keys() == model.state_dict().keys()
-
-
-@pytest.mark.parametrize('load', [lambda m, s: m.load_state_dict(s, strict=True), load_state_dict])
-@pytest.mark.parametrize('already', [False, True])
-@pytest.mark.parametrize('kwargs', [dict(), dict(position_cfg=None)])
-def test_files_from_before_the_marker_load(kwargs, already, load):
-    source = randomize(Classifier(**kwargs)).eval()
-    source.backbone.switch_to_deploy()
-    state = {key: value for key, value in source.state_dict().items() if key != 'backbone.deployed'}
-    model = Classifier(**kwargs)
-    if already:
-        model.backbone.switch_to_deploy()
-    load(model, state)
-    torch.testing.assert_close(outputs(model), outputs(source), atol=0, rtol=0)
-    assert 'backbone.deployed' in model.state_dict(), 'saved again it has one'
