@@ -15,6 +15,7 @@ STATE = {'backbone.weight': torch.arange(3.)}
 def test_published_files_load_by_name_if_their_sum_is_right(tmp_path, monkeypatch):
     """A file loads only if its sha256 is right. A file of that name in the current folder is never taken."""
     (tmp_path / 'checkpoints').mkdir()
+    (tmp_path / 'model-index.yml').write_text('Import: []')
     monkeypatch.setattr(published, 'package_root', lambda: tmp_path)
     monkeypatch.chdir(tmp_path)
     path = tmp_path / 'checkpoints' / 'a.pth'
