@@ -96,9 +96,9 @@ def score_heads(cfg: Config, checkpoint: str, *, prior: AttentionPrior | None = 
             hw_shape, received = record.blocks[block]
             if prior is not None and hw_shape != prior.hw_shape:
                 raise UserError(f'prior is for the grid {prior.hw_shape}, and the network has {hw_shape}')
-            constant = torch.ones(received.shape[2]) if prior is None else prior.target()
-            maps = [received, received.mean(1, keepdim=True), torch.ones_like(received[:, :1]),
-                    constant.to(received).expand(len(masks), 1, -1)]
+            maps = [received, received.mean(1, keepdim=True), torch.ones_like(received[:, :1])]
+            if prior is not None:
+                maps.append(prior.target().to(received).expand(len(masks), 1, -1))
             found.append(mask_average_precision(torch.cat(maps, 1), masks, hw_shape))
-    *heads, together, chance, of_prior = (100 * torch.cat(found).nanmean(0)).tolist()
-    return HeadScores(tuple(heads), together, chance, None if prior is None else of_prior)
+    values, heads = (100 * torch.cat(found).nanmean(0)).tolist(), received.shape[1]
+    return HeadScores(tuple(values[:heads]), *values[heads:])

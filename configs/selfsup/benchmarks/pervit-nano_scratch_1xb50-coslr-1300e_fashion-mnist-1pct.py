@@ -2,8 +2,6 @@
 _base_ = 'pervit-nano_scratch_1xb50-coslr-580e_fashion-mnist-1pct.py'
 
 max_epochs = 1300
-param_scheduler = [
-    dict(type='LinearLR', start_factor=0.01, by_epoch=True, begin=0, end=5, convert_to_iter_based=True),
-    dict(type='CosineAnnealingLR', eta_min=1e-5, by_epoch=True, begin=5, end=max_epochs, convert_to_iter_based=True),
-]
+warm_up, cosine = _base_.param_scheduler
+param_scheduler = [warm_up, dict(cosine, end=max_epochs)]
 train_cfg = dict(max_epochs=max_epochs, val_interval=max_epochs)
