@@ -3,6 +3,7 @@
 
     python tools/test.py configs/pervit_tiny.py work_dirs/pervit_tiny/epoch_300.pth
     python tools/test.py configs/pervit_tiny.py work_dirs/pervit_tiny/epoch_300.pth --tta
+    python tools/test.py configs/pervit_tiny.py work_dirs/pervit_tiny/epoch_300.pth --show-dir pictures --interval 500
 """
 import argparse
 import os
@@ -16,6 +17,7 @@ from mmengine.fileio import dump
 import pervit_mm  # noqa: F401  registers everything, and lets torch >= 2.6 read checkpoints
 from pervit_mm.apis.configs import load_config
 from pervit_mm.engine import launch
+from pervit_mm.engine.show import show_predictions
 from pervit_mm.utils.errors import UserError
 from pervit_mm.utils.memory import keep_freed_memory
 
@@ -29,6 +31,12 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser.add_argument('--work-dir', help='folder for the log; default ./work_dirs/<config stem>')
     parser.add_argument('--out', metavar='FILE.pkl', help='write all predictions to this file')
     parser.add_argument('--out-metrics', metavar='FILE.json', help='write the metrics to this file')
+    parser.add_argument('--show-dir', metavar='DIR', help='draw predictions into this folder')
+    parser.add_argument('--show', action='store_true', help='show each prediction in a window')
+    parser.add_argument(
+        '--interval', type=int, default=1, metavar='N',
+        help='with the two above: draw every Nth image, of a segmentor every Nth batch; default 1')
+    parser.add_argument('--wait-time', type=float, default=2, help='seconds that a window stays; default 2')
     parser.add_argument(
         '--tta', action='store_true',
         help="augment in testing, by the config's tta_model and tta_pipeline; a classifier's default is to average the "
@@ -54,6 +62,10 @@ def main(argv=None) -> None:
         notes = launch.prepare_test_config(
             cfg, args.config, args.checkpoint, launcher=args.launcher, work_dir=args.work_dir,
             tta=args.tta)
+        folder = None
+        if args.show_dir or args.show:
+            folder = show_predictions(
+                cfg, args.show_dir, window=args.show, interval=args.interval, wait_time=args.wait_time)
         runner = launch.build_runner(cfg)
         for note in notes:
             runner.logger.warning(note)
@@ -67,6 +79,8 @@ def main(argv=None) -> None:
             print(f'{launch.describe_metric(key)}: {value:.4g}')
         if args.out_metrics:
             dump(metrics, args.out_metrics)
+        if folder:
+            print(f'pictures: {os.path.relpath(folder)}')
 
 
 if __name__ == '__main__':
