@@ -51,7 +51,7 @@ def _row(model: dict) -> dict:
     log = f', [log](../{model["Training log"]})' if 'Training log' in model else ''
     return {'model': f'[`{model["Name"]}`](../{model["Config"]})', 'parameters': f'{metadata["Parameters"]:,}',
             'FLOPs': f'{metadata["FLOPs"] / 1e9:.3g} G' if 'FLOPs' in metadata else '',
-            'results': '; '.join(metrics) or 'none stated', 'weights': weights + log}
+            'results': '; '.join(metrics) or 'none at hand', 'weights': weights + log}
 
 
 def _wrapped(command: str) -> str:
