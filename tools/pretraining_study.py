@@ -18,14 +18,17 @@ pixels, and those of two predictors that learn nothing; fine-tuning on 1 %.
 import argparse
 from pathlib import Path
 
+from mmengine.config import Config
+
 from pervit_mm.apis.attention_priors import score_heads
 from pervit_mm.apis.configs import load_config
 from pervit_mm.apis.pretraining_scores import score_hidden_pixels, score_region_matching
-from pervit_mm.apis.probe import probe
+from pervit_mm.apis.probe import RECALIBRATION, probe
 from pervit_mm.benchmarks.kept_scores import fingerprint, kept_scores
 from pervit_mm.benchmarks.pretrained import PIXELS, SYSTEMS, TEACHER, config_of, prefix_of, pretrainings
 from pervit_mm.benchmarks.run_queue import Run, last_checkpoint, train_all
 from pervit_mm.evaluation import write_csv
+from pervit_mm.evaluation.baselines import Baseline
 from pervit_mm.utils.errors import UserError
 from pervit_mm.utils.markdown import markdown_table
 
@@ -60,36 +63,46 @@ def queue(systems: list[str], controls: list[str], seeds: list[int], options: tu
 
 def score(work_dir: Path, system: str) -> dict[str, float]:
     """What the features of a pre-training are worth, in percent. A result that is there is not made again."""
-    cfg, checkpoint = load_config(LABELS), last_checkpoint(work_dir)
-    # Masks, corruption and small crops changed the statistics of BatchNorm.
-    settings = dict(prefix=prefix_of(system), recalibration=8192)
+    cfg, checkpoint, prefix = load_config(LABELS), last_checkpoint(work_dir), prefix_of(system)
 
     def make() -> dict[str, float]:
-        row, = probe(cfg, checkpoint, k=(20, ), **settings)
-        scores = {'k-NN': row.knn[20], 'k-NN, 1 %': row.few_knn.mean, 'probe, 1 %': row.few_probe.mean}
-        for tolerance, found in zip((0, 1), score_region_matching(cfg, checkpoint, **settings)):
-            scores[f'place ± {tolerance}'] = found.accuracy
-        scores['items'] = score_heads(cfg, checkpoint, **settings).together
+        # Masks, corruption and small crops changed the statistics of BatchNorm.
+        row, = probe(cfg, checkpoint, prefix=prefix, recalibration=RECALIBRATION, k=(20, ))
+        scores = {**columns_of(row), **score_tokens(cfg, checkpoint, prefix)}
         if system in PIXELS:
             error = score_hidden_pixels(load_config(work_dir / config_of(CONFIGS, system).name), checkpoint, cfg)
             scores.update({'hidden pixels': error.model, 'mean image': error.mean_image,
                            'nearest patch': error.nearest_patch})
         return scores
 
-    made_of = dict(settings, checkpoint=fingerprint(checkpoint), config=cfg.dump())
+    made_of = dict(prefix=prefix, recalibration=RECALIBRATION, checkpoint=fingerprint(checkpoint), config=cfg.dump())
     return kept_scores(work_dir / 'scores.json', made_of, make)
 
 
 def score_untrained(root: Path) -> list[dict]:
-    """Rows of raw pixels and of random weights, made once."""
+    """Rows of raw pixels and of random weights of seed 0, made once."""
     cfg = load_config(LABELS)
 
     def make() -> dict[str, list[dict]]:
-        found = probe(cfg, None, pixels=True, random=True, recalibration=8192, k=(20, ))
-        return dict(rows=[{'system': row.features, 'k-NN': row.knn[20], 'k-NN, 1 %': row.few_knn.mean,
-                           'probe, 1 %': row.few_probe.mean} for row in found])
+        *pixels, weights = probe(cfg, None, pixels=True, random=True, recalibration=RECALIBRATION, k=(20, ))
+        rows = [{'system': row.features, **columns_of(row)} for row in (*pixels, weights)]
+        rows[-1].update(score_tokens(cfg, None, 'backbone.'))
+        return dict(rows=rows)
 
-    return kept_scores(root / 'untrained.json', dict(config=cfg.dump()), make)['rows']
+    return kept_scores(root / 'untrained.json', dict(config=cfg.dump(), recalibration=RECALIBRATION), make)['rows']
+
+
+def columns_of(row: Baseline) -> dict[str, float]:
+    """The columns of k-NN and of probes."""
+    return {'k-NN': row.knn[20], 'k-NN, 1 %': row.few_knn.mean, 'probe, 1 %': row.few_probe.mean}
+
+
+def score_tokens(cfg: Config, checkpoint: str | None, prefix: str) -> dict[str, float]:
+    """The columns of places and of items; without a checkpoint those of random weights."""
+    settings = dict(prefix=prefix, recalibration=RECALIBRATION)
+    places = score_region_matching(cfg, checkpoint, **settings)
+    return {'place ± 0': places[0].accuracy, 'place ± 1': places[1].accuracy,
+            'items': score_heads(cfg, checkpoint, **settings).together}
 
 
 def main() -> None:

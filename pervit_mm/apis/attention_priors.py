@@ -15,7 +15,7 @@ from ..evaluation.features import evaluating, read_batch
 from ..selfsup.prior_files import AttentionPrior, foreground_prior
 from ..utils.errors import UserError, told
 from .named_models import check_device
-from .probe import build_loader, build_sets, check_recalibration, classifier_with_backbone, recalibrate_by
+from .probe import build_loader, build_sets, check_recalibration, classifier_or_random, recalibrate_by
 
 
 def fashion_foreground(root: str | Path, hw_shape: tuple[int, int] = (7, 7)) -> AttentionPrior:
@@ -54,14 +54,14 @@ class HeadScores:
     prior: float | None = None
 
 
-def score_heads(cfg: Config, checkpoint: str, *, prior: AttentionPrior | None = None, block: int = -1,
+def score_heads(cfg: Config, checkpoint: str | None, *, prior: AttentionPrior | None = None, block: int = -1,
                 prefix: str = 'backbone.', recalibration: int = 0, images: int | None = 2000,
                 device: str | None = None) -> HeadScores:
     """How well the heads of a block find items, on test images of Fashion-MNIST: by the attention that tokens receive.
 
     Args:
         cfg (Config): Of a classifier of Fashion-MNIST.
-        checkpoint (str): Path, of a classifier or of a pre-training.
+        checkpoint (str, optional): Path, of a classifier or of a pre-training. None takes random weights of seed 0.
         prior (AttentionPrior, optional): An absolute one, scored beside the heads as if it were attention. Defaults to
             None.
         block (int): Number of the block; negative ones count from the end. Defaults to -1.
@@ -80,7 +80,7 @@ def score_heads(cfg: Config, checkpoint: str, *, prior: AttentionPrior | None = 
     if prior is not None and prior.kind != 'absolute':
         raise UserError(f'prior must be absolute to be scored as a map, got a {prior.kind} one')
     check_recalibration(recalibration)
-    model = classifier_with_backbone(cfg, checkpoint, prefix).to(check_device(device or get_device()))
+    model = classifier_or_random(cfg, checkpoint, prefix).to(check_device(device or get_device()))
     num = len(find_recorders(model.backbone))
     if type(block) is not int or not -num <= block < num:
         raise UserError(f'block must be the number of one of {num} blocks, from {-num} to {num - 1}, got {block!r}')

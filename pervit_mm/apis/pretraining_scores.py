@@ -18,7 +18,7 @@ from ..selfsup.hidden_pixels import HiddenPixelError, hidden_pixel_error, mean_o
 from ..utils.errors import UserError
 from .building import build_with_preprocessor, load_strictly
 from .named_models import check_device
-from .probe import build_loader, build_sets, check_recalibration, classifier_with_backbone, recalibrate_by
+from .probe import build_loader, build_sets, check_recalibration, classifier_or_random, recalibrate_by
 
 
 def score_hidden_pixels(cfg: Config, checkpoint: str, labels: Config, *, images: int | None = None, seed: int = 0,
@@ -74,21 +74,21 @@ def score_hidden_pixels(cfg: Config, checkpoint: str, labels: Config, *, images:
         set_generators(state)
 
 
-def score_region_matching(cfg: Config, checkpoint: str, *, prefix: str = 'backbone.', crop: int | None = None,
+def score_region_matching(cfg: Config, checkpoint: str | None, *, prefix: str = 'backbone.', crop: int | None = None,
                           shift: int | None = None, images: int = 1000, tolerances: Sequence[float] = (0., 1.),
                           seed: int = 0, recalibration: int = 0, device: str | None = None) -> list[RegionMatching]:
     """Match tokens of two crops of test images, see :func:`pervit_mm.evaluation.region_matching_accuracy`.
 
     Args:
         cfg (Config): Of a classifier.
-        checkpoint (str): Path, of a classifier or of a pre-training.
+        checkpoint (str, optional): Path, of a classifier or of a pre-training. None takes random weights.
         prefix (str): What the backbone's keys in it begin with. Defaults to 'backbone.'.
         crop (int, optional): Side of the crops in pixels. Defaults to None, about 5/7 of the image in whole tokens.
         shift (int, optional): From one crop to the other, in pixels: up, down, left or right. Defaults to None, two
             tokens.
         images (int): Images of the test set, evenly from its first to its last. Defaults to 1000.
         tolerances (Sequence[float]): Largest distances of a right match, in tokens. Defaults to (0, 1).
-        seed (int): Draws the places of the crops. Defaults to 0.
+        seed (int): Draws the places of the crops, and random weights. Defaults to 0.
         recalibration (int): Training images from which BatchNorm gets its statistics anew, for networks that learned
             from masked or corrupted ones. Defaults to 0, none.
         device (str, optional): Defaults to None, which takes a GPU if there is one.
@@ -97,10 +97,10 @@ def score_region_matching(cfg: Config, checkpoint: str, *, prefix: str = 'backbo
         list[RegionMatching]: Accuracy and chance in percent, for each of ``tolerances``.
 
     Raises:
-        UserError: As :func:`pervit_mm.apis.probe.classifier_with_backbone` and ``region_matching_accuracy``.
+        UserError: As :func:`pervit_mm.apis.probe.classifier_or_random` and ``region_matching_accuracy``.
     """
     check_recalibration(recalibration)
-    model = classifier_with_backbone(cfg, checkpoint, prefix).to(check_device(device or get_device()))
+    model = classifier_or_random(cfg, checkpoint, prefix, seed).to(check_device(device or get_device()))
     backbone = model.backbone
     if hasattr(backbone, 'out_type'):
         backbone.out_type = 'raw'

@@ -254,6 +254,26 @@ def classifier_with_backbone(cfg: Config, checkpoint: str, prefix: str = 'backbo
     return model
 
 
+def classifier_or_random(cfg: Config, checkpoint: str | None, prefix: str = 'backbone.', seed: int = 0) -> nn.Module:
+    """The backbone of a checkpoint, or without one random weights.
+
+    Args:
+        cfg (Config): Of a classifier.
+        checkpoint (str, optional): See :func:`classifier_with_backbone`. None takes :func:`random_classifier`.
+        prefix (str): Of the checkpoint's keys. Defaults to 'backbone.'.
+        seed (int): Of the random weights. Defaults to 0.
+
+    Returns:
+        nn.Module: On the CPU. Its head has no weights of the checkpoint.
+
+    Raises:
+        UserError: As either of the two.
+    """
+    if checkpoint is None:
+        return random_classifier(cfg, seed)
+    return classifier_with_backbone(cfg, checkpoint, prefix)
+
+
 def _suggest(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
     """Prefixes under which a checkpoint has a backbone, or what its keys begin with, for messages."""
     key = next(iter(own), '')

@@ -12,7 +12,7 @@ from small_classifiers import SIDE, write_images, write_model
 
 from pervit_mm.apis.configs import load_config
 from pervit_mm.apis.pretraining_scores import score_region_matching
-from pervit_mm.apis.probe import build_loader, build_sets, classifier_with_backbone, mixed
+from pervit_mm.apis.probe import build_loader, build_sets, classifier_with_backbone, mixed, random_classifier
 from pervit_mm.evaluation import recalibrate, region_matching_accuracy
 from pervit_mm.selfsup.hidden_pixels import hidden_pixel_error
 
@@ -126,11 +126,19 @@ def test_region_matching_of_a_checkpoint_is_that_of_its_backbone(world, tool):
                                   device='cpu')
     recalibrate(model, build_loader(cfg, mixed(build_sets(cfg)[0], 9)), 9)
     assert anew == region_matching_accuracy(model.backbone, images, offsets, 12, 0.) != found
+    *_, row = tool('region_matching', labels, '--random', '--images', 9, '--crop', 12, '--shift', 4, '--tolerance', 0,
+                   '--seed', 2)
+    untrained = random_classifier(cfg, 2).backbone
+    untrained.out_type = 'raw'
+    assert row[1] == f'{region_matching_accuracy(untrained, images, offsets, 12, 0., 2).accuracy:.1f}'
 
 
 def test_mistakes_are_one_line(world, tool):
     labels, _, checkpoint, _, _ = world
     with pytest.raises(SystemExit, match='must have one SimMIMMaskGenerator in its training pipeline, got 0'):
         tool('hidden_pixels', labels, checkpoint, labels)
+    for given in ((), (checkpoint, '--random')):
+        with pytest.raises(SystemExit, match='2'):
+            tool('region_matching', labels, *given)
     with pytest.raises(SystemExit, match="under prefix='teacher.' .*it has one under 'backbone.'"):
         tool('region_matching', labels, checkpoint, '--prefix', 'teacher.')

@@ -77,12 +77,14 @@ def test_each_column_is_scored_once_with_the_weights_of_its_row(study, tmp_path,
     features = ['75.0', '2.0', '3.0', '4.0', '5.0', '60.0']
     rows = table()
     assert rows == [['pixels', '', '84.0', '2.0', '3.0', *[''] * 7],
-                    ['random weights', '', '70.0', '2.0', '3.0', *[''] * 7],
+                    ['random weights', '', '70.0', *features[1:], *[''] * 4],
                     ['scratch', '3', *[''] * 9, '83.0'],
                     ['mae', '3', *features, '0.250', '0.650', '0.500', '83.0'],
                     ['ibot', '3', *features, *[''] * 3, '83.0'], ['milan', '3', *features, *[''] * 3, '83.0']]
     prefixes = dict(mae='backbone.', ibot='teacher.module.backbone.', milan='backbone.')
-    assert scored[0] == ('probe', None, dict(pixels=True, random=True, recalibration=8192, k=(20, )))
+    tokens = dict(prefix='backbone.', recalibration=8192)
+    assert scored[:3] == [('probe', None, dict(pixels=True, random=True, recalibration=8192, k=(20, ))),
+                          ('place', None, tokens), ('heads', None, tokens)]
     for system, prefix in prefixes.items():
         own = [one for one in scored if one[1] == f'{system}_seed3']
         assert [one[0] for one in own] == ['probe', 'place', 'heads', *(['pixels'] if system == 'mae' else [])]
