@@ -49,12 +49,15 @@ def show_predictions(cfg: Config, folder: str | None = None, *, window: bool = F
     hook.update({switch: True, 'interval': interval, 'show': window})
     if window:
         hook.wait_time = wait_time
-    if scope == 'mmpretrain' and (cfg.model.get('backbone') or {}).get('img_size', READABLE) < READABLE:
-        hook.setdefault('resize', READABLE)
+    if scope == 'mmpretrain':
+        size = (cfg.model.get('backbone') or {}).get('img_size', READABLE)
+        if min(size if isinstance(size, (list, tuple)) else [size]) < READABLE:
+            hook.setdefault('resize', READABLE)
     if folder is None:
         return None
     folder = osp.abspath(folder)
     if scope == 'mmseg':  # its hook has no folder, and writes through the visualizer
+        cfg.setdefault('visualizer', ConfigDict(type='SegLocalVisualizer'))
         cfg.visualizer.update(save_dir=folder, vis_backends=[dict(type='LocalVisBackend')])
         return osp.join(folder, 'vis_data', 'vis_image')
     hook['out_dir' if scope == 'mmpretrain' else 'test_out_dir'] = folder

@@ -1,4 +1,7 @@
 """tools/test.py --show-dir: pictures of predictions, with the colors of the images."""
+import runpy
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
@@ -19,12 +22,12 @@ def config(**changes):
 
 
 def color_images(folder):
-    """Four images, blue and red in turn, as files, in two folders of classes."""
+    """Four images, blue and red in turn, in two folders of classes that have files of the same names."""
     for i in range(4):
         image = np.zeros((240, 240, 3), np.uint8)
         image[..., 0 if i % 2 == 0 else 2] = 250  # OpenCV's channels are BGR
         (folder / 'ab'[i // 2]).mkdir(parents=True, exist_ok=True)
-        assert cv2.imwrite(str(folder / 'ab'[i // 2] / f'{i}.png'), image)
+        assert cv2.imwrite(str(folder / 'ab'[i // 2] / f'{i % 2}.png'), image)
     return dict(type='CustomDataset', data_root=str(folder), pipeline=[
         dict(type='LoadImageFromFile'), dict(type='Resize', scale=(56, 56)), dict(type='PackInputs')])
 
@@ -43,7 +46,7 @@ def test_pictures_of_a_classifier_have_the_colors_of_its_images(tmp_path, made, 
     cfg = config(
         model=dict(type='ImageClassifier',
                    data_preprocessor=dict(num_classes=2, mean=[9.] * channels, std=[9.] * channels, to_rgb=to_rgb),
-                   backbone=dict(type='PerViT', arch=TINY_ARCH, img_size=28, in_channels=channels),
+                   backbone=dict(type='PerViT', arch=TINY_ARCH, img_size=(28, 224), in_channels=channels),
                    head=dict(type='LinearClsHead', num_classes=2, in_channels=24, topk=(1, ))),
         test_dataloader=dict(batch_size=3, num_workers=0, dataset=dataset, collate_fn=dict(type='default_collate'),
                              sampler=dict(type='DefaultSampler', shuffle=False)),
@@ -59,7 +62,8 @@ def test_pictures_of_a_classifier_have_the_colors_of_its_images(tmp_path, made, 
     for picture, index in zip(pictures, (0, 2), strict=True):
         drawn = cv2.imread(str(picture)).astype(int)
         if made is color_images:
-            image = cv2.imread(str(tmp_path / 'data' / 'ab'[index // 2] / f'{index}.png'))
+            image = cv2.imread(str(tmp_path / 'data' / 'ab'[index // 2] / '0.png'))
+            assert picture.name == f'{"ab"[index // 2]}_0.png_0.png'
         else:
             image = read_idx(tmp_path / 'data' / 't10k-images-idx3-ubyte')[index, ..., None].repeat(3, 2)
         image = cv2.resize(image, (224, 224))
@@ -75,12 +79,12 @@ def test_each_toolbox_gets_the_keys_of_its_hook(tmp_path):
     assert show_predictions(detector, str(tmp_path)) == str(tmp_path)
     assert detector.default_hooks.visualization == dict(
         type='DetVisualizationHook', score_thr=0.6, draw=True, interval=1, show=False, test_out_dir=str(tmp_path))
-    segmentor = config(default_scope='mmseg')
+    segmentor = Config(dict(default_scope='mmseg', model={}))
     assert show_predictions(segmentor, str(tmp_path), interval=5) == str(tmp_path / 'vis_data' / 'vis_image')
     assert segmentor.default_hooks.visualization == dict(
         type='SegVisualizationHook', draw=True, interval=5, show=False)
     assert segmentor.visualizer == dict(
-        type='Visualizer', save_dir=str(tmp_path), vis_backends=[dict(type='LocalVisBackend')])
+        type='SegLocalVisualizer', save_dir=str(tmp_path), vis_backends=[dict(type='LocalVisBackend')])
     window = config(default_scope='mmseg')
     assert show_predictions(window, window=True, wait_time=0.5) is None
     assert window.default_hooks.visualization == dict(
@@ -95,3 +99,12 @@ def test_each_toolbox_gets_the_keys_of_its_hook(tmp_path):
 def test_what_cannot_be_drawn_is_refused(cfg, options, message):
     with pytest.raises(UserError, match=message):
         show_predictions(config(**cfg), 'pictures', **options)
+
+
+def test_options_without_pictures_are_refused(capsys):
+    parse_args = runpy.run_path(str(Path(__file__).parents[2] / 'tools' / 'test.py'))['parse_args']
+    for option in (('--interval', '3'), ('--wait-time', '1')):
+        with pytest.raises(SystemExit, match='2'):
+            parse_args(['config.py', 'model.pth', *option])
+        assert '--interval and --wait-time are for --show-dir and --show' in capsys.readouterr().err
+    assert parse_args(['config.py', 'model.pth', '--interval', '3', '--show-dir', 'pictures']).interval == 3

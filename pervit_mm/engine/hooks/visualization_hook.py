@@ -1,5 +1,6 @@
 """The pictures of ``tools/test.py --show-dir`` for classifiers. Imported by need alone, since it needs MMPretrain."""
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from mmengine.registry import HOOKS
@@ -14,7 +15,8 @@ class PerViTVisualizationHook(VisualizationHook):
 
     MMPretrain's hook draws the pixels that the loader gives as if they were RGB. ``LoadImageFromFile`` gives BGR, and
     the data preprocessor turns them afterwards (``to_rgb=True``). So red and blue change places in its pictures. Images
-    of one channel, as in Fashion-MNIST, get false colors there, and are gray here.
+    of one channel, as in Fashion-MNIST, get false colors there, and are gray here. A picture is named after the image
+    and its folder, since the folders of two classes may hold files of one name.
 
     Args:
         enable (bool): Whether to draw. Defaults to False.
@@ -31,7 +33,7 @@ class PerViTVisualizationHook(VisualizationHook):
             images = images[0]  # the first of several views, of --tta
         images = [image.expand(3, -1, -1) if len(image) == 1 else image.flip(0) if self.to_rgb else image
                   for image in images]
-        super()._draw_samples(batch_idx, dict(inputs=images), data_samples, step)
+        super()._draw_samples(batch_idx, dict(inputs=images), [_with_folder(one) for one in data_samples], step)
 
     def before_run(self, runner: Runner) -> None:
         """Look whether the model's data preprocessor turns BGR into RGB.
@@ -41,3 +43,12 @@ class PerViTVisualizationHook(VisualizationHook):
         """
         # The model may be wrapped, for several GPUs and for --tta.
         self.to_rgb = any(getattr(module, 'to_rgb', False) for module in runner.model.modules())
+
+
+def _with_folder(sample: DataSample) -> DataSample:
+    """A copy whose ``img_path`` is the name of the folder and that of the file in one."""
+    if 'img_path' not in sample:
+        return sample
+    named = sample.clone()
+    named.set_metainfo(dict(img_path='_'.join(Path(sample.img_path).parts[-2:])))
+    return named
