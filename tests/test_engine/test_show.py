@@ -101,7 +101,8 @@ def test_what_cannot_be_drawn_is_refused(cfg, options, message):
         show_predictions(config(**cfg), 'pictures', **options)
 
 
-def test_options_without_pictures_are_refused(capsys):
+def test_options_without_pictures_are_refused(capsys, monkeypatch):
+    monkeypatch.setenv('LOCAL_RANK', '0')  # it would be set for good
     parse_args = runpy.run_path(str(Path(__file__).parents[2] / 'tools' / 'test.py'))['parse_args']
     for option in (('--interval', '3'), ('--wait-time', '1')):
         with pytest.raises(SystemExit, match='2'):
