@@ -146,7 +146,8 @@ def add_tta(cfg: Config) -> None:
     """Let a config test with augmentation, as ``--tta`` of the toolboxes' own tools does, in place.
 
     ``tta_pipeline`` makes several inputs of each image, and ``tta_model`` merges their predictions. As in MMPretrain, a
-    classifier needs neither: the scores of each image and its mirror image are averaged.
+    classifier needs neither: the scores of each image and its mirror image are averaged. ``EMAHook`` is left out: a
+    checkpoint has the averages already, and MMPretrain's hook would put random weights into the wrapped model.
 
     Args:
         cfg (Config): Of any toolbox, with a ``test_dataloader``.
@@ -168,6 +169,8 @@ def add_tta(cfg: Config) -> None:
     cfg.data_preprocessor = cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor')
     cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
     dataset.pipeline = cfg.tta_pipeline
+    if cfg.get('custom_hooks'):
+        cfg.custom_hooks = [hook for hook in cfg.custom_hooks if str(hook['type']).split('.')[-1] != 'EMAHook']
 
 
 def build_runner(cfg: Config) -> Runner:

@@ -5,6 +5,7 @@ import pytest
 import torch
 from conftest import randomize
 from mmengine.config import Config
+from mmengine.hooks import Hook
 from mmengine.registry import DefaultScope
 from recipe_run import ROOT, predictions, runner_to_test, write_config
 
@@ -70,6 +71,28 @@ def test_a_segmentor_averages_a_scene_and_its_mirror_image(tmp_path):
             scores.append((logits.flip(3) if mirrored else logits).softmax(1))
         assert ((sum(scores) / 2).argmax(1) == sample.pred_sem_seg.data).float().mean() > 0.999
         assert (scores[0].argmax(1) == sample.pred_sem_seg.data).float().mean() < 0.99, 'worth comparing'
+
+
+def test_averaged_weights_are_tested_with_augmentation(tmp_path):
+    """With EMAHook in the config the whole test gives the scores that it gives without the hook."""
+    pytest.importorskip('mmpretrain')
+    from mmpretrain.registry import MODELS
+    config, averaged, path = write_config(tmp_path, f'_base_ = {NANO!r}'), tmp_path / 'ema.py', tmp_path / 'model.pth'
+    averaged.write_text(f"""_base_ = {str(config)!r}
+custom_hooks = [dict(type='PerViTNonFiniteHook'),
+                dict(type='EMAHook', ema_type='PerViTExponentialMovingAverage', momentum=0.1, update_buffers=True)]
+""")
+    state = randomize(MODELS.build(load_config(config).model)).state_dict()
+    torch.save(dict(state_dict=state, ema_state_dict={f'module.{key}': value for key, value in state.items()}), path)
+    scores = []
+    for file in (config, averaged):
+        seen, watch = [], Hook()
+        watch.after_test_iter = lambda runner, batch_idx, data_batch, outputs, seen=seen: seen.extend(outputs)
+        runner = runner_to_test(file, path, True)
+        runner.register_hook(watch)
+        runner.test()
+        scores.append(torch.stack([sample.pred_score for sample in seen]))
+    torch.testing.assert_close(*scores, rtol=0, atol=0)
 
 
 def test_a_config_without_a_pipeline_is_named():
