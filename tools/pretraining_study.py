@@ -84,9 +84,9 @@ def score_untrained(root: Path) -> list[dict]:
     cfg = load_config(LABELS)
 
     def make() -> dict[str, list[dict]]:
-        *pixels, weights = probe(cfg, None, pixels=True, random=True, recalibration=RECALIBRATION, k=(20, ))
-        rows = [{'system': row.features, **columns_of(row)} for row in (*pixels, weights)]
-        rows[-1].update(score_tokens(cfg, None, 'backbone.'))
+        found = probe(cfg, None, pixels=True, random=True, recalibration=RECALIBRATION, k=(20, ))
+        rows = [{'system': row.features, **columns_of(row)} for row in found]
+        rows[-1].update(score_tokens(cfg, None, 'backbone.'))  # random weights come last
         return dict(rows=rows)
 
     return kept_scores(root / 'untrained.json', dict(config=cfg.dump(), recalibration=RECALIBRATION), make)['rows']

@@ -50,7 +50,8 @@ def parse_args(argv=None) -> argparse.Namespace:
         parser.error(f'--out {args.out}: predictions are pickled, so the name must end in .pkl')
     if args.out_metrics and not args.out_metrics.endswith(('.json', '.yaml', '.yml')):
         parser.error(f'--out-metrics {args.out_metrics}: the name must end in .json or .yaml')
-    if not (args.show or args.show_dir) and (args.interval != 1 or args.wait_time != 2):
+    given = any(getattr(args, name) != parser.get_default(name) for name in ('interval', 'wait_time'))
+    if given and not (args.show or args.show_dir):
         parser.error('--interval and --wait-time are for --show-dir and --show: give one of these too')
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     return args
