@@ -14,8 +14,9 @@ from ..evaluation import mask_average_precision
 from ..evaluation.features import evaluating, read_batch
 from ..selfsup.prior_files import AttentionPrior, foreground_prior
 from ..utils.errors import UserError, told
+from .labeled_sets import build_loader, build_sets, check_recalibration, recalibrate_by
 from .named_models import check_device
-from .probe import build_loader, build_sets, check_recalibration, classifier_or_random, recalibrate_by
+from .scored_backbones import classifier_or_random
 
 
 def fashion_foreground(root: str | Path, hw_shape: tuple[int, int] = (7, 7)) -> AttentionPrior:

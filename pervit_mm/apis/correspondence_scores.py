@@ -15,7 +15,7 @@ from ..evaluation.features import evaluating
 from ..utils.errors import UserError
 from .configs import input_shape
 from .named_models import check_device
-from .probe import classifier_with_backbone, random_classifier
+from .scored_backbones import classifier_with_backbone, random_classifier
 from .subject import Subject
 
 
@@ -63,7 +63,7 @@ def open_network(cfg: Config, checkpoint: str | int, batches: Sequence[np.ndarra
         Subject: The network, in eval mode.
 
     Raises:
-        UserError: As :func:`pervit_mm.apis.probe.classifier_with_backbone`.
+        UserError: As :func:`pervit_mm.apis.scored_backbones.classifier_with_backbone`.
     """
     cfg = copy.deepcopy(cfg)
     cfg.model.backbone.distance_scale = distance_scale

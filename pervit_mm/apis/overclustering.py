@@ -17,7 +17,7 @@ from ..utils.errors import UserError
 from .building import build_with_preprocessor
 from .images import find_images, read_image
 from .named_models import check_device
-from .probe import classifier_with_backbone, quiet, random_classifier
+from .scored_backbones import classifier_with_backbone, quiet, random_classifier
 
 #: Tiles that go through the network at a time.
 BATCH = 64

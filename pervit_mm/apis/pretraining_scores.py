@@ -17,8 +17,9 @@ from ..selfsup import MAEPerViT
 from ..selfsup.hidden_pixels import HiddenPixelError, hidden_pixel_error, mean_of
 from ..utils.errors import UserError
 from .building import build_with_preprocessor, load_strictly
+from .labeled_sets import build_loader, build_sets, check_recalibration, recalibrate_by
 from .named_models import check_device
-from .probe import build_loader, build_sets, check_recalibration, classifier_or_random, recalibrate_by
+from .scored_backbones import classifier_or_random
 
 
 def score_hidden_pixels(cfg: Config, checkpoint: str, labels: Config, *, images: int | None = None, seed: int = 0,
@@ -97,7 +98,7 @@ def score_region_matching(cfg: Config, checkpoint: str | None, *, prefix: str = 
         list[RegionMatching]: Accuracy and chance in percent, for each of ``tolerances``.
 
     Raises:
-        UserError: As :func:`pervit_mm.apis.probe.classifier_or_random` and ``region_matching_accuracy``.
+        UserError: As :func:`pervit_mm.apis.scored_backbones.classifier_or_random` and ``region_matching_accuracy``.
     """
     check_recalibration(recalibration)
     model = classifier_or_random(cfg, checkpoint, prefix, seed).to(check_device(device or get_device()))

@@ -10,7 +10,7 @@ import pervit_mm.selfsup  # noqa: F401  (registers Leopart)
 from pervit_mm.analysis import capture
 from pervit_mm.apis import overclustering
 from pervit_mm.apis.overclustering import foreground_precision, read_tiles, score_overclustering, token_features
-from pervit_mm.apis.probe import random_classifier
+from pervit_mm.apis.scored_backbones import random_classifier
 from pervit_mm.selfsup.foreground import attention_foreground
 from pervit_mm.utils.errors import UserError
 

@@ -11,8 +11,9 @@ from mmengine.registry import MODELS, DefaultScope
 from small_classifiers import SIDE, write_images, write_model
 
 from pervit_mm.apis.configs import load_config
+from pervit_mm.apis.labeled_sets import build_loader, build_sets, mixed
 from pervit_mm.apis.pretraining_scores import score_region_matching
-from pervit_mm.apis.probe import build_loader, build_sets, classifier_with_backbone, mixed, random_classifier
+from pervit_mm.apis.scored_backbones import classifier_with_backbone, random_classifier
 from pervit_mm.evaluation import recalibrate, region_matching_accuracy
 from pervit_mm.selfsup.hidden_pixels import hidden_pixel_error
 

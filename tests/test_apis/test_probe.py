@@ -11,7 +11,9 @@ from mmengine.registry import MODELS, DefaultScope
 from small_classifiers import SIDE, write_model
 
 from pervit_mm.apis.configs import load_config
-from pervit_mm.apis.probe import build_sets, classifier_with_backbone, mixed, probe, random_classifier
+from pervit_mm.apis.labeled_sets import build_sets, mixed
+from pervit_mm.apis.probe import probe
+from pervit_mm.apis.scored_backbones import classifier_with_backbone, random_classifier
 from pervit_mm.evaluation import Features, center_features, collect_features, measure_features, recalibrate
 from pervit_mm.utils.errors import UserError
 

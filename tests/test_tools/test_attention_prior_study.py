@@ -11,7 +11,7 @@ from mmengine.registry import HOOKS, MODELS, DefaultScope
 
 from pervit_mm.apis import attention_priors
 from pervit_mm.apis.configs import load_config
-from pervit_mm.apis.probe import build_loader, build_sets, mixed
+from pervit_mm.apis.labeled_sets import build_loader, build_sets, mixed
 from pervit_mm.benchmarks import run_queue
 from pervit_mm.evaluation import recalibrate
 from pervit_mm.selfsup import center_prior, gaussian_prior, read_prior

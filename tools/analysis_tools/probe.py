@@ -21,7 +21,8 @@ import sys
 
 import pervit_mm  # noqa: F401  registers everything
 from pervit_mm.apis.configs import load_config
-from pervit_mm.apis.probe import RECALIBRATION, probe, with_folder
+from pervit_mm.apis.labeled_sets import with_folder
+from pervit_mm.apis.probe import RECALIBRATION, probe
 from pervit_mm.checkpoints import check_target
 from pervit_mm.evaluation import baseline_records, baseline_table, write_csv
 from pervit_mm.evaluation.neighbours import NUM_NEIGHBORS
