@@ -1,32 +1,25 @@
 """MMEngine's runner, which resumes from whole files and takes no weights of another model."""
-import os
 import re
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from typing import Any
 
 import torch
-from mmengine.dist import is_main_process
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.registry import OPTIMIZERS, RUNNERS
 from mmengine.runner import BaseLoop, IterBasedTrainLoop, Runner
 from mmengine.runner.checkpoint import _load_checkpoint
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import DataLoader
 
 from ..checkpoints import check_checkpoint, find_resumable
 from ..checkpoints.contents import drop_config
+from ..checkpoints.taking import take_weights
 from ..models.arch import check_type
 from ..utils.errors import UserError
 from ..utils.refusals import reading
 from .optimizers import fit_schedulers
 from .preflight import building, check_length, check_run, told_builder
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
+from .work_dir_lock import alone_in
 
 
 @RUNNERS.register_module()
@@ -229,80 +222,3 @@ class PerViTRunner(Runner):
         words = record and tell_difference(filename, record, inputs_of(self.cfg))
         if words:
             self.logger.warning(words)
-
-
-@contextmanager
-def alone_in(work_dir: str) -> Iterator[None]:
-    """Hold a work directory for one training: two would overwrite each other's checkpoints.
-
-    The main process locks the folder itself, so no file is left, and the system lets go when the process ends in
-    whatever way. Without locks of files (Windows, some network disks) nothing is held.
-
-    Args:
-        work_dir (str): The folder.
-
-    Raises:
-        UserError: If another training holds it.
-    """
-    if fcntl is None or not is_main_process():
-        yield
-        return
-    folder = os.open(work_dir, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(f'another training runs in {work_dir!r}: wait for it, or give this one a --work-dir of its '
-                            'own') from error
-        except OSError:
-            pass  # a disk without locks
-        yield
-    finally:
-        os.close(folder)
-
-
-def take_weights(model: nn.Module, state: Mapping[str, Tensor], source: str, strict: bool, logger) -> None:
-    """Load weights into a model, and say what was loaded.
-
-    Args:
-        model (nn.Module): Gets them.
-        state (Mapping[str, Tensor]): Weights and buffers by name.
-        source (str): Where they are from, for messages.
-        strict (bool): Whether all have to fit.
-        logger (MMLogger): Gets one line.
-
-    Raises:
-        UserError: If nothing fits; if ``strict``, if anything doesn't.
-    """
-    own = model.state_dict()
-    for key, value in state.items():
-        if isinstance(value, Tensor) and (value.layout != torch.strided or value.is_meta or value.is_quantized):
-            raise UserError(f"'{source}': {key!r} is sparse, quantized or without values (meta), and weights are dense")
-    shapes = [f'{key} is {tuple(state[key].shape)} there and {tuple(own[key].shape)} here'
-              for key in own if isinstance(state.get(key), Tensor) and state[key].shape != own[key].shape]
-    if strict and shapes:
-        raise UserError(f"'{source}' holds the weights of another model: {_first(shapes)}")
-    fitting = OrderedDict((key, value) for key, value in state.items()
-                          if isinstance(value, Tensor) and (key not in own or value.shape == own[key].shape))
-    fitting._metadata = getattr(state, '_metadata', OrderedDict())
-    if not any(key in own for key in fitting):
-        begin = sorted({str(key).split('.')[0] for key in state})
-        raise UserError(f"no weight of {type(model).__name__} is in '{source}', whose names begin with "
-                        f'{", ".join(begin[:6]) or "nothing: it holds no tensor"}')
-    result = model.load_state_dict(fitting, strict=False)
-    # BatchNorm counted no batches in checkpoints of old.
-    missing = [key for key in result.missing_keys if key not in state and not key.endswith('num_batches_tracked')]
-    unexpected = list(result.unexpected_keys)
-    if strict and (missing or unexpected):
-        problems = [f'{key} is not in it' for key in missing] + [f'{key} is not of this model' for key in unexpected]
-        raise UserError(f"'{source}' holds the weights of another model: {_first(problems)}")
-    count = len(model.state_dict())
-    loaded = count - len(missing) - len(shapes)
-    logger.info(f"{type(model).__name__}: {loaded} of {count} tensors loaded from '{source}'; "
-                f'missing there, left as initialized: {_first(missing) or "none"}; of another shape, left as '
-                f'initialized: {_first(shapes) or "none"}; unexpected there, not used: {_first(unexpected) or "none"}')
-
-
-def _first(items: list[str]) -> str:
-    """The first four, and how many more."""
-    return '; '.join(items[:4]) + (f' and {len(items) - 4} more' if len(items) > 4 else '')

@@ -4,7 +4,8 @@ import torch
 from toy_run import ToyModel, toy_runner
 
 from pervit_mm.checkpoints import read_checkpoint
-from pervit_mm.engine.runner import PerViTRunner, alone_in
+from pervit_mm.engine.runner import PerViTRunner
+from pervit_mm.engine.work_dir_lock import alone_in
 from pervit_mm.utils.errors import UserError
 
 

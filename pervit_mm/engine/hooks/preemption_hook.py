@@ -17,22 +17,23 @@ from .random_state_hook import PerViTRandomStateHook
 
 @HOOKS.register_module()
 class PerViTPreemptionHook(Hook):
-    """Stop at the end of the iteration in which a signal comes, with a checkpoint to go on from.
+    """Stop soon after a signal, at the end of an iteration, with a checkpoint to go on from.
 
     A queue that takes a machine away sends SIGTERM, and Slurm whatever ``--signal`` names, some time ahead. In a loop
     by iteration a checkpoint of this iteration is saved. A loop by epoch can't be resumed within an epoch, so it ends
-    with the checkpoint of the last epoch. Either takes one iteration and the time to write. The exit code is that of
-    the signal, 143 for SIGTERM. ``--resume`` goes on.
+    with the checkpoint of the last epoch. The exit code is that of the signal, 143 for SIGTERM. ``--resume`` goes on.
 
-    With several processes all stop after the same iteration, whoever got the signal first: one number is exchanged
-    after each iteration.
+    Several processes exchange one number now and then, so that all stop after the same iteration, whoever got the
+    signal first. To read that number the CPU waits for the GPU, so it isn't done in each iteration.
 
     Args:
         signals (Sequence[str], optional): Names of the signals. Defaults to None, which is SIGTERM and, where there is
             such a signal, SIGUSR1.
+        interval (int): Iterations from one exchange to the next. A single process exchanges nothing, and looks after
+            each iteration. Defaults to 10.
 
     Raises:
-        UserError: If a name is none of a signal.
+        UserError: If ``interval`` isn't positive, or a name is none of a signal.
 
     Examples:
         >>> custom_hooks = [dict(type='PerViTPreemptionHook')]
@@ -41,13 +42,17 @@ class PerViTPreemptionHook(Hook):
     # Behind CheckpointHook (VERY_LOW), which may save the same iteration.
     priority = 'LOWEST'
 
-    def __init__(self, signals: Sequence[str] | None = None) -> None:
+    def __init__(self, signals: Sequence[str] | None = None, interval: int = 10) -> None:
+        if type(interval) is not int or interval < 1:
+            raise UserError('interval of PerViTPreemptionHook must be a positive number of iterations, got '
+                            f'{interval!r}')
         if signals is None:
             signals = [name for name in ('SIGTERM', 'SIGUSR1') if hasattr(signal, name)]  # Windows has the first alone
         unknown = [name for name in signals if not hasattr(signal, name)]
         if isinstance(signals, str) or unknown:
             raise UserError('signals of PerViTPreemptionHook must be names such as SIGTERM and SIGUSR1, got '
                             f'{signals!r}')
+        self.interval = interval
         self.signals = [getattr(signal, name) for name in signals]
         self._came = 0  # number of the signal
         self._before: dict = {}
@@ -71,6 +76,8 @@ class PerViTPreemptionHook(Hook):
         """Stop if a signal came, here or in another process."""
         came = self._came
         if get_world_size() > 1:
+            if not self.every_n_train_iters(runner, self.interval):
+                return
             number = torch.tensor(float(came), device=get_device())
             all_reduce(number, 'max')
             came = int(number.item())

@@ -7,6 +7,7 @@ import torch
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from toy_run import toy_runner, weights
+from two_processes import process_group, second_process
 
 from pervit_mm.utils.errors import UserError
 
@@ -54,6 +55,24 @@ def test_a_run_by_epoch_ends_at_once_and_resumes_from_its_last_checkpoint(tmp_pa
     assert all(torch.equal(value, weights(whole)[key]) for key, value in weights(resumed).items())
 
 
+def run_rank(rank, folder):
+    """The iterations that one of two processes trains. The second gets a signal before the fourth."""
+    with process_group(rank, folder):
+        senders = [Sender(3, signal.SIGTERM)] if rank else []
+        run = toy_runner(f'{folder}/run', by_iteration=30, checkpoint=dict(by_epoch=False, interval=30),
+                         hooks=[dict(PREEMPTION, interval=5), *senders])
+        with pytest.raises(SystemExit, match='143'):
+            run.train()
+        return run.iter + 1
+
+
+def test_two_processes_stop_after_the_same_iteration(tmp_path):
+    with second_process(__file__, tmp_path) as of_second:
+        of_first = run_rank(0, tmp_path)
+    assert (of_first, of_second) == (5, [5])
+    assert (tmp_path / 'run' / 'last_checkpoint').read_text().endswith('iter_5.pth')
+
+
 def test_a_platform_without_a_signal_listens_to_the_other_one(monkeypatch):
     """Windows has no SIGUSR1. A name that the user gives must be there."""
     monkeypatch.delattr(signal, 'SIGUSR1')
@@ -63,6 +82,9 @@ def test_a_platform_without_a_signal_listens_to_the_other_one(monkeypatch):
 
 
 def test_mistakes_are_named():
+    for interval in (0, -1, 1.5, True):
+        with pytest.raises(UserError, match='interval of PerViTPreemptionHook must be a positive number'):
+            HOOKS.build(dict(PREEMPTION, interval=interval))
     for signals in ('SIGTERM', ['SIGNONE']):
         with pytest.raises(UserError, match='signals of PerViTPreemptionHook must be names such as SIGTERM'):
             HOOKS.build(dict(PREEMPTION, signals=signals))
