@@ -26,6 +26,19 @@ def is_whole(path: str | Path) -> bool:
     return isinstance(content, dict) and {'meta', 'state_dict'} <= content.keys()
 
 
+def checkpoint_folders(work_dir: str | Path, out_dir: str | None) -> list[str]:
+    """Where MMEngine's checkpoint hook with an ``out_dir`` saves: a folder in it with the name of the work directory.
+
+    Args:
+        work_dir (str | Path): Of the run.
+        out_dir (str, optional): Of the hook.
+
+    Returns:
+        list[str]: One folder; none without ``out_dir``.
+    """
+    return [os.path.join(out_dir, os.path.basename(os.path.abspath(work_dir)))] if out_dir else []
+
+
 def find_resumable(work_dir: str | Path, more_folders: Sequence[str | Path] = ()) -> tuple[str | None, str | None]:
     """Find the checkpoint that a run goes on from.
 

@@ -12,7 +12,7 @@ from mmengine.dist import is_distributed, master_only
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-from ..checkpoints import check_checkpoint, check_pretrained, find_resumable
+from ..checkpoints import check_checkpoint, check_pretrained, checkpoint_folders, find_resumable
 from ..datasets.fashion_scenes_files import MANIFEST
 from ..utils.errors import UserError
 from . import machine
@@ -87,7 +87,9 @@ def prepare_config(cfg: Config,
         cfg.auto_scale_lr.enable = True
     notes = []
     if resume is not None:
-        path, note = find_resumable(cfg.work_dir, _more_folders(cfg)) if resume == 'auto' else (resume, None)
+        hook = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
+        folders = checkpoint_folders(cfg.work_dir, hook.get('out_dir'))
+        path, note = find_resumable(cfg.work_dir, folders) if resume == 'auto' else (resume, None)
         if note:
             notes.append(f'--resume: {note}')
         if path is None:  # MMEngine would drop `load_from` and start from random weights
@@ -242,13 +244,6 @@ def check_data(cfg: dict, loader: str) -> None:
             if osp.isfile(osp.join(root, MANIFEST)):  # drawn by an earlier version, or without this split
                 next_step = 'Draw the scenes anew with tools/prepare_fashion_scenes.py'
             raise UserError(f'{name} ({kind}): {path!r} does not exist, seen from {os.getcwd()!r}. {next_step}')
-
-
-def _more_folders(cfg: Config) -> list[str]:
-    """Where checkpoints go besides the work directory: the checkpoint hook may have an ``out_dir``."""
-    hook = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
-    out_dir = hook.get('out_dir')
-    return [osp.join(out_dir, osp.basename(osp.abspath(cfg.work_dir)))] if out_dir else []
 
 
 def _set_common(cfg: Config, config_path: str, launcher: str, work_dir: str | None) -> None:

@@ -4,6 +4,7 @@ from collections import OrderedDict
 from typing import Any
 
 import torch
+from mmengine.hooks import CheckpointHook
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.registry import OPTIMIZERS, RUNNERS
 from mmengine.runner import BaseLoop, IterBasedTrainLoop, Runner
@@ -11,7 +12,7 @@ from mmengine.runner.checkpoint import _load_checkpoint
 from torch import nn
 from torch.utils.data import DataLoader
 
-from ..checkpoints import check_checkpoint, find_resumable
+from ..checkpoints import check_checkpoint, checkpoint_folders, find_resumable
 from ..checkpoints.contents import drop_config
 from ..checkpoints.taking import take_weights
 from ..models.arch import check_type
@@ -126,7 +127,10 @@ class PerViTRunner(Runner):
                 if hasattr(module, 'pretrained_by'):  # init_cfg has been followed
                     self._compare_inputs(*module.pretrained_by)
         if self._resume and self._load_from is None and not self._has_loaded:
-            path, note = find_resumable(self.work_dir)
+            # CheckpointHook has its out_dir as it was given until the loop starts.
+            folders = [folder for hook in self.hooks if isinstance(hook, CheckpointHook)
+                       for folder in checkpoint_folders(self.work_dir, hook.out_dir)]
+            path, note = find_resumable(self.work_dir, folders)
             if note:
                 self.logger.warning(note)
             self._load_from, self._resume = path, path is not None

@@ -1,7 +1,7 @@
 """One training for each work directory."""
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from mmengine.dist import is_main_process
 
@@ -40,4 +40,6 @@ def alone_in(work_dir: str) -> Iterator[None]:
             pass  # a disk without locks
         yield
     finally:
+        with suppress(OSError):  # said aloud, because data workers that live on have the open folder too
+            fcntl.flock(folder, fcntl.LOCK_UN)
         os.close(folder)

@@ -1,4 +1,7 @@
 """Which checkpoints the runner loads, and which it refuses."""
+import multiprocessing
+from time import sleep
+
 import pytest
 import torch
 from toy_run import ToyModel, toy_runner
@@ -107,6 +110,29 @@ def test_a_second_training_in_the_same_folder_is_refused(tmp_path):
         with pytest.raises(UserError, match='another training runs in .*--work-dir of its own'):
             toy_runner(tmp_path).train()
     toy_runner(tmp_path, epochs=1).train()
+
+
+def test_a_worker_that_lives_on_does_not_hold_the_folder(tmp_path):
+    """A forked data worker has the same open folder."""
+    context = multiprocessing.get_context('fork')
+    with alone_in(str(tmp_path)):
+        worker = context.Process(target=sleep, args=(60, ), daemon=True)
+        worker.start()
+    try:
+        with alone_in(str(tmp_path)):
+            assert worker.is_alive()
+    finally:
+        worker.kill()
+        worker.join()
+
+
+def test_resuming_finds_checkpoints_in_the_folder_of_the_hook(tmp_path):
+    elsewhere = dict(interval=1, out_dir=str(tmp_path / 'elsewhere'))
+    toy_runner(tmp_path / 'run', epochs=1, checkpoint=elsewhere).train()
+    assert (tmp_path / 'elsewhere' / 'run' / 'epoch_1.pth').is_file()
+    run = toy_runner(tmp_path / 'run', epochs=2, checkpoint=elsewhere, resume=True)
+    run.train()
+    assert run._load_from.endswith('epoch_1.pth') and run.epoch == 2
 
 
 def test_control_characters_of_a_file_do_not_reach_the_terminal(tmp_path):

@@ -139,7 +139,7 @@ class PerViTCheckpointHook(CheckpointHook):
         runner.save_checkpoint(self.out_dir, partial, backend_args=self.backend_args, **kwargs)
         if is_main_process():
             path = os.path.join(self.out_dir, partial)
-            with open(path, 'rb') as file:
+            with open(path, 'r+b') as file:  # Windows flushes only what may be written
                 os.fsync(file.fileno())
             os.replace(path, os.path.join(self.out_dir, filename))
 

@@ -3,7 +3,7 @@ from collections.abc import Callable
 
 import torch
 from mmengine.hooks import Hook
-from mmengine.optim import AmpOptimWrapper, OptimWrapper
+from mmengine.optim import AmpOptimWrapper, OptimWrapper, OptimWrapperDict
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import Tensor
@@ -21,8 +21,8 @@ class PerViTNonFiniteHook(Hook):
     With several processes gradients are averaged first, so all processes stop together.
 
     Args:
-        max_skips (int): Iterations in a row that are skipped, with a warning, before training stops. Defaults to 0,
-            which stops at once.
+        max_skips (int): Optimizer steps in a row that are skipped, with a warning, before training stops. Without
+            accumulation of gradients each iteration has one. Defaults to 0, which stops at once.
 
     Raises:
         UserError: If ``max_skips`` is no number of at least 0. In training with the iteration, the learning rate and
@@ -37,20 +37,17 @@ class PerViTNonFiniteHook(Hook):
 
     def __init__(self, max_skips: int = 0) -> None:
         if type(max_skips) is not int or max_skips < 0:
-            raise UserError(f'max_skips of PerViTNonFiniteHook must be a number of iterations of at least 0, got '
+            raise UserError(f'max_skips of PerViTNonFiniteHook must be a number of steps of at least 0, got '
                             f'{max_skips!r}')
         self.max_skips = max_skips
         self._in_a_row = 0
-        self._skipped = False  # in this iteration
+        self._broken = False  # in an iteration since the last step: gradients are accumulated over several
         self._undo: list[Callable] = []
 
     def before_train(self, runner: Runner) -> None:
         """Stand in front of the optimizer steps."""
-        wrapper = runner.optim_wrapper
-        wrappers = [wrapper] if isinstance(wrapper, OptimWrapper) else list(wrapper.values())
-        for one in wrappers:
-            scaled = isinstance(one, AmpOptimWrapper) and one.loss_scaler.is_enabled()
-            if isinstance(one, OptimWrapper) and not scaled:
+        for one in _wrappers(runner):
+            if not (isinstance(one, AmpOptimWrapper) and one.loss_scaler.is_enabled()):
                 one.step = self._guard(runner, one, one.step)
                 self._undo.append(lambda one=one: vars(one).pop('step'))  # the method of its class is behind it
 
@@ -66,11 +63,12 @@ class PerViTNonFiniteHook(Hook):
         broken = []
         if not all_finite(list(losses.values())):  # one wait for the device, and more only to name them
             broken = [name for name, value in losses.items() if not bool(torch.isfinite(value).all())]
-        if broken and not self._skipped:
+        if broken:
             self._count(runner, f'{", ".join(broken)} is not finite')
-        if not broken and not self._skipped:
-            self._in_a_row = 0
-        self._skipped = False
+        if all(wrapper.should_update() for wrapper in _wrappers(runner)):
+            if not self._broken:
+                self._in_a_row = 0
+            self._broken = False
 
     def _guard(self, runner: Runner, wrapper: OptimWrapper, step: Callable) -> Callable:
 
@@ -79,22 +77,30 @@ class PerViTNonFiniteHook(Hook):
             if all_finite(gradients):
                 step(**kwargs)
                 return
-            self._skipped = True
             self._count(runner, 'a gradient is not finite')
             wrapper.zero_grad()
 
         return guarded
 
     def _count(self, runner: Runner, what: str) -> None:
-        """Skip this iteration, or stop."""
+        """Skip this step, or stop. What is broken twice until the step counts once."""
+        if self._broken:
+            return
+        self._broken = True
         self._in_a_row += 1
         where = f'{what} in iteration {runner.iter + 1}, at the learning rate {learning_rate(runner)}'
         if self._in_a_row > self.max_skips:
-            skipped = f' ({self.max_skips} iterations before it were skipped)' if self.max_skips else ''
+            skipped = f' ({self.max_skips} steps before it were skipped)' if self.max_skips else ''
             raise UserError(f'{where}{skipped}: training stops. {last_good(runner)}. Lower the learning rate, or '
                             'clip gradients by optim_wrapper.clip_grad')
         runner.logger.warning(f'PerViTNonFiniteHook: {where}: no step is taken '
                               f'({self._in_a_row} in a row, at most {self.max_skips})')
+
+
+def _wrappers(runner: Runner) -> list[OptimWrapper]:
+    """Optimizer wrappers of a run: one, or the several of an ``OptimWrapperDict``."""
+    wrapper = runner.optim_wrapper
+    return list(wrapper.values()) if isinstance(wrapper, OptimWrapperDict) else [wrapper]
 
 
 def learning_rate(runner: Runner) -> str:

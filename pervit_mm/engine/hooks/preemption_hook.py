@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import torch
 from mmengine.device import get_device
-from mmengine.dist import all_reduce, get_world_size
+from mmengine.dist import all_reduce, barrier, get_world_size
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import IterBasedTrainLoop, Runner
@@ -83,9 +83,12 @@ class PerViTPreemptionHook(Hook):
             came = int(number.item())
         if not came:
             return
-        self.after_train(runner)
         if isinstance(runner.train_loop, IterBasedTrainLoop):
             self._save(runner)
+        # The first process alone writes. A launcher ends it as soon as another one is gone, and a signal in the
+        # meantime must not do so either.
+        barrier()
+        self.after_train(runner)
         name = signal.Signals(came).name
         runner.logger.warning(f'{name} came: the run ends after iteration {runner.iter + 1}. {last_good(runner)}')
         raise SystemExit(128 + came)

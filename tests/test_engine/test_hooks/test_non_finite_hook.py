@@ -1,7 +1,8 @@
 """NaN stops a run before it reaches the weights."""
 import pytest
 import torch
-from toy_run import BATCH, SAMPLES, toy_runner, weights
+from mmengine.optim import OptimWrapper, OptimWrapperDict
+from toy_run import BATCH, SAMPLES, ToyModel, samples, toy_runner, weights
 
 from pervit_mm.engine.hooks.non_finite_hook import all_finite
 from pervit_mm.utils.errors import UserError
@@ -48,8 +49,58 @@ def test_some_iterations_are_skipped_by_option(tmp_path):
     reference = toy_runner(tmp_path / 'other', epochs=3)
     assert any(not torch.equal(value, weights(reference)[key]) for key, value in weights(run).items()), 'it learned'
     run = toy_runner(tmp_path / 'all', hooks=hook(max_skips=2), bad=range(SAMPLES))
-    with pytest.raises(UserError, match=r'in iteration 3, .* \(2 iterations before it were skipped\): training stops'):
+    with pytest.raises(UserError, match=r'in iteration 3, .* \(2 steps before it were skipped\): training stops'):
         run.train()
+
+
+def test_with_accumulated_gradients_a_step_counts_once(tmp_path):
+    """Each step has a NaN and then a finite loss, which must not end the row."""
+    accumulate = dict(type='OptimWrapper', accumulative_counts=2, optimizer=dict(type='Adam', lr=0.01))
+    run = toy_runner(tmp_path, hooks=hook(max_skips=2), optim_wrapper=accumulate, by_iteration=12,
+                     checkpoint=dict(by_epoch=False, interval=12), train_dataloader=every_other_batch_is_nan())
+    before = weights(run)
+    with pytest.raises(UserError, match=r'in iteration 5, .* \(2 steps before it were skipped\): training stops'):
+        run.train()
+    assert all(torch.equal(value, before[key]) for key, value in weights(run).items())
+
+
+def every_other_batch_is_nan():
+    """Batches of one sample, the first, third and so on NaN."""
+    return dict(batch_size=1, num_workers=0, dataset=samples(range(0, SAMPLES, 2)),
+                collate_fn=dict(type='default_collate'), sampler=dict(type='InfiniteSampler', shuffle=False))
+
+
+def test_each_of_several_optimizers_is_guarded(tmp_path):
+    """The step of the dictionary that holds them is never called."""
+
+    class TwoLayers(ToyModel):
+        """Each layer has its own optimizer."""
+
+        def __init__(self, width=3):
+            super().__init__(width)
+            self.second = torch.nn.Linear(3, 3)
+
+        def forward(self, x, y=None, mode='tensor'):
+            return dict(loss=(self.second(self.linear(x)) - y[:, None]).square().mean())
+
+        def train_step(self, data, optim_wrapper):
+            loss = self(**data, mode='loss')['loss']
+            for one in optim_wrapper.values():
+                one.zero_grad()
+            loss.backward()
+            for one in optim_wrapper.values():
+                one.step()
+            return dict(loss=loss)
+
+    model = TwoLayers()
+    wrappers = OptimWrapperDict(
+        linear=OptimWrapper(torch.optim.SGD(model.linear.parameters(), lr=0.1)),
+        second=OptimWrapper(torch.optim.SGD(model.second.parameters(), lr=0.1)))
+    run = toy_runner(tmp_path, hooks=hook(), bad=range(SAMPLES), kind=lambda width: model, optim_wrapper=wrappers)
+    before = weights(run)
+    with pytest.raises(UserError, match='^a gradient is not finite in iteration 1'):
+        run.train()
+    assert all(torch.equal(value, before[key]) for key, value in weights(run).items())
 
 
 def test_a_rate_that_is_far_too_large_is_told_within_an_iteration(tmp_path):

@@ -1,6 +1,8 @@
 """SIGTERM ends a run in good order."""
 import os
 import signal
+from pathlib import Path
+from time import sleep
 
 import pytest
 import torch
@@ -21,6 +23,13 @@ class Sender(Hook):
     def before_train_iter(self, runner, batch_idx, data_batch=None):
         if runner.iter == self.at:
             os.kill(os.getpid(), self.number)
+
+
+class SlowDisk(Hook):
+    """Makes each checkpoint take two seconds."""
+
+    def before_save_checkpoint(self, runner, checkpoint):
+        sleep(2)
 
 
 PREEMPTION = dict(type='PerViTPreemptionHook')
@@ -56,20 +65,24 @@ def test_a_run_by_epoch_ends_at_once_and_resumes_from_its_last_checkpoint(tmp_pa
 
 
 def run_rank(rank, folder):
-    """The iterations that one of two processes trains. The second gets a signal before the fourth."""
+    """How many iterations one of two processes trains, and whether it ends with the checkpoint in its place.
+
+    The second gets a signal before the fourth. The first writes slowly.
+    """
     with process_group(rank, folder):
-        senders = [Sender(3, signal.SIGTERM)] if rank else []
+        hooks = [dict(PREEMPTION, interval=5), Sender(3, signal.SIGTERM) if rank else SlowDisk()]
         run = toy_runner(f'{folder}/run', by_iteration=30, checkpoint=dict(by_epoch=False, interval=30),
-                         hooks=[dict(PREEMPTION, interval=5), *senders])
+                         hooks=hooks)
         with pytest.raises(SystemExit, match='143'):
             run.train()
-        return run.iter + 1
+        return run.iter + 1, Path(folder, 'run', 'iter_5.pth').exists()
 
 
-def test_two_processes_stop_after_the_same_iteration(tmp_path):
+def test_two_processes_stop_after_the_same_iteration_and_wait_for_the_checkpoint(tmp_path):
+    """A launcher ends the first as soon as the second is gone."""
     with second_process(__file__, tmp_path) as of_second:
         of_first = run_rank(0, tmp_path)
-    assert (of_first, of_second) == (5, [5])
+    assert (of_first, of_second) == ((5, True), [(5, True)])
     assert (tmp_path / 'run' / 'last_checkpoint').read_text().endswith('iter_5.pth')
 
 
