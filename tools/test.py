@@ -6,20 +6,20 @@
     python tools/test.py configs/pervit_tiny.py work_dirs/pervit_tiny/epoch_300.pth --show-dir pictures --interval 500
 """
 import argparse
-import os
 import sys
 
 from mmengine.config import DictAction
 from mmengine.dist import is_main_process
-from mmengine.evaluator import DumpResults
 from mmengine.fileio import dump
 
 import pervit_mm  # noqa: F401  registers everything, and lets torch >= 2.6 read checkpoints
 from pervit_mm.apis.configs import load_config
 from pervit_mm.engine import launch
+from pervit_mm.engine.results import describe_metric, dump_predictions, plain
 from pervit_mm.engine.show import show_predictions
 from pervit_mm.utils.errors import UserError
 from pervit_mm.utils.memory import keep_freed_memory
+from pervit_mm.utils.paths import shown
 
 
 def parse_args(argv=None) -> argparse.Namespace:
@@ -53,7 +53,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     given = any(getattr(args, name) != parser.get_default(name) for name in ('interval', 'wait_time'))
     if given and not (args.show or args.show_dir):
         parser.error('--interval and --wait-time are for --show-dir and --show: give one of these too')
-    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    launch.set_local_rank(args.launcher, args.local_rank)
     return args
 
 
@@ -73,17 +73,17 @@ def main(argv=None) -> None:
         for note in notes:
             runner.logger.warning(note)
         if args.out:
-            runner.test_evaluator.metrics.append(DumpResults(out_file_path=args.out))
+            dump_predictions(runner, args.out)
         metrics = runner.test()
     except UserError as error:
         sys.exit(f'tools/test.py: {error}')
     if is_main_process():
         for key, value in metrics.items():
-            print(f'{launch.describe_metric(key)}: {value:.4g}')
+            print(describe_metric(key, value))
         if args.out_metrics:
-            dump(metrics, args.out_metrics)
+            dump({key: plain(value) for key, value in metrics.items()}, args.out_metrics)
         if folder:
-            print(f'pictures: {os.path.relpath(folder)}')
+            print(f'pictures: {shown(folder)}')
 
 
 if __name__ == '__main__':

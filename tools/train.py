@@ -8,7 +8,6 @@ The config's ``default_scope`` says which toolbox it belongs to. Examples:
     bash tools/dist_train.sh configs/pervit_tiny.py 8            # eight GPUs
 """
 import argparse
-import os
 import sys
 
 from mmengine.config import DictAction
@@ -16,6 +15,7 @@ from mmengine.config import DictAction
 import pervit_mm  # noqa: F401  registers everything, and lets torch >= 2.6 read checkpoints
 from pervit_mm.apis.configs import load_config
 from pervit_mm.engine import launch
+from pervit_mm.engine.results import print_result
 from pervit_mm.utils.errors import UserError
 from pervit_mm.utils.memory import keep_freed_memory
 
@@ -43,7 +43,7 @@ def parse_args(argv=None) -> argparse.Namespace:
         help='override settings of the config, e.g. train_cfg.max_epochs=5 key="[a,b]"')
     launch.add_launcher_arguments(parser)
     args = parser.parse_args(argv)
-    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    launch.set_local_rank(args.launcher, args.local_rank)
     return args
 
 
@@ -62,7 +62,7 @@ def main(argv=None) -> None:
         runner.train()
     except UserError as error:
         sys.exit(f'tools/train.py: {error}')
-    launch.print_result(runner)
+    print_result(runner)
 
 
 if __name__ == '__main__':

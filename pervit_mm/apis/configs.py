@@ -11,6 +11,7 @@ from mmengine.runner import Runner
 
 from ..models.arch import to_pair
 from ..utils.errors import UserError, told
+from ..utils.type_names import type_name
 
 #: For each scope that a config may name, the distribution to install.
 TOOLBOXES = dict(mmpretrain='mmpretrain', mmdet='mmdet', mmseg='mmsegmentation')
@@ -94,8 +95,7 @@ def pipeline_size_of(cfg: Config) -> tuple[int, int] | None:
     while isinstance(dataset.get('dataset'), dict):
         dataset = dataset['dataset']
     for step in reversed(dataset.get('pipeline') or []):
-        kind = str(step.get('type')).split('.')[-1]
-        size = step.get({'CenterCrop': 'crop_size', 'Resize': 'scale'}.get(kind))
+        size = step.get({'CenterCrop': 'crop_size', 'Resize': 'scale'}.get(type_name(step)))
         if size is not None and not step.get('keep_ratio'):
             return (size, size) if isinstance(size, int) else (size[1], size[0])  # transforms give (w, h)
     return None

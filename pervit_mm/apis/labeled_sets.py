@@ -15,6 +15,7 @@ from ..engine.launch import check_data
 from ..engine.preflight import check_same_classes, innermost_dataset
 from ..evaluation import recalibrate
 from ..utils.errors import UserError, told
+from ..utils.type_names import type_name
 
 
 def build_sets(cfg: Config, bank: int | None = None, images: int | None = None) -> tuple[Dataset, Dataset]:
@@ -81,7 +82,7 @@ def with_folder(cfg: Config, folder: str) -> Config:
     if not pipeline:
         raise UserError(f'config {str(cfg.filename)!r} has no test_dataloader.dataset.pipeline: give the config of the '
                         'classifier that was trained')
-    if 'LoadImage' not in str(pipeline[0].get('type')):  # a data set of arrays, as Fashion-MNIST's
+    if 'LoadImage' not in type_name(pipeline[0]):  # a data set of arrays, as Fashion-MNIST's
         pipeline.insert(0, dict(type='PerViTLoadImageFromFile'))
     changed = copy.deepcopy(cfg)
     for loader, part in (('train_dataloader', 'train'), ('test_dataloader', 'val')):

@@ -16,6 +16,7 @@ from ..evaluation.features import read_batch
 from ..selfsup import MAEPerViT
 from ..selfsup.hidden_pixels import HiddenPixelError, hidden_pixel_error, mean_of
 from ..utils.errors import UserError
+from ..utils.type_names import type_name
 from .building import build_with_preprocessor, load_strictly
 from .labeled_sets import build_loader, build_sets, check_recalibration, recalibrate_by
 from .named_models import check_device
@@ -42,7 +43,7 @@ def score_hidden_pixels(cfg: Config, checkpoint: str, labels: Config, *, images:
     Raises:
         UserError: If nothing in the pre-training draws masks, or the checkpoint or the images don't fit.
     """
-    steps = [step for step in cfg.train_dataloader.dataset.get('pipeline', ()) if 'MaskGenerator' in step['type']]
+    steps = [step for step in cfg.train_dataloader.dataset.get('pipeline', ()) if 'MaskGenerator' in type_name(step)]
     model = build_with_preprocessor(cfg)
     if isinstance(model.backbone, MAEPerViT):
         draw = model.backbone.draw_mask

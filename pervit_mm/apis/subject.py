@@ -15,6 +15,7 @@ from torchvision.transforms.functional import center_crop, rgb_to_grayscale
 from ..checkpoints import classifier_weights, read_checkpoint
 from ..engine.launch import check_data
 from ..utils.errors import UserError, told
+from ..utils.type_names import type_name
 from .building import build_model
 from .configs import input_shape, preprocessing_of
 from .images import UnreadableImageError, read_image
@@ -140,7 +141,7 @@ class Subject:
                             'are prepared: give it one with a pipeline')
         gray = input_shape(self.cfg)[0] == 1
         steps = [step for step in self.cfg.test_dataloader.dataset.pipeline
-                 if str(step['type']).split('.')[-1] not in _NOT_FOR_IMAGES]
+                 if type_name(step) not in _NOT_FOR_IMAGES]
         pipeline, samples, names, unreadable = Compose(steps), [], [], []
         for path in map(Path, paths):
             try:

@@ -8,13 +8,14 @@ import os.path as osp
 
 import torch
 from mmengine.config import Config, ConfigDict
-from mmengine.dist import is_distributed, master_only
+from mmengine.dist import is_distributed
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from ..checkpoints import check_checkpoint, check_pretrained, checkpoint_folders, find_resumable
 from ..datasets.fashion_scenes_files import MANIFEST
 from ..utils.errors import UserError
+from ..utils.type_names import type_name
 from . import machine
 from .preflight import check_masks, innermost_dataset
 
@@ -172,7 +173,7 @@ def add_tta(cfg: Config) -> None:
     cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
     dataset.pipeline = cfg.tta_pipeline
     if cfg.get('custom_hooks'):
-        cfg.custom_hooks = [hook for hook in cfg.custom_hooks if str(hook['type']).split('.')[-1] != 'EMAHook']
+        cfg.custom_hooks = [hook for hook in cfg.custom_hooks if type_name(hook) != 'EMAHook']
 
 
 def build_runner(cfg: Config) -> Runner:
@@ -194,27 +195,15 @@ def build_runner(cfg: Config) -> Runner:
     return RUNNERS.build(cfg)
 
 
-@master_only
-def print_result(runner: Runner) -> None:
-    """Print one line per metric of the last validation, and where the checkpoint is.
+def set_local_rank(launcher: str, local_rank: int) -> None:
+    """Tell MMEngine which GPU of the machine is this process's, unless the launcher has.
 
     Args:
-        runner (Runner): After ``train()``.
+        launcher (str): 'none', 'pytorch', 'slurm' or 'mpi'. Open MPI has a variable of its own.
+        local_rank (int): From ``--local_rank``.
     """
-    hub = runner.message_hub
-    for key, history in hub.log_scalars.items():
-        if key.startswith('val/') and not key.endswith(('/time', '/data_time')):
-            print(f'{describe_metric(key[len("val/"):])}: {history.current():.4g}')
-    for key, words in (('best_ckpt', 'best checkpoint'), ('last_ckpt', 'checkpoint')):
-        if hub.runtime_info.get(key):
-            print(f'{words}: {osp.relpath(hub.get_info(key))}')
-
-
-def describe_metric(key: str) -> str:
-    """Name a metric as a reader would: 'accuracy/top1' becomes 'top-1 accuracy in percent'."""
-    if key.startswith('accuracy/top'):
-        return f'top-{key[len("accuracy/top"):]} accuracy in percent'
-    return key
+    rank = os.environ.get('OMPI_COMM_WORLD_LOCAL_RANK', local_rank) if launcher == 'mpi' else local_rank
+    os.environ.setdefault('LOCAL_RANK', str(rank))
 
 
 def check_data(cfg: dict, loader: str) -> None:
@@ -228,7 +217,7 @@ def check_data(cfg: dict, loader: str) -> None:
     if not isinstance(dataset, dict):
         return
     root = dataset.get('data_root') or ''
-    kind = str(dataset.get('type')).split('.')[-1]
+    kind = type_name(dataset)
     if '://' in root or dataset.get('backend_args') or (
             kind in SELF_DOWNLOADING and dataset.get('download', True)):
         return  # not, or not yet, on this disk
@@ -263,7 +252,7 @@ def _set_common(cfg: Config, config_path: str, launcher: str, work_dir: str | No
 
 
 def _enable_amp(cfg: Config) -> None:
-    kind = cfg.optim_wrapper.get('type', 'OptimWrapper')
+    kind = type_name(cfg.optim_wrapper) or 'OptimWrapper'
     if kind not in ('OptimWrapper', 'AmpOptimWrapper'):
         raise UserError(f"--amp works on optim_wrapper.type 'OptimWrapper', but the config has "
                         f'{kind!r}; set its precision in the config')

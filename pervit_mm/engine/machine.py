@@ -13,6 +13,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.device import is_cuda_available, is_mlu_available, is_musa_available, is_npu_available
 
 from ..utils.errors import UserError
+from ..utils.type_names import type_name
 
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 
@@ -32,7 +33,7 @@ def fit_to_machine(cfg: Config, training: bool = True) -> list[str]:
         if cfg.get(loader) is not None and not torch.cuda.is_available():
             cfg[loader]['pin_memory'] = False  # torch would warn about it once for each loader
     wrapper = cfg.get('optim_wrapper') or {}
-    if wrapper.get('type') == 'AmpOptimWrapper':
+    if type_name(wrapper) == 'AmpOptimWrapper':
         for key in ('loss_scale', 'dtype', 'use_fsdp'):
             wrapper.pop(key, None)
         wrapper['type'] = 'OptimWrapper'
@@ -58,7 +59,7 @@ def _without_sync_bn(node: Any) -> bool:
     """
     if not isinstance(node, (dict, list, tuple)):
         return False
-    here = isinstance(node, dict) and node.get('type') == 'SyncBN'
+    here = isinstance(node, dict) and type_name(node) in ('SyncBN', 'SyncBatchNorm')
     if here:
         node['type'] = 'BN'
     below = [_without_sync_bn(value) for value in (node.values() if isinstance(node, dict) else node)]

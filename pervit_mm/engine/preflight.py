@@ -11,6 +11,7 @@ from mmengine.runner import BaseLoop, Runner
 from torch import Tensor, nn
 
 from ..utils.errors import UserError
+from ..utils.type_names import type_name
 
 
 @contextmanager
@@ -130,7 +131,7 @@ def check_masks(cfg: dict) -> None:
     """
     _, dataset = innermost_dataset(cfg, 'train_dataloader')
     for step in (dataset.get('pipeline') or ()) if isinstance(dataset, dict) else ():
-        if not str(step.get('type')).endswith('SimMIMMaskGenerator'):
+        if type_name(step) != 'SimMIMMaskGenerator':
             continue
         size, unit, token = (step.get(name, default) for name, default in (
             ('input_size', 192), ('mask_patch_size', 32), ('model_patch_size', 4)))

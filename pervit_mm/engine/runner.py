@@ -18,6 +18,7 @@ from ..checkpoints.taking import take_weights
 from ..models.arch import check_type
 from ..utils.errors import UserError
 from ..utils.refusals import reading
+from .hooks.broken_images_hook import PerViTBrokenImagesHook
 from .optimizers import fit_schedulers
 from .preflight import building, check_length, check_run, told_builder
 from .work_dir_lock import alone_in
@@ -96,9 +97,20 @@ class PerViTRunner(Runner):
             UserError: If it can't be built, or has no iteration.
         """
         with building('train_cfg or train_dataloader'):
+            for hook in self.hooks:
+                if isinstance(hook, PerViTBrokenImagesHook):
+                    hook.watch(self, self._built_train_loader().dataset)
             built = super().build_train_loop(loop)
         check_length(built)
         return built
+
+    def _built_train_loader(self) -> DataLoader:
+        """The loader of the training, built as the loop would build it."""
+        if isinstance(self._train_dataloader, dict):
+            self._train_dataloader = self.build_dataloader(
+                self._train_dataloader, seed=self.seed,
+                diff_rank_seed=self._randomness_cfg.get('diff_rank_seed', False))
+        return self._train_dataloader
 
     def train(self) -> nn.Module:
         """Train, unless another training runs in the same work directory.

@@ -4,6 +4,7 @@ import os.path as osp
 from mmengine.config import Config, ConfigDict
 
 from ..utils.errors import UserError
+from ..utils.type_names import type_name
 
 # The hook of each toolbox, and its argument that turns it on.
 HOOKS = dict(mmpretrain=('PerViTVisualizationHook', 'enable'), mmdet=('DetVisualizationHook', 'draw'),
@@ -44,7 +45,7 @@ def show_predictions(cfg: Config, folder: str | None = None, *, window: bool = F
         from .hooks import visualization_hook  # noqa: F401  registers it
     cfg.setdefault('default_hooks', ConfigDict())
     hook = cfg.default_hooks.setdefault('visualization', ConfigDict(type=kind))
-    if hook.type == 'VisualizationHook':
+    if type_name(hook) == 'VisualizationHook':
         hook.type = kind
     hook.update({switch: True, 'interval': interval, 'show': window})
     if window:

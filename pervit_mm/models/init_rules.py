@@ -1,4 +1,5 @@
 """Reading ``init_cfg`` rules, whose ``type`` is an initializer's name, its scoped name or its class."""
+from ..utils.type_names import type_name
 
 
 def rule_name(rule: dict) -> str:
@@ -10,9 +11,7 @@ def rule_name(rule: dict) -> str:
     Returns:
         str: For example ``'PeripheralInit'``; empty if the rule has no type.
     """
-    kind = rule.get('type')
-    name = kind if isinstance(kind, str) else getattr(kind, '__name__', '')
-    name = name.split('.')[-1]
+    name = type_name(rule)
     return 'Pretrained' if name == 'PretrainedInit' else name
 
 

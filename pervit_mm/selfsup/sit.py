@@ -4,6 +4,7 @@ from mmengine.dist import get_world_size
 from mmengine.registry import MODELS
 from torch import Tensor
 
+from ..utils.type_names import type_name
 from .decoders import check_decoder
 from .teacher_student import TeacherStudent
 
@@ -43,7 +44,7 @@ class SiT(TeacherStudent):
         self.decoder, self.head = MODELS.build(decoder), MODELS.build(head)
         check_decoder(self.decoder, self.backbone)
         pixel_loss = dict(pixel_loss)
-        if pixel_loss['type'].endswith('PixelReconstructionLoss'):
+        if type_name(pixel_loss) == 'PixelReconstructionLoss':
             pixel_loss.setdefault('channel', self.backbone.in_channels)
         self.corruption, self.pixel_loss = MODELS.build(corruption), MODELS.build(pixel_loss)
         self.pixel_weight = pixel_weight

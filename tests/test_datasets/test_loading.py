@@ -57,13 +57,18 @@ def test_a_whole_image_is_mmcvs(tmp_path):
     assert ours == theirs
 
 
-@pytest.mark.parametrize('workers', [0, 2])
-def test_a_training_goes_on_and_reports(images, tmp_path, monkeypatch, workers):
+@pytest.mark.parametrize('workers, by_iteration', [(0, None), (2, None), (1, 6)])
+def test_a_training_goes_on_and_reports(images, tmp_path, monkeypatch, workers, by_iteration):
+    """A loop by iteration starts its workers ahead of all hooks. A file of an earlier training is not added to."""
     pipeline = [dict(type='PerViTLoadImageFromFile', skip_broken=True), dict(type='ToNumbers')]
-    loader = dict(batch_size=4, num_workers=workers, sampler=dict(type='DefaultSampler', shuffle=True),
+    loader = dict(batch_size=4, num_workers=workers,
+                  sampler=dict(type='InfiniteSampler' if by_iteration else 'DefaultSampler', shuffle=True),
                   collate_fn=dict(type='default_collate'),
                   dataset=dict(type='Images', data_root=str(images), pipeline=pipeline))
-    run = toy_runner(tmp_path / 'run', hooks=[dict(type='PerViTBrokenImagesHook')], train_dataloader=loader)
+    (tmp_path / 'run').mkdir()
+    (tmp_path / 'run' / 'broken_images.txt').write_text('repaired.png\n')
+    run = toy_runner(tmp_path / 'run', hooks=[dict(type='PerViTBrokenImagesHook')], train_dataloader=loader,
+                     by_iteration=by_iteration)
     lines = []
     monkeypatch.setattr(run.logger, 'warning', lines.append)
     run.train()

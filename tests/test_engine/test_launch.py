@@ -1,4 +1,5 @@
 """From a config to a runner: options, paths, data."""
+import os
 import re
 
 import pytest
@@ -59,6 +60,35 @@ def test_amp_replaces_the_plain_optim_wrapper_alone(small, monkeypatch):
     small.optim_wrapper.type = 'DeepSpeedOptimWrapper'
     with pytest.raises(UserError, match='DeepSpeedOptimWrapper'):
         prepare(small, amp=True)
+
+
+def test_types_may_be_classes(small, monkeypatch):
+    """As in configs in Python style, which name no strings."""
+    from mmengine.hooks import EMAHook
+    from mmengine.optim import AmpOptimWrapper, OptimWrapper
+    from mmpretrain.datasets import FashionMNIST
+    small.custom_hooks = [dict(type=EMAHook), dict(type='PerViTLoggerHook')]
+    launch.add_tta(small)
+    assert [hook.type for hook in small.custom_hooks] == ['PerViTLoggerHook']
+    launch.check_data(dict(train_dataloader=dict(dataset=dict(type=FashionMNIST, data_root='nowhere'))),
+                      'train_dataloader')
+    small.optim_wrapper = dict(type=AmpOptimWrapper, optimizer=dict(type='SGD', lr=1.))
+    small.launcher = 'none'
+    monkeypatch.setattr(machine, 'has_accelerator', lambda: False)
+    assert len(machine.fit_to_machine(small)) == 1 and small.optim_wrapper.type == 'OptimWrapper'
+    monkeypatch.setattr(machine, 'has_accelerator', lambda: True)
+    small.optim_wrapper.type = OptimWrapper
+    launch._enable_amp(small)
+    assert small.optim_wrapper.type == 'AmpOptimWrapper'
+
+
+@pytest.mark.parametrize('launcher, expected', [('mpi', '3'), ('pytorch', '1')])
+def test_each_process_of_open_mpi_has_its_gpu(launcher, expected, monkeypatch):
+    """MMEngine wraps the model for the GPU of LOCAL_RANK, which mpirun doesn't set."""
+    monkeypatch.delenv('LOCAL_RANK', raising=False)
+    monkeypatch.setenv('OMPI_COMM_WORLD_LOCAL_RANK', '3')
+    launch.set_local_rank(launcher, 1)
+    assert os.environ.pop('LOCAL_RANK') == expected
 
 
 def test_wrong_paths_are_one_sentence(small, tmp_path):

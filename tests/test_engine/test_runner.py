@@ -4,9 +4,12 @@ from time import sleep
 
 import pytest
 import torch
+from mmengine.logging import MMLogger
+from mmengine.runner import load_checkpoint
 from toy_run import ToyModel, toy_runner
 
 from pervit_mm.checkpoints import read_checkpoint
+from pervit_mm.checkpoints.taking import take_weights
 from pervit_mm.engine.runner import PerViTRunner
 from pervit_mm.engine.work_dir_lock import alone_in
 from pervit_mm.utils.errors import UserError
@@ -110,6 +113,27 @@ def test_a_second_training_in_the_same_folder_is_refused(tmp_path):
         with pytest.raises(UserError, match='another training runs in .*--work-dir of its own'):
             toy_runner(tmp_path).train()
     toy_runner(tmp_path, epochs=1).train()
+
+
+@pytest.mark.parametrize('strict', [False, True])
+def test_models_of_the_toolboxes_resize_their_weights_as_they_do_elsewhere(strict, tmp_path):
+    """MMPretrain's transformer interpolates its position embeddings when it loads."""
+    backbones = pytest.importorskip('mmpretrain.models.backbones')
+    small, large, other = (
+        backbones.VisionTransformer(dict(embed_dims=8, num_layers=1, num_heads=2, feedforward_channels=8),
+                                    img_size=size, patch_size=16) for size in (32, 48, 48))
+    for model in (small, large):
+        torch.nn.init.normal_(model.pos_embed)
+    torch.save(small.state_dict(), tmp_path / 'small.pth')
+    load_checkpoint(other, str(tmp_path / 'small.pth'), logger='silent')  # MMEngine's own
+    take_weights(large, small.state_dict(), 'small.pth', strict, MMLogger.get_current_instance())
+    assert torch.equal(large.pos_embed, other.pos_embed) and large.pos_embed.shape == (1, 10, 8)
+
+
+def test_a_model_whose_weights_all_have_another_shape_gets_none():
+    with pytest.raises(UserError, match='no weight of Linear is in .other.pth., whose names begin with bias, weight'):
+        take_weights(torch.nn.Linear(2, 3), torch.nn.Linear(3, 4).state_dict(), 'other.pth', False,
+                     MMLogger.get_current_instance())
 
 
 def test_a_worker_that_lives_on_does_not_hold_the_folder(tmp_path):

@@ -38,7 +38,9 @@ test_dataloader = dict(
             dict(type='LoadImageFromFile'),
             dict(type='Resize', scale=(32, 32)),
             dict(type='PackInputs')]))
-test_evaluator = dict(type='Accuracy', topk=(1, ))
+test_evaluator = [
+    dict(type='Accuracy', topk=(1, )),
+    dict(type='SingleLabelMetric', items=('recall', ), average=None)]  # a number for each class
 test_cfg = dict()
 '''
 
@@ -107,6 +109,9 @@ def test_accuracy_is_that_of_the_model(tmp_path):
     assert float(re.search(r'^top-1 accuracy in percent: (\S+)$', out, re.M)[1]) == pytest.approx(accuracy, rel=1e-3)
     metrics = json.loads((tmp_path / 'metrics.json').read_text())
     assert metrics['accuracy/top1'] == pytest.approx(accuracy, rel=1e-5)
+    recall = metrics['single-label/recall_classwise']  # rounded by MMPretrain; the classes have equal numbers of images
+    assert len(recall) == 3 and np.mean(recall) == pytest.approx(accuracy, abs=0.01)
+    assert f'single-label/recall_classwise: {recall}' in out.splitlines()
     samples = pickle.loads((tmp_path / 'all.pkl').read_bytes())
     assert [Path(sample['img_path']).name for sample in samples] == [file.name for file in files]
     torch.testing.assert_close(torch.stack([s['pred_score'] for s in samples]), probabilities, rtol=1e-4, atol=1e-5)
