@@ -1,14 +1,38 @@
-"""In which precision the position network runs."""
-from collections.abc import Iterator
+"""In which precision the position network and the norms run."""
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 
 import torch
+from torch import Tensor
+
+# What is registered with torch goes with the library, so that is kept.
+_REGISTERED: list[torch.library.Library] = []
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager:
     """Context in which autocast is off on a device. The meta device has no autocast."""
     return nullcontext() if device.type == 'meta' else torch.autocast(device.type, enabled=False)
+
+
+def autocast_layer_norm_in_float32() -> None:
+    """Let autocast on the CPU run LayerNorm in float32, as autocast on CUDA does, for the rest of the process.
+
+    Left alone, torch 2.14 sums the gradients of LayerNorm's weight and bias in bfloat16 there. Such a sum stands still
+    as soon as its terms are below its last bit: over 12,544 tokens ones add up to 256. A second call does nothing.
+    """
+    if not _REGISTERED:
+        library = torch.library.Library('aten', 'IMPL')
+        library.impl('layer_norm', _layer_norm, 'AutocastCPU')
+        _REGISTERED.append(library)
+
+
+def _layer_norm(x: Tensor, normalized_shape: Sequence[int], weight: Tensor | None = None, bias: Tensor | None = None,
+                eps: float = 1e-5, cudnn_enable: bool = True) -> Tensor:
+    """torch's own, which the arguments are named by, in float32."""
+    x, weight, bias = (None if part is None else part.float() for part in (x, weight, bias))
+    with torch.autocast('cpu', enabled=False):
+        return torch.ops.aten.layer_norm(x, normalized_shape, weight, bias, eps, cudnn_enable)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from mmengine.optim import OptimWrapper
 from mmengine.registry import OPTIM_WRAPPERS
 from mmengine.runner.amp import autocast
 
+from ...ops import autocast_layer_norm_in_float32
 from ...utils.errors import UserError, UserTypeError
 
 
@@ -44,7 +45,8 @@ class PerViTBFloat16OptimWrapper(OptimWrapper):
 
     MMEngine's ``AmpOptimWrapper`` refuses to be built without a GPU, though its autocast knows the CPU, and CPUs with
     bfloat16 instructions gain from it. bfloat16 has the exponents of float32, so there is no loss to scale; weights,
-    gradients and optimizer states stay float32.
+    gradients and optimizer states stay float32. LayerNorm runs in float32, on the CPU too, where torch would get its
+    gradients wrong: see :func:`pervit_mm.ops.autocast_layer_norm_in_float32`.
 
     Args:
         modules (Sequence[str]): Submodules of the model that run in bfloat16, such as ``('backbone', 'neck')``; tensors
@@ -66,6 +68,7 @@ class PerViTBFloat16OptimWrapper(OptimWrapper):
             raise UserTypeError("modules must be a sequence of the names of submodules, such as ('backbone', 'neck'), "
                                 f'got {modules!r}')
         super().__init__(**kwargs)
+        autocast_layer_norm_in_float32()
         self.modules = tuple(dict.fromkeys(modules))
 
     @contextmanager

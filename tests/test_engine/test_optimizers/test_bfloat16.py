@@ -8,6 +8,7 @@ from mmengine.optim import build_optim_wrapper
 from torch import nn
 
 from pervit_mm.models import PerViT
+from pervit_mm.models.necks import PerViTLayerNorm2d
 
 CFG = dict(type='PerViTBFloat16OptimWrapper', optimizer=dict(type='SGD', lr=0.1))
 
@@ -81,6 +82,22 @@ def test_named_modules_are_found_in_a_model_wrapped_by_ddp(tmp_path):
         assert torch.equal(output, expected.float())
     finally:
         dist.destroy_process_group()
+
+
+@pytest.mark.parametrize('make', [nn.LayerNorm, PerViTLayerNorm2d])
+def test_gradients_of_norms_are_those_of_float32(make):
+    """torch would add them up in bfloat16, where a sum of ones stops at 256."""
+    norm, x = make(16), torch.randn(4, 16, 56, 56, generator=torch.Generator().manual_seed(0)).bfloat16().float()
+    x, x_exact = ((x if make is PerViTLayerNorm2d else x.movedim(1, -1)).clone().requires_grad_() for _ in range(2))
+    wrapper = build_optim_wrapper(norm, CFG)
+    with wrapper.optim_context(norm):
+        y = norm(x.bfloat16())
+    y.float().sum().backward()
+    assert y.dtype == torch.float32 and norm.bias.grad.tolist() == [4 * 56 * 56] * 16
+    exact = make(16)
+    exact(x_exact).sum().backward()
+    torch.testing.assert_close(norm.weight.grad, exact.weight.grad)
+    assert norm(x_exact.bfloat16().float()).equal(exact(x_exact)), 'without autocast nothing changes'
 
 
 def test_pervit_step_is_near_that_of_float32():
