@@ -100,22 +100,25 @@ def test_gradients_of_norms_are_those_of_float32(make):
     assert norm(x_exact.bfloat16().float()).equal(exact(x_exact)), 'without autocast nothing changes'
 
 
-def test_pervit_step_is_near_that_of_float32():
+def test_gradients_of_pervit_are_near_those_of_float32():
+    """Over 32 images, so that sums are long. Gradients that are zero but for rounding are left out."""
     torch.manual_seed(0)
-    model = PerViT(TINY_ARCH, img_size=28)
+    model = PerViT(TINY_ARCH, img_size=56)
     model.init_weights()
-    x = torch.randn(2, 3, 28, 28)
-    model(x)[0].square().sum().backward()
+    x, weights = torch.randn(32, 3, 56, 56), torch.randn(32, 24)
+    (model(x)[0] * weights).sum().backward()
     exact = {name: p.grad.clone() for name, p in model.named_parameters()}
+    largest = max(gradient.norm() for gradient in exact.values())
     model.zero_grad()
     with build_optim_wrapper(model, CFG).optim_context(model):
         output = model(x)[0]
-    output.float().square().sum().backward()
+    (output.float() * weights).sum().backward()
     for name, param in model.named_parameters():
         assert param.grad.dtype == torch.float32
-        if 'qkv.weight' in name or 'fc1.weight' in name:
+        if exact[name].norm() > 1e-3 * largest:
             similarity = torch.cosine_similarity(param.grad.flatten(), exact[name].flatten(), dim=0)
             assert similarity > 0.98, (name, float(similarity))
+            assert param.grad.norm().item() == pytest.approx(exact[name].norm().item(), rel=0.1), name
 
 
 @pytest.mark.parametrize('modules', ['backbone', (1, )])
