@@ -70,7 +70,8 @@ def classifier_with_backbone(cfg: Config, checkpoint: str, prefix: str = 'backbo
     if not own.keys() & chosen.keys():
         raise UserError(f"no weight of {type(model.backbone).__name__} is in '{checkpoint}' under prefix={prefix!r} "
                         f'(--prefix): {_suggest(state, own)}')
-    load_strictly(model.backbone, {key: value for key, value in chosen.items() if key not in _ONLY_PRETRAINING},
+    load_strictly(model.backbone, {key: value for key, value in chosen.items()
+                                   if key in own or key not in _ONLY_PRETRAINING},
                   f"'{checkpoint}' under prefix={prefix!r} (--prefix)")
     return model
 

@@ -12,6 +12,7 @@ from threading import Lock
 from ..apis.configs import load_config
 from ..utils.atomic_write import write_json
 from ..utils.errors import UserError
+from .kept_scores import computed_by
 
 #: A trial measures how many iterations fit into the time. It runs TRIAL iterations, and goes on to about TRIAL_SECONDS
 #: if they took less.
@@ -170,8 +171,8 @@ def run_for(tool: str | Path, config: str, root: str | Path, seed: int, minutes:
         dict: ``config``, ``seed``, ``minutes``, ``iterations``, the minutes ``measured`` in the log, and every metric.
 
     Raises:
-        UserError: If the folder has a run with other settings (minutes, options, threads or the config's contents), or
-            training or testing fails.
+        UserError: If the folder has a run with other settings (minutes, options, threads, the config's contents, or
+            what computed it), or training or testing fails.
     """
     name = f'{Path(config).stem}_seed{seed}'
     work_dir = Path(root) / name
@@ -179,10 +180,11 @@ def run_for(tool: str | Path, config: str, root: str | Path, seed: int, minutes:
     with READING:
         contents = load_config(config).dump()
     settings = dict(minutes=minutes, options=list(options), threads=threads,
-                    config=sha256(contents.encode()).hexdigest()[:8])
+                    config=sha256(contents.encode()).hexdigest()[:8], **computed_by())
     if plan.is_file():
         planned = json.loads(plan.read_text())
-        changed = [f'{key}={planned[key]!r}, not {value!r}' for key, value in settings.items() if planned[key] != value]
+        changed = [f'{key}={planned.get(key)!r}, not {value!r}' for key, value in settings.items()
+                   if planned.get(key) != value]
         if changed:
             raise UserError(f'{work_dir} has a run with {"; ".join(changed)}: remove it, or choose another root')
     if result.is_file():

@@ -5,7 +5,17 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ..utils.atomic_write import write_json
+
+#: Raised by hand with each change of the code after which a training or a score comes out otherwise than before.
+NUMERICS = 2
+
+
+def computed_by() -> dict[str, Any]:
+    """What computes a training or a score, besides its settings: :data:`NUMERICS`, and torch."""
+    return dict(numerics=NUMERICS, torch=torch.__version__)
 
 
 def fingerprint(path: str | Path) -> str:
@@ -26,7 +36,7 @@ def kept_scores(path: str | Path, made_of: dict[str, Any], make: Callable[[], di
     Args:
         path (str | Path): The file, JSON.
         made_of (dict): What the scores depend on: settings, and a :func:`fingerprint` of each file. JSON must be able
-            to hold it.
+            to hold it. :func:`computed_by` is added.
         make (Callable): Makes the scores, a dict that JSON can hold.
 
     Returns:
@@ -42,7 +52,7 @@ def kept_scores(path: str | Path, made_of: dict[str, Any], make: Callable[[], di
         >>> kept_scores(file, dict(images=8), lambda: dict(top1=80.))
         {'top1': 80.0}
     """
-    path, made_of = Path(path), json.loads(json.dumps(made_of))
+    path, made_of = Path(path), json.loads(json.dumps(dict(made_of, **computed_by())))
     if path.is_file():
         found = json.loads(path.read_text())
         if found.get('made_of') == made_of:

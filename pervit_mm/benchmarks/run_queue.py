@@ -14,7 +14,7 @@ from ..engine.preflight import innermost_dataset
 from ..utils.atomic_write import write_json
 from ..utils.errors import UserError
 from .equal_time import READING, call, scalars, test, threads_of_each
-from .kept_scores import fingerprint
+from .kept_scores import computed_by, fingerprint
 
 #: Keys of MMEngine's log that are no metric.
 _NO_METRIC = ('step', 'time', 'data_time', 'lr', 'base_lr', 'iter', 'epoch', 'memory')
@@ -122,7 +122,7 @@ def _made_of(run: Run, root: Path) -> tuple[dict, list[str]]:
     with READING:
         cfg = load_config(run.config)
     settings = dict(config=Path(run.config).name, seed=run.seed, options=list(run.options),
-                    contents=sha256(cfg.dump().encode()).hexdigest()[:8], starts=starts)
+                    contents=sha256(cfg.dump().encode()).hexdigest()[:8], starts=starts, **computed_by())
     values = dict(option.split('=', 1) for option in run.options)
     # Files that options name, and what the tools that draw data sets wrote beside them about how.
     files = [value for value in values.values() if Path(value).is_file()]

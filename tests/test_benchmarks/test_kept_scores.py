@@ -2,8 +2,9 @@
 import json
 
 import pytest
+import torch
 
-from pervit_mm.benchmarks.kept_scores import fingerprint, kept_scores
+from pervit_mm.benchmarks.kept_scores import NUMERICS, fingerprint, kept_scores
 
 
 def test_scores_are_made_once_for_the_same_things(tmp_path):
@@ -17,6 +18,19 @@ def test_scores_are_made_once_for_the_same_things(tmp_path):
     assert len(made) == 3
     path.write_text(json.dumps(dict(top1=5)))  # scores of an older form say nothing of what they are made of
     assert scores(images=8) == dict(top1=4)
+
+
+def test_scores_of_other_code_or_another_torch_are_made_again(tmp_path, monkeypatch):
+    made = []
+
+    def scores():
+        return kept_scores(tmp_path / 'scores.json', dict(images=9), lambda: made.append(0) or dict(top1=len(made)))
+
+    assert [scores(), scores()] == [dict(top1=1)] * 2
+    monkeypatch.setattr(torch, '__version__', '1.0')
+    assert [scores(), scores()] == [dict(top1=2)] * 2
+    monkeypatch.setattr('pervit_mm.benchmarks.kept_scores.NUMERICS', NUMERICS + 1)
+    assert [scores(), scores()] == [dict(top1=3)] * 2
 
 
 def test_scores_that_failed_leave_nothing(tmp_path):

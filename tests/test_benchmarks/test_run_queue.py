@@ -119,6 +119,14 @@ def test_a_run_that_was_stopped_in_its_last_validation_is_validated_again(tmp_pa
     assert train_all(tool, [run], root)['a']['accuracy/top1'] == 80. and len(calls(root)) == 2
 
 
+def test_a_run_of_other_code_is_refused(tmp_path, tool, monkeypatch):
+    """Its rows would stand beside those of the code of today."""
+    train_all(tool, [Run('a', 'a.py', 0)], tmp_path / 'runs')
+    monkeypatch.setattr('pervit_mm.benchmarks.kept_scores.NUMERICS', 0)
+    with pytest.raises(UserError, match="runs/a has a run with other settings, .*, not .*'numerics': 0.*: remove it"):
+        train_all(tool, [Run('a', 'a.py', 0)], tmp_path / 'runs')
+
+
 def test_a_folder_of_another_command_is_refused(tmp_path, tool):
     train_all(tool, [Run('a', 'a.py', 0)], tmp_path / 'runs')
     (tmp_path / 'runs' / 'a' / 'settings.json').unlink()

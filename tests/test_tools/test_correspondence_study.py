@@ -63,7 +63,7 @@ def study(monkeypatch, capsys, tmp_path):
     return start
 
 
-@pytest.mark.parametrize('semantic', ['sit', 'mae'])
+@pytest.mark.parametrize('semantic', ['sit', 'mae', 'ibot'])  # iBOT's backbone has a token of its own
 def test_a_trained_semantic_network(study, semantic, tmp_path):
     runs, rows, scored = study('--semantic', semantic, '--seeds', '0', '3', '--out', str(tmp_path / 'out.csv'))
     assert [run.name for run in runs] == ['sfc_seed0', 'sfc_seed3', f'{semantic}_seed0', f'{semantic}_seed3']
