@@ -4,7 +4,6 @@ custom_imports = dict(imports=['pervit_mm', 'pervit_mm.selfsup'], allow_failed_i
 
 train_dataloader = dict(
     batch_size=128,
-    sampler=dict(_delete_=True, type='DefaultSampler', shuffle=True),
     dataset=dict(
         _delete_=True, type='PerViTFewLabels', shots=13, seed=0, dataset=_base_.train_dataloader.dataset))
 model = dict(

@@ -8,7 +8,8 @@ model = dict(
             type='Pretrained',
             checkpoint='work_dirs/mae_pervit-tiny_8xb512-amp-coslr-800e_in1k/epoch_800.pth',
             prefix='backbone.')))
-train_dataloader = dict(batch_size=128)
+# Each image once in an epoch: the supervised recipe's repeated augmentation is no part of this one.
+train_dataloader = dict(batch_size=128, sampler=dict(_delete_=True, type='DefaultSampler', shuffle=True))
 optim_wrapper = dict(
     optimizer=dict(lr=2e-3, weight_decay=0.05),
     constructor='PerViTLayerDecayConstructor',

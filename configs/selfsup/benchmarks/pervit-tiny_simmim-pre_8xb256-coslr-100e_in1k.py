@@ -8,7 +8,8 @@ model = dict(
             type='Pretrained',
             checkpoint='work_dirs/simmim_pervit-tiny_16xb128-amp-800e_in1k/epoch_800.pth',
             prefix='backbone.')))
-train_dataloader = dict(batch_size=256)
+# Each image once in an epoch: the supervised recipe's repeated augmentation is no part of this one.
+train_dataloader = dict(batch_size=256, sampler=dict(_delete_=True, type='DefaultSampler', shuffle=True))
 optim_wrapper = dict(
     optimizer=dict(lr=5e-3, weight_decay=0.05),
     clip_grad=dict(_delete_=True, max_norm=5.0),
