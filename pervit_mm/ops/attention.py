@@ -75,7 +75,9 @@ def trainable_mask_attention_backward(grad: Tensor, q: Tensor, k: Tensor, v: Ten
     # The gradient of a score is weight * (d weight - sum of weight * d weight). That sum equals grad . out.
     delta = (grad * out).sum(-1).transpose(1, 2)[..., None]
     dq, dk, dv = (torch.empty_like(t, memory_format=torch.contiguous_format) for t in (q, k, v))
-    dlog_position = torch.zeros_like(log_position)
+    # In bfloat16 a sum over some hundred chunks would stand still.
+    wide = torch.promote_types(log_position.dtype, torch.float32)
+    dlog_position = torch.zeros_like(log_position, dtype=wide)
     each = max(1, CHUNK_BYTES // (log_position.numel() * log_position.element_size()))
     for start in range(0, q.shape[0], each):
         b = slice(start, start + each)
@@ -83,10 +85,10 @@ def trainable_mask_attention_backward(grad: Tensor, q: Tensor, k: Tensor, v: Ten
         weights = (q[b] @ k[b].transpose(-2, -1)).add_(log_position).softmax(-1)
         dv[b] = weights.transpose(-2, -1) @ dout
         dscores = (dout @ v[b].transpose(-2, -1)).sub_(delta[b]).mul_(weights)
-        dlog_position += dscores.sum(0)
+        dlog_position += dscores.sum(0, dtype=wide)
         dq[b] = dscores @ k[b]
         dk[b] = dscores.transpose(-2, -1) @ q[b]
-    return dq.mul_(scale), dk, dv, dlog_position
+    return dq.mul_(scale), dk, dv, dlog_position.to(log_position.dtype)
 
 
 @trainable_mask_attention_backward.register_fake

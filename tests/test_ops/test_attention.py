@@ -77,6 +77,18 @@ def test_attention_in_training_takes_strided_heads_and_half_precision(position, 
         torch.testing.assert_close(half, single, atol=0.05 * single.abs().max().item(), rtol=0.1)
 
 
+def test_the_gradient_of_log_position_is_summed_over_many_images_in_bfloat16(monkeypatch):
+    """1,000 equal images, one in each chunk: the gradient is 1,000 times that of one. In bfloat16 sums stop at 256."""
+    monkeypatch.setattr('pervit_mm.ops.attention.CHUNK_BYTES', 1)
+    one, position = torch.randn(3, 1, 2, 9, 4).bfloat16(), torch.randn(2, 9, 9).bfloat16()
+    gradients = []
+    for images in (1, 1000):
+        log_position = position.clone().requires_grad_()
+        trainable_mask_attention(*one.expand(-1, images, -1, -1, -1), log_position).sum().backward()
+        gradients.append(log_position.grad.float())
+    torch.testing.assert_close(gradients[1], 1000 * gradients[0], rtol=0.02, atol=0.5)
+
+
 def test_trainable_mask_operator_keeps_torchs_rules():
     """torch's own checker tests schema, shapes without computing, autograd and tracing."""
     qkv = [torch.randn(3, 2, 7, 5, requires_grad=True) for _ in range(3)]
