@@ -20,6 +20,9 @@ class KNNHook(Recorder):
     The scalars ``knn/top1_k{k}``, in percent, go to every backend of the runner's visualizer. The training stays as it
     would be without the hook. Votes are weighted as in :func:`pervit_mm.evaluation.knn_accuracy`.
 
+    The first process alone does this, and the others wait. With a bank as large as ImageNet take a part of it, or raise
+    ``env_cfg.dist_cfg.timeout``, after which the others give up.
+
     Args:
         bank (dict): Data loader with the labeled images that vote, with a test pipeline.
         queries (dict): Data loader with the images that are asked about.
