@@ -162,6 +162,11 @@ def test_schedules_have_the_values_of_their_recipe(name):
 
 
 @pytest.mark.parametrize('name', NAMES)
+def test_processes_draw_dropout_of_their_own(name):
+    assert read(name).randomness == dict(diff_rank_seed=True)
+
+
+@pytest.mark.parametrize('name', NAMES)
 def test_data_sets_and_crops_are_those_of_the_name(name):
     cfg = read(name)
     loader = cfg.train_dataloader.dataset

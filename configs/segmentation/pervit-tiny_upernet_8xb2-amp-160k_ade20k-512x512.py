@@ -3,7 +3,7 @@ _base_ = [
     '../_base_/models/upernet_pervit.py',
     'mmseg::_base_/datasets/ade20k.py',
     '../_base_/schedules/adamw_seg_160k.py',
-    'mmseg::_base_/default_runtime.py',
+    '../_base_/runtime_mmseg.py',
 ]
 
 data_preprocessor = dict(size=_base_.crop_size)

@@ -93,6 +93,9 @@ def saliency(attention: Tensor, hw_shape: tuple[int, int]) -> Tensor:
     Returns:
         Tensor: ``(B, H, W)``, from 0 for the least to 1 for the most seen token; all 0 if all are seen alike.
     """
-    seen = attention.to(torch.promote_types(attention.dtype, torch.float32)).mean(dim=(1, 2))  # (B, N)
+    wide = torch.promote_types(attention.dtype, torch.float32)
+    seen = attention.double().mean(dim=(1, 2))  # (B, N)
     low, high = seen.amin(dim=1, keepdim=True), seen.amax(dim=1, keepdim=True)
-    return ((seen - low) / (high - low).clamp_min(torch.finfo(seen.dtype).tiny)).unflatten(1, hw_shape)
+    # What float32 leaves of a flat map is no difference.
+    spread = torch.where(high - low > 1e-5 * high, high - low, torch.inf)
+    return ((seen - low) / spread).to(wide).unflatten(1, hw_shape)

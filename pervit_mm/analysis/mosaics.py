@@ -38,15 +38,13 @@ def map_cell(values: np.ndarray, scale: str = 'map', query: tuple[int, int] | No
     if scale not in SCALES:
         raise UserError(f'scale (--scale) must be one of {SCALES}, got {scale!r}')
     known = values[~np.isnan(values)]
-    low, high = (0., 1.) if scale == 'unit' or not known.size else (float(known.min()), float(known.max()))
-    if high - low <= 1e-5 * abs(high):  # rounding of a flat map would be stretched to full colors
-        high = np.inf
+    low, high = (0., 1.) if scale == 'unit' or not known.size else _range_of(known)
     colored = color_map(np.nan_to_num(values, nan=low), low, high)
     return image_cell(colored, query and (query, values.shape), cell)
 
 
 def image_cell(rgb: np.ndarray, frame: tuple[tuple[int, int], tuple[int, int]] | None = None,
-               cell: int = CELL) -> np.ndarray:
+               cell: int = CELL, labels: bool = False) -> np.ndarray:
     """An image, or a colored map, as a square cell.
 
     Args:
@@ -54,6 +52,8 @@ def image_cell(rgb: np.ndarray, frame: tuple[tuple[int, int], tuple[int, int]] |
         frame (tuple, optional): (row, column) of a token and the grid (H, W); the token gets a red frame. Defaults to
             None.
         cell (int): Side in pixels. Defaults to :data:`CELL`.
+        labels (bool): Whether colors stand for labels, which are not mixed where the image is made smaller. Defaults
+            to False.
 
     Returns:
         np.ndarray: RGB ``(cell, cell, 3)`` uint8.
@@ -61,7 +61,7 @@ def image_cell(rgb: np.ndarray, frame: tuple[tuple[int, int], tuple[int, int]] |
     h, w = rgb.shape[:2]
     size = max(1, round(w * cell / max(h, w))), max(1, round(h * cell / max(h, w)))
     drawn = np.full((cell, cell, 3), 255, np.uint8)
-    method = cv2.INTER_NEAREST if max(h, w) <= cell else cv2.INTER_AREA
+    method = cv2.INTER_NEAREST if labels or max(h, w) <= cell else cv2.INTER_AREA
     drawn[:size[1], :size[0]] = cv2.resize(np.ascontiguousarray(rgb), size, interpolation=method)
     if frame:
         (row, col), (rows, cols) = frame
@@ -69,6 +69,12 @@ def image_cell(rgb: np.ndarray, frame: tuple[tuple[int, int], tuple[int, int]] |
         left, right = (round(edge * size[0] / cols) for edge in (col, col + 1))
         cv2.rectangle(drawn, (left, top), (max(right - 1, left), max(bottom - 1, top)), (255, 0, 0), 1)
     return drawn
+
+
+def _range_of(values: np.ndarray) -> tuple[float, float]:
+    """Least and largest value; the rounding of a flat map would be stretched to full colors, so that has no end."""
+    low, high = float(values.min()), float(values.max())
+    return low, np.inf if high - low <= 1e-5 * abs(high) else high
 
 
 def mosaic(rows: Sequence[Sequence[np.ndarray | None]], row_labels: Sequence[str] = (),
@@ -129,7 +135,7 @@ def _write(picture: np.ndarray, text: str, place: tuple[int, int]) -> None:
 def overlay(rgb: np.ndarray, heat: np.ndarray, cell: int = 2 * CELL) -> np.ndarray:
     """An image with a map ``(H, W)`` over it, scaled by itself, as a cell."""
     picture = image_cell(rgb, cell=cell)
-    colored = image_cell(color_map(heat, float(heat.min()), float(heat.max()), 'inferno'), cell=cell)
+    colored = image_cell(color_map(heat, *_range_of(heat), 'inferno'), cell=cell)
     return cv2.addWeighted(picture, 0.45, colored, 0.55, 0)
 
 

@@ -28,6 +28,8 @@ MAP_VALUES = 2**25
 MOST_MAP_VALUES = 2**28
 #: Images that run at once, at most.
 MOST_IMAGES = 16
+#: Most entries of the Gram matrices of all tokens, for the localization; two stacks of float64 take 16 bytes for each.
+MOST_PAIRS = 2**28
 #: Images of a batch for CKA, the same for all models, so that two can be compared; and the least that CKA can do with.
 CKA_IMAGES, LEAST_IMAGES = 16, 4
 
@@ -102,7 +104,7 @@ class Plan:
         """References for the figures, see :attr:`Study.uniform`."""
         found: dict[str, list] = dict(distance=[], entropy=[], rings=[])
         for grid, ids, edges in zip(self.grids, self.window_ids, self.edges):
-            even = uniform_attention(grid, ids)
+            even = uniform_attention(grid, None if ids is None else ids.cpu())
             found['distance'].append(attention_distance(even, grid).item())
             found['entropy'].append(attention_entropy(even, grid).item())
             found['rings'].append(ring_shares(even, grid, edges))
@@ -132,6 +134,10 @@ class Plan:
         if not self.compares or self.sides[0] % h or self.sides[1] % w:
             skipped['localization'] = skipped.get(
                 'cka', f'The image of {self.sides[0]} x {self.sides[1]} pixels is no multiple of the {h} x {w} grid.')
+        elif h * w * self.count**2 > MOST_PAIRS:
+            skipped['localization'] = (
+                f'It compares all pairs of images at each of {h * w} tokens, and {self.count} images would take '
+                f'{16e-9 * h * w * self.count**2:.0f} GB: give at most {int((MOST_PAIRS / h / w)**0.5)} images for it.')
         if (1, 1) in self.grids:
             skipped['uniformity'] = 'Some blocks have one token, which has no pair to be compared with.'
         if self.windows:

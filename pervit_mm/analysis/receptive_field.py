@@ -76,8 +76,10 @@ def effective_receptive_field(model: nn.Module, images: Tensor, block: int = -1)
 def area_ratios(contributions: Tensor, shares: Sequence[float] = SHARES) -> list[float]:
     """Area of the smallest centered square that holds a share of the whole, over the area of the image.
 
-    The square has an odd side around the pixel (h // 2, w // 2), as with RepLKNet's authors, and the image clips it.
-    They take log10(1 + x) of the map before. We don't, because its effect depends on the scale of the features.
+    The square has an odd side, and the image clips it. Its center is the pixel with half of the map above it and half
+    to its left. RepLKNet's authors take (h // 2, w // 2), where the central token of their networks looks. Others look
+    elsewhere: the central token of a 7 x 7 grid on 28 px at 12, a patch at its own center. The authors also take
+    log10(1 + x) of the map before. We don't, because its effect depends on the scale of the features.
 
     Args:
         contributions (Tensor): ``(h, w)``, not negative, from :func:`effective_receptive_field`.
@@ -98,12 +100,17 @@ def area_ratios(contributions: Tensor, shares: Sequence[float] = SHARES) -> list
     if not values.sum() > 0:
         raise UserError('contributions must be above zero somewhere, got none such: no pixel raises the center of '
                         'these features; try other images or another block')
-    rows, cols = (torch.arange(h) - h // 2).abs(), (torch.arange(w) - w // 2).abs()
+    rows, cols = ((torch.arange(len(part)) - _middle(part)).abs() for part in (values.sum(1), values.sum(0)))
     rings = torch.maximum(rows[:, None], cols[None, :]).flatten()  # number of the square ring that a pixel is on
     inside = torch.bincount(rings, values.flatten()).cumsum(0)
     areas = torch.bincount(rings).cumsum(0)
     # Sums in another order differ in the last digits, so the whole is the last sum itself.
     return [areas[(inside < share * inside[-1]).sum()].item() / (h * w) for share in shares]
+
+
+def _middle(values: Tensor) -> int:
+    """Index up to which half of a sum comes together."""
+    return int((values.cumsum(0) < 0.5 * values.sum() * (1 - 1e-9)).sum())
 
 
 def _as_map(block: BlockRecord) -> Tensor:

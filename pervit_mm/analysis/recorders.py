@@ -48,7 +48,11 @@ class PerViTRecorder(BlockRecorder):
 
         @torch.no_grad()
         def see(attn, args, output):
-            record, maps = self.record, attn.attention_maps(*args)[1]
+            record = self.record
+            if attention:
+                maps = attn.attention_maps(*args)[1]
+            else:  # without maps, whose memory grows with the tokens squared
+                maps = dict(zip(('query', 'key', 'value'), attn.heads(args[0])))
             record.raw_value = maps['value']
             if attention:
                 record.raw_attention, record.scores = maps['attention'], maps['scores']

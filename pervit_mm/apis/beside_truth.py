@@ -75,7 +75,7 @@ def beside_truth(predictor: ImagePredictor, images: Sequence[int] = (0, 1, 2, 3)
             maps = [part.data[0].cpu().numpy() for part in (sample.gt_sem_seg, sample.pred_sem_seg)]
             seen.update(*(np.unique(labels).tolist() for labels in maps))
             rows.append([image_cell(read_image(Path(sample.img_path))[..., ::-1], cell=cell),
-                         *(image_cell(color_labels(labels, dataset.metainfo['palette']), cell=cell)
+                         *(image_cell(color_labels(labels, dataset.metainfo['palette']), cell=cell, labels=True)
                            for labels in maps)])
             names.append(Path(sample.img_path).stem)
     picture = mosaic(rows, names, ('image', 'truth', 'prediction'))

@@ -13,6 +13,7 @@ from ..checkpoints.files import entry_of
 from ..engine.hooks.random_state import get_generators, set_generators
 from ..evaluation import RegionMatching, region_matching_accuracy
 from ..evaluation.features import read_batch
+from ..evaluation.region_matching import token_stride
 from ..selfsup import MAEPerViT
 from ..selfsup.hidden_pixels import HiddenPixelError, hidden_pixel_error, mean_of
 from ..utils.errors import UserError
@@ -109,7 +110,7 @@ def score_region_matching(cfg: Config, checkpoint: str | None, *, prefix: str = 
     bank, queries = build_sets(cfg, None, images)
     recalibrate_by(cfg, model, bank, recalibration)
     inputs = torch.cat([read_batch(model, batch)[0] for batch in build_loader(cfg, queries)])
-    stride = getattr(backbone, 'out_stride', 16)
+    stride = token_stride(backbone, inputs)
     crop = crop or max(stride, round(min(inputs.shape[2:]) * 5 / 7 / stride) * stride)
     shift = shift or 2 * stride
     offsets = [(shift, 0), (-shift, 0), (0, shift), (0, -shift)]

@@ -87,8 +87,8 @@ def prepare_fashion_clutter(
         bool: True if the set was made, False if it was there already.
 
     Raises:
-        UserError: If a number is out of range, ``root`` cannot be written, or Fashion-MNIST is not whole in
-            ``fashion_mnist``.
+        UserError: If a number is out of range, ``root`` cannot be written or holds another data set, or Fashion-MNIST
+            is not whole in ``fashion_mnist``.
     """
     root, counts = Path(root), dict(train=check_count('train', train, 1), test=check_count('test', test, 1))
     settings = dict(format=_FORMAT, **counts, seed=check_count('seed', seed, 0), fashion_mnist=dict(files))
@@ -101,6 +101,9 @@ def prepare_fashion_clutter(
     if there == settings and all((root / name).is_file() for name in names):
         log(f'The images are in {root}: {train} for training, {test} for testing.')
         return False
+    if not manifest.is_file() and any((root / name).exists() for name in names):
+        raise UserError(f'root={str(root)!r} holds another data set with these file names, such as Fashion-MNIST '
+                        'itself: name another folder')
     check_fashion_mnist(fashion_mnist, files)
     with told(f'the folder {str(root)!r} cannot be made'):
         root.mkdir(parents=True, exist_ok=True)

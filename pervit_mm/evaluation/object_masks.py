@@ -1,9 +1,10 @@
 """Attention against object masks: does a head look at objects?"""
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 
 from ..analysis.attention import check_map
@@ -13,6 +14,8 @@ from .features import evaluating, to_model
 
 #: Label of pixels that MMSegmentation ignores.
 IGNORED = 255
+#: Values that differ by less than this share count as equal: float32 rounds equal means of attention in several ways.
+TIE = 1e-6
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,7 @@ def mask_iou(attention: Tensor, masks: Tensor, hw_shape: tuple[int, int]) -> Mas
         raise UserError(f'attention must be (B, nH, N, N) with a mask for each image, got {tuple(attention.shape)} and '
                         f'{len(masks)} masks')
     objects = token_masks(masks.to(attention.device), hw_shape)
-    received = attention.to(torch.promote_types(attention.dtype, torch.float32)).mean(dim=-2)  # (B, nH, N)
+    received = attention.double().mean(dim=-2)  # (B, nH, N)
     return MaskIoU(_iou_at_same_area(received, objects[:, None]),
                    _iou_at_same_area(received.new_zeros(objects.shape), objects))
 
@@ -156,7 +159,7 @@ def _inputs_and_masks(model: nn.Module, batch: Mapping | tuple) -> tuple[Tensor,
         if not samples or not all('gt_sem_seg' in sample for sample in samples):
             raise UserError('batches of a data loader must have label maps (gt_sem_seg): put LoadAnnotations into the '
                             'pipeline, or give pairs (inputs, masks)')
-        masks = torch.cat([sample.gt_sem_seg.data for sample in samples])
+        masks = torch.stack([_as_input(sample, data['inputs'].shape[2:]) for sample in samples])
         return to_model(model, data['inputs']), masks.masked_fill(masks == IGNORED, 0)
     if not (isinstance(batch, (tuple, list)) and len(batch) == 2 and all(isinstance(x, Tensor) for x in batch)):
         raise UserTypeError(f'batches must hold pairs (inputs, masks) of tensors, got {type(batch).__name__}')
@@ -167,11 +170,25 @@ def _inputs_and_masks(model: nn.Module, batch: Mapping | tuple) -> tuple[Tensor,
     return to_model(model, inputs), masks
 
 
+def _as_input(sample: BaseDataElement, size: Sequence[int]) -> Tensor:
+    """The label map of a sample in the size of its input: MMSegmentation neither resizes nor pads it in testing."""
+    mask = sample.gt_sem_seg.data[None]
+    img_shape = tuple(sample.metainfo.get('img_shape', mask.shape[2:])[:2])
+    if mask.shape[2:] != img_shape:
+        mask = F.interpolate(mask.double(), img_shape, mode='nearest-exact').to(mask.dtype)
+    below, right = (side - own for side, own in zip(size, img_shape))
+    if min(below, right) < 0:
+        raise UserError(f'the label map of an image of {img_shape} pixels cannot be laid on an input of {tuple(size)}: '
+                        'give pairs (inputs, masks)')
+    return F.pad(mask, (0, right, 0, below))[0, 0]
+
+
 def _iou_at_same_area(received: Tensor, objects: Tensor) -> Tensor:
     """Mean intersection over union with the top tokens, as many as there are object tokens.
 
-    Tokens above the threshold are taken surely. Of c tokens at the threshold, r are taken at random, m of them object:
-    how many of these are hit follows the hypergeometric distribution.
+    Tokens above the threshold are taken surely. Those within :data:`TIE` of it count as equal. Of c tokens at the
+    threshold, r are taken at random, m of them object: how many of these are hit follows the hypergeometric
+    distribution.
 
     Args:
         received (Tensor): ``(..., N)``.
@@ -184,7 +201,8 @@ def _iou_at_same_area(received: Tensor, objects: Tensor) -> Tensor:
     area = objects.sum(-1, keepdim=True)
     ranked = received.sort(dim=-1, descending=True).values
     threshold = ranked.gather(-1, (area - 1).clamp(min=0))
-    above, tied = received > threshold, received == threshold
+    tied = (received - threshold).abs() <= TIE * threshold.abs()
+    above = (received > threshold) & ~tied
     sure, r = (above & objects).sum(-1, keepdim=True), area - above.sum(-1, keepdim=True)
     c, m = tied.sum(-1, keepdim=True), (tied & objects).sum(-1, keepdim=True)
     hits = torch.arange(received.shape[-1] + 1, device=received.device)

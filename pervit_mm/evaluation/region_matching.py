@@ -126,6 +126,26 @@ def _right_matches(shifts: Tensor, crop: int, grid: tuple[int, int], tolerance: 
     return distance <= tolerance + 1e-9, ((of_a >= 0) & (of_a < size)).all(-1)
 
 
+def token_stride(backbone: nn.Module, images: Tensor) -> int:
+    """Pixels from one token of a backbone to the next.
+
+    Args:
+        backbone (nn.Module): As for :func:`region_matching_accuracy`. What has an ``out_stride`` is believed, others
+            are run on one image.
+        images (Tensor): ``(B, C, h, w)``, normalized.
+
+    Returns:
+        int: The stride.
+
+    Raises:
+        UserError: If the output is neither tokens of a square grid nor a map.
+    """
+    if hasattr(backbone, 'out_stride'):
+        return backbone.out_stride
+    with evaluating(backbone):
+        return round(images.shape[2] / _tokens(backbone, images[:1])[1][0])
+
+
 def _tokens(backbone: nn.Module, crops: Tensor) -> tuple[Tensor, tuple[int, int]]:
     """Tokens ``(B, N, C)`` of crops, in float32 or wider, and their grid (H, W)."""
     backbone = find_backbone(backbone)

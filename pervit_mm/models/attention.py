@@ -46,7 +46,7 @@ class PeripheralAttention(nn.Module):
         """Tokens ``(B, N, C)`` to q, k, v ``(B, nH, N, d)``; q and k are None without content."""
         b, n, c = x.shape
         if not self.content:
-            return None, None, self.v(x).reshape(b, n, self.num_heads, -1).transpose(1, 2)
+            return None, None, self.v(x).reshape(b, n, self.num_heads, c // self.num_heads).transpose(1, 2)
         qkv = self.qkv(x).reshape(b, n, 3, self.num_heads, c // self.num_heads)
         return qkv.permute(2, 0, 3, 1, 4).unbind(0)
 

@@ -31,7 +31,8 @@ def _take_frozen(backbone: nn.Module, log_positions: Mapping[int, dict[tuple[int
     for index, by_grid in log_positions.items():
         backbone.blocks[index].attn.position = FrozenPosition(by_grid)
     backbone.position_proj = None
-    backbone.position_cache.clear()
+    if backbone.position_cache is not None:
+        backbone.position_cache.clear()
     backbone.stem.fuse_norm()
     device = next(backbone.stem.parameters()).device
     backbone.register_buffer(MARKER, torch.ones((), dtype=torch.int64, device=device))
@@ -72,7 +73,14 @@ def follow_checkpoint(backbone: nn.Module, state_dict: Mapping[str, Tensor], pre
         backbone (nn.Module): The PerViT, changed in place if the state dict is a deployed one.
         state_dict (Mapping[str, Tensor]): What is about to be loaded.
         prefix (str): What the backbone's keys begin with. Defaults to ''.
+
+    Raises:
+        UserError: If the PerViT is deployed and the state dict isn't.
     """
+    if hasattr(backbone, MARKER) and not is_deployed_state(state_dict, prefix) and any(
+            key.startswith(f'{prefix}stem.') for key in state_dict):
+        raise UserError('this PerViT is deployed, and the weights are not: the stem would get convolutions without '
+                        'their BatchNorm, and keep the old Φp. Load them into a new model, and deploy that')
     found = frozen_log_positions(state_dict, prefix)
     has_position = any(block.attn.position is not None for block in backbone.blocks)
     # A deployed state dict without Φp doesn't fit a model with Φp. Loading will report what is missing.

@@ -325,7 +325,7 @@ class PerViT(BaseModule):
             return x
         if self.out_type == 'avg_featmap':
             return x.mean(dim=1)
-        return x.transpose(1, 2).reshape(x.shape[0], -1, *hw_shape).contiguous()
+        return x.transpose(1, 2).reshape(x.shape[0], x.shape[2], *hw_shape).contiguous()
 
     def _recomputes(self) -> bool:
         """Whether blocks that run now are recomputed in backward."""

@@ -72,8 +72,9 @@ def _power(size: int, least: int = 16) -> int:
 def _constants(weight: Tensor) -> dict:
     """Sizes that the kernels of a network are compiled for, and how precise their products are."""
     _, heads, channels, kernel, _ = weight.shape
-    # Three products in TF32 are about as precise as one in float32. Triton's interpreter, on the CPU, has float32.
-    precision = 'ieee' if weight.device.type == 'cpu' else 'tf32x3'
+    # Three products in TF32 are about as precise as one in float32. AMD's cards and Triton's interpreter, on the CPU,
+    # have no TF32.
+    precision = 'ieee' if weight.device.type == 'cpu' or torch.version.hip else 'tf32x3'
     return dict(D=channels, HEADS=heads, KERNEL=kernel, WIDE=_power(heads), CHANNELS=CHANNELS, PRECISION=precision)
 
 

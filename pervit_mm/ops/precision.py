@@ -29,8 +29,9 @@ def autocast_layer_norm_in_float32() -> None:
 
 def _layer_norm(x: Tensor, normalized_shape: Sequence[int], weight: Tensor | None = None, bias: Tensor | None = None,
                 eps: float = 1e-5, cudnn_enable: bool = True) -> Tensor:
-    """torch's own, which the arguments are named by, in float32."""
-    x, weight, bias = (None if part is None else part.float() for part in (x, weight, bias))
+    """torch's own, which the arguments are named by, in float32; doubles stay."""
+    wide = torch.promote_types(x.dtype, torch.float32)
+    x, weight, bias = (None if part is None else part.to(wide) for part in (x, weight, bias))
     with torch.autocast('cpu', enabled=False):
         return torch.ops.aten.layer_norm(x, normalized_shape, weight, bias, eps, cudnn_enable)
 

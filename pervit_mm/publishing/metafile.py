@@ -1,6 +1,6 @@
 """Entries of metafile.yml, from the log of a training."""
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import yaml
@@ -22,19 +22,22 @@ _METRICS = {
 _DATASETS = {'fashion-mnist': 'Fashion-MNIST', 'fashion-scenes': 'FashionScenes'}
 
 
-def read_log(paths: Sequence[str | Path]) -> tuple[bytes, dict[str, float]]:
+def read_log(paths: Sequence[str | Path], steps: Collection[int] = ()) -> tuple[bytes, dict[str, float]]:
     """Join the ``vis_data/scalars.json`` of a training and of the runs that resumed it.
 
     Args:
         paths (Sequence[str | Path]): The files, oldest first.
+        steps (Collection[int]): Epoch and iteration of the checkpoint: metrics of other steps are of other weights.
+            Defaults to (), which takes all. Lines without a step, as tools/test.py writes them, count always.
 
     Returns:
         tuple[bytes, dict[str, float]]: The lines of all files, and the last value of each metric that a metafile has.
 
     Raises:
-        UserError: If a file cannot be read, or a line holds anything but numbers, as lines of other logs do.
+        UserError: If a file cannot be read, a line holds anything but numbers, as lines of other logs do, or all
+            metrics are of other steps.
     """
-    lines, measured = [], {}
+    lines, measured, others = [], {}, set()
     for path in paths:
         with told(f"--log '{path}' cannot be read"):
             text = Path(path).read_text()
@@ -46,8 +49,16 @@ def read_log(paths: Sequence[str | Path]) -> tuple[bytes, dict[str, float]]:
             except (AttributeError, ValueError) as error:
                 raise UserError(f"--log '{path}' must be a vis_data/scalars.json, a dict of numbers in each line, got "
                                 f'{line[:60]!r}') from error
-            measured.update({key: values[key] for key in _METRICS if key in values})
+            found = {key: values[key] for key in _METRICS if key in values}
+            if found and steps and 'step' in values and values['step'] not in steps:
+                others.add(values['step'])
+            else:
+                measured.update(found)
             lines.append(line + '\n')
+    if others and not measured:
+        raise UserError(f'--log has results of the steps {sorted(others)}, and the checkpoint is of '
+                        f'{" or ".join(map(str, sorted(steps)))}: test it by tools/test.py --out-metrics, and give '
+                        'that file too')
     return ''.join(lines).encode(), measured
 
 

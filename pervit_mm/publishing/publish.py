@@ -205,7 +205,8 @@ def publish(config: str | Path, checkpoint: str | Path, root: str | Path, logs: 
     if not re.fullmatch(r'\d{8}', date):
         raise UserError(f'date must be YYYYMMDD, got {date!r}')
     content, cfg = read_checkpoint(checkpoint), load_config(config)
-    log, measured = read_log(logs)
+    meta = content.get('meta') or {}
+    log, measured = read_log(logs, {meta[key] for key in ('epoch', 'iter') if isinstance(meta.get(key), int)})
     stripped = strip_checkpoint(content)
     data = to_bytes(stripped)
     if max_bytes is not None and len(data) > max_bytes:

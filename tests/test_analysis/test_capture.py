@@ -238,6 +238,21 @@ def test_maps_of_pervit_within_windows():
         assert values[..., 0, 5:8].eq(0).all(), 'columns 5 to 7 of the first row are another window'
 
 
+@pytest.mark.parametrize('name', ['PerViT', 'PerViT in windows', 'PerViT without Φc'])
+def test_values_are_recorded_without_maps(name, monkeypatch):
+    """Maps take memory that grows with the tokens squared."""
+    model, images = build(CONFIGS[name]), torch.randn(2, 3, 32, 32, dtype=torch.float64)
+    with torch.no_grad(), capture(model, qkv=True) as expected:
+        model(images)
+    monkeypatch.setattr('pervit_mm.models.attention.PeripheralAttention.attention_maps', None)
+    with torch.no_grad(), capture(model, attention=False, qkv=True) as found:
+        model(images)
+    for ours, theirs in zip(found.blocks, expected.blocks):
+        torch.testing.assert_close(ours.value, theirs.value)
+        if theirs.key is not None:
+            torch.testing.assert_close(ours.key, theirs.key)
+
+
 def test_mistakes():
     with pytest.raises(UserError, match='model must have one of the backbones .* got Linear'), capture(nn.Linear(1, 1)):
         pass

@@ -107,6 +107,16 @@ def test_an_overlay_mixes_image_and_heat():
     for place, value in (((0, 0), 0.), ((7, 7), 1.)):
         color = (255 * np.array(matplotlib.colormaps['inferno'](value)[:3])).round()
         np.testing.assert_allclose(drawn[place], 0.45 * 100 + 0.55 * color, atol=1)
+    flat = overlay(rgb, np.array([[1., 1.], [1., 1. + 1e-8]]), cell=8)
+    assert len(np.unique(flat.reshape(-1, 3), axis=0)) == 1, 'rounding is no pattern'
+
+
+def test_colors_of_labels_are_not_mixed():
+    """Two colors in columns of one pixel, on half the pixels."""
+    rgb = np.zeros((64, 64, 3), np.uint8)
+    rgb[:, ::2] = 200
+    assert np.unique(image_cell(rgb, cell=30)).size > 2
+    assert set(np.unique(image_cell(rgb, cell=30, labels=True))) <= {0, 200}
 
 
 def made_maps(targets, images=2, hw_shape=(3, 4)):

@@ -121,6 +121,16 @@ def test_area_ratios_of_a_uniform_map():
     assert area_ratios(torch.ones(8, 8), (0.7, 49 / 64, 0.8)) == [49 / 64, 49 / 64, 1]
 
 
+def test_the_square_is_around_the_place_where_the_token_looks():
+    """The stem of PerViT-nano sees 7 x 7 pixels around 12 of 28 from its central token, and a patch of ViT itself."""
+    field = torch.zeros(28, 28)
+    field[9:16, 9:16] = 1
+    assert area_ratios(field, (1, )) == [49 / 784]
+    patch = torch.zeros(32, 32)
+    patch[16:24, 16:24] = 1
+    assert area_ratios(patch, (1, )) == [9**2 / 32**2], 'squares have an odd side'
+
+
 def test_area_ratios_of_points():
     point = torch.zeros(9, 12)
     point[4, 6] = 3

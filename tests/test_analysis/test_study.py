@@ -308,6 +308,13 @@ def test_without_content_there_is_no_impact_of_position():
     assert study.skipped['content'].startswith('This PerViT has no Φc')
 
 
+def test_localization_is_left_out_where_it_would_fill_the_memory(model, images, monkeypatch):
+    monkeypatch.setattr(plan_module, 'MOST_PAIRS', 25 * COUNT**2 - 1)
+    study = study_model(model, images)
+    assert study.localization is None and study.cka is not None
+    assert study.skipped['localization'].endswith(f'give at most {COUNT - 1} images for it.')
+
+
 def test_images_whose_attention_would_fill_the_memory_are_refused(model, images, monkeypatch):
     monkeypatch.setattr(plan_module, 'MOST_MAP_VALUES', 2 * 25**2 - 1)
     with pytest.raises(UserError, match='20 x 20 pixels give a grid of .5, 5. tokens, .* give smaller images'):

@@ -80,6 +80,14 @@ def test_mistakes(source, tmp_path, kwargs, message):
     assert {path.name: path.read_bytes() for path in (tmp_path / 'a').iterdir()} == before
 
 
+def test_another_data_set_is_not_written_over(source):
+    """Fashion-MNIST and MNIST have the same four file names."""
+    before = {path.name: path.read_bytes() for path in source[0].iterdir()}
+    with pytest.raises(UserError, match='holds another data set with these file names'):
+        prepare(source, source[0])
+    assert {path.name: path.read_bytes() for path in source[0].iterdir()} == before
+
+
 def test_without_fashion_mnist_it_says_what_to_run(tmp_path):
     with pytest.raises(UserError, match='lacks train-images-idx3-ubyte.*run "make data"'):
         prepare_fashion_clutter(tmp_path / 'a', tmp_path / 'none')

@@ -71,6 +71,15 @@ def test_ties_and_chance_are_the_mean_over_all_choices():
     assert result.chance.tolist() == pytest.approx([chance])
 
 
+@pytest.mark.parametrize('side', [7, 14, 28])
+def test_even_attention_gives_chance_on_large_grids(side):
+    """float32 rounds the means of equal columns in two ways there."""
+    masks = torch.zeros(1, side, side)
+    masks[0, side // 2:, :side // 3] = 1
+    result = mask_iou(torch.full((1, 1, side**2, side**2), 1 / side**2), masks, (side, side))
+    torch.testing.assert_close(result.iou[0], result.chance)
+
+
 def test_images_without_objects_are_nan_and_full_ones_are_one():
     masks = torch.stack((torch.zeros(4, 4), torch.ones(4, 4)))
     result = mask_iou(torch.rand(2, 3, 4, 4), masks, (2, 2))
@@ -105,6 +114,14 @@ def test_batches_of_mmsegmentation_bring_their_label_maps():
     sample = SegDataSample(gt_sem_seg=PixelData(data=labels))
     found = attention_mask_iou(model, [dict(inputs=[image], data_samples=[sample])])
     expected = attention_mask_iou(model, [(((image - 10.) / 5)[None], labels)])
+    assert torch.equal(found[2].iou, expected[2].iou)
+    # In testing MMSegmentation pads the inputs alone, to the right and below. Labels have the size of the file.
+    model.data_preprocessor = SegDataPreProcessor(mean=[10.] * 3, std=[5.] * 3, test_cfg=dict(size_divisor=40))
+    large = SegDataSample(gt_sem_seg=PixelData(data=labels.repeat_interleave(2, 1).repeat_interleave(2, 2)),
+                          metainfo=dict(img_shape=(28, 32)))
+    found = attention_mask_iou(model, [dict(inputs=[image], data_samples=[large])])
+    pad = torch.nn.functional.pad
+    expected = attention_mask_iou(model, [(pad((image - 10.) / 5, (0, 8, 0, 12))[None], pad(labels, (0, 8, 0, 12)))])
     assert torch.equal(found[2].iou, expected[2].iou)
     with pytest.raises(UserError, match='must have label maps'):
         attention_mask_iou(model, [dict(inputs=[image], data_samples=[SegDataSample()])])

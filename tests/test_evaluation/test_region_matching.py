@@ -8,7 +8,7 @@ from conftest import TINY_ARCH, randomize
 from torch import nn
 
 from pervit_mm.evaluation import region_matching
-from pervit_mm.evaluation.region_matching import RegionMatching, region_matching_accuracy
+from pervit_mm.evaluation.region_matching import RegionMatching, region_matching_accuracy, token_stride
 from pervit_mm.models import PerViT
 from pervit_mm.utils.errors import UserError
 
@@ -52,6 +52,12 @@ class Places(nn.Module):
     def forward(self, x):
         n = x.shape[2] // SIDE
         return torch.eye(n * n).expand(len(x), -1, -1)
+
+
+@pytest.mark.parametrize('backbone', [Patches(), Patches(as_map=True), Patches(extra=1)])
+def test_the_stride_is_that_of_the_output(backbone):
+    assert token_stride(backbone.train(), torch.rand(2, 3, 24, 24)) == SIDE and backbone.training
+    assert token_stride(PerViT('tiny'), torch.rand(1)) == 16
 
 
 def by_definition(backbone, images, corners, crop, tolerance):

@@ -10,6 +10,7 @@ from torch import nn
 from pervit_mm.apis.building import load_strictly
 from pervit_mm.models import PerViT
 from pervit_mm.models.deployment import is_deployed_state
+from pervit_mm.utils.errors import UserError
 
 
 class Classifier(nn.Module):
@@ -46,6 +47,29 @@ def test_a_deployed_state_dict_loads_by_torch_and_by_mmengine(load, kwargs, grid
         return
     with pytest.raises(ValueError, match='was deployed for the token grids'):
         outputs(other, 48)
+
+
+@pytest.mark.parametrize('load', [
+    lambda m, s: m.load_state_dict(s, strict=False), load_state_dict, lambda m, s: load_strictly(m, s, 'file')])
+def test_a_deployed_model_takes_no_trained_weights(load):
+    """Its stem would get convolutions without their BatchNorm. A part without the stem is no matter."""
+    model = randomize(Classifier())
+    trained = copy.deepcopy(model.state_dict())
+    model.backbone.switch_to_deploy()
+    before = outputs(model)
+    with pytest.raises(UserError, match='this PerViT is deployed, and the weights are not'):
+        load(model, trained)
+    torch.testing.assert_close(outputs(model), before, atol=0, rtol=0)
+    model.load_state_dict({key: value for key, value in trained.items() if '.ffn.' in key}, strict=False)
+
+
+def test_a_model_without_a_cache_is_deployed():
+    """As a teacher is, whose weights change in each step."""
+    model = randomize(Classifier())
+    expected = outputs(model)
+    model.backbone.position_cache = None
+    model.backbone.switch_to_deploy()
+    torch.testing.assert_close(outputs(model), expected, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize('kwargs', [

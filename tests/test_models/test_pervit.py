@@ -86,6 +86,13 @@ def test_window_defaults_to_the_pretraining_grid():
     assert model.position_grids((20, 30)) == [(7, 7)] * 3
 
 
+@pytest.mark.parametrize('out_type, shape', [
+    ('featmap', (0, 24, 7, 7)), ('raw', (0, 49, 24)), ('avg_featmap', (0, 24))])
+@pytest.mark.parametrize('content', [True, False])
+def test_an_empty_batch_gives_an_empty_output(out_type, shape, content):
+    assert build(out_type=out_type, content=content).eval()(torch.zeros(0, 3, 28, 28))[0].shape == shape
+
+
 def test_out_types_agree_and_attributes_are_right():
     images = torch.randn(2, 3, 26, 40)
     maps = build(out_indices=(-3, 1, 2), out_type='featmap').eval()

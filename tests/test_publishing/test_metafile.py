@@ -4,6 +4,7 @@ import yaml
 
 from pervit_mm.apis.flops import FlopCount
 from pervit_mm.publishing.metafile import metafile_entry, read_log
+from pervit_mm.utils.errors import UserError
 
 
 def test_logs_of_a_resumed_run_are_joined(tmp_path):
@@ -19,6 +20,18 @@ def test_logs_of_a_resumed_run_are_joined(tmp_path):
         dict(Task='Object Detection', Dataset='FashionScenes', Metrics={'box AP': 33.7, 'box AP50': 50.0}),
         dict(Task='Instance Segmentation', Dataset='FashionScenes', Metrics={'mask AP': 20.0})]
     assert 'Training log' not in entry and entry['Metadata']['Training Command'] == 'make x'
+
+
+def test_results_are_those_of_the_checkpoint(tmp_path):
+    """The best checkpoint is of an earlier epoch than the last line."""
+    (tmp_path / 'log').write_text(''.join(
+        f'{{"accuracy/top1": {value}, "step": {step}}}\n' for step, value in ((1, 80.), (2, 90.), (3, 85.))))
+    assert read_log([tmp_path / 'log'])[1] == {'accuracy/top1': 85.}
+    assert read_log([tmp_path / 'log'], {2, 186})[1] == {'accuracy/top1': 90.}
+    with pytest.raises(UserError, match=r'of the steps \[1, 2, 3\], and the checkpoint is of 4 or 372: test it'):
+        read_log([tmp_path / 'log'], {4, 372})
+    (tmp_path / 'tested').write_text('{"accuracy/top1": 91.0}\n')  # by tools/test.py, without a step
+    assert read_log([tmp_path / 'log', tmp_path / 'tested'], {4, 372})[1] == {'accuracy/top1': 91.}
 
 
 @pytest.mark.parametrize('line', ['11/22 - INFO - loss: 1', '{"config": "/home/me"}', '[1]', '{"loss": 1.0'])

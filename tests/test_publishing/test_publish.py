@@ -70,7 +70,7 @@ def clone(tmp_path):
     model = randomize(build()).eval()
     log = tmp_path / 'scalars.json'
     log.write_text('{"loss": 1.5, "step": 1}\n{"accuracy/top1": 61.0, "step": 1}\n'
-                   '{"accuracy/top1": 71.25999, "step": 2}\n')
+                   '{"accuracy/top1": 71.25999, "step": 3}\n')
     checkpoint = trained(model, tmp_path / 'epoch_3.pth')
     return SimpleNamespace(root=root, config=root / 'configs' / f'{NAME}.py', folder=root / 'checkpoints',
                            checkpoint=checkpoint, model=model, log=log)

@@ -7,7 +7,6 @@ import torch.nn as nn
 from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
 from mmengine.registry import OPTIM_WRAPPERS
-from mmengine.runner.amp import autocast
 
 from ...ops import autocast_layer_norm_in_float32
 from ...utils.errors import UserError, UserTypeError
@@ -25,7 +24,7 @@ def _bfloat16_forward(module: nn.Module, device_type: str) -> Iterator[None]:
     forward, own = module.forward, vars(module).get('forward')
 
     def in_bfloat16(*args, **kwargs):
-        with autocast(device_type, dtype=torch.bfloat16):
+        with torch.autocast(device_type, dtype=torch.bfloat16):
             output = forward(*args, **kwargs)
         return _to_float32(output)
 
@@ -82,7 +81,7 @@ class PerViTBFloat16OptimWrapper(OptimWrapper):
         device_type = next(inner.parameters()).device.type
         with super().optim_context(model), ExitStack() as stack:
             if not self.modules:
-                stack.enter_context(autocast(device_type, dtype=torch.bfloat16))
+                stack.enter_context(torch.autocast(device_type, dtype=torch.bfloat16))
             for name in self.modules:
                 try:
                     module = inner.get_submodule(name)

@@ -98,6 +98,8 @@ def test_gradients_of_norms_are_those_of_float32(make):
     exact(x_exact).sum().backward()
     torch.testing.assert_close(norm.weight.grad, exact.weight.grad)
     assert norm(x_exact.bfloat16().float()).equal(exact(x_exact)), 'without autocast nothing changes'
+    with torch.autocast('cpu', torch.bfloat16):
+        assert make(16).double()(x_exact.double()).dtype == torch.float64
 
 
 def test_gradients_of_pervit_are_near_those_of_float32():
