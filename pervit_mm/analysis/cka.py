@@ -34,7 +34,8 @@ def u_centered_gram(x: Tensor) -> Tensor:
     x = x.to(torch.promote_types(x.dtype, torch.float32))
     # The mean changes no entry of the result. Without it, products of small differences keep their digits. In float64
     # it is exact where all examples are equal, so that nothing is left of them.
-    x = (x.double() - x.double().mean(0)).to(x.dtype)
+    exact = x.double()
+    x = (exact - exact.mean(0)).to(x.dtype)
     gram = (x @ x.T).fill_diagonal_(0)
     rows = gram.sum(1) / (n - 2)
     gram = gram - rows[:, None] - rows[None, :] + rows.sum() / (n - 1)

@@ -131,13 +131,14 @@ class Plan:
         if not self.compares:
             skipped['cka'] = f'CKA needs at least {LEAST_IMAGES} images, and there are {self.count}.'
         h, w = self.grids[-1]
+        pairs = h * w * self.count**2
         if not self.compares or self.sides[0] % h or self.sides[1] % w:
             skipped['localization'] = skipped.get(
                 'cka', f'The image of {self.sides[0]} x {self.sides[1]} pixels is no multiple of the {h} x {w} grid.')
-        elif h * w * self.count**2 > MOST_PAIRS:
+        elif pairs > MOST_PAIRS:
             skipped['localization'] = (
                 f'It compares all pairs of images at each of {h * w} tokens, and {self.count} images would take '
-                f'{16e-9 * h * w * self.count**2:.0f} GB: give at most {int((MOST_PAIRS / h / w)**0.5)} images for it.')
+                f'{16e-9 * pairs:.0f} GB: give at most {int((MOST_PAIRS / h / w)**0.5)} images for it.')
         if (1, 1) in self.grids:
             skipped['uniformity'] = 'Some blocks have one token, which has no pair to be compared with.'
         if self.windows:

@@ -51,13 +51,12 @@ class PerViTRecorder(BlockRecorder):
             record = self.record
             if attention:
                 maps = attn.attention_maps(*args)[1]
-            else:  # without maps, whose memory grows with the tokens squared
-                maps = dict(zip(('query', 'key', 'value'), attn.heads(args[0])))
-            record.raw_value = maps['value']
-            if attention:
                 record.raw_attention, record.scores = maps['attention'], maps['scores']
                 record.log_position, record.has_position = maps['log_position'], args[2] is not None
                 record.has_content = attn.content
+            else:  # without maps, whose memory grows with the tokens squared
+                maps = dict(zip(('query', 'key', 'value'), attn.heads(args[0])))
+            record.raw_value = maps['value']
             if qkv:
                 self.keep_qkv(maps['query'], maps['key'], maps['value'])
 
