@@ -71,6 +71,13 @@ def _plain(value: Any, name: str) -> Any:
                     'names of the classes there, as MMEngine does')
 
 
+def _meta_of(content: Mapping) -> Mapping:
+    meta = content.get('meta') or {}
+    if not isinstance(meta, Mapping):
+        raise UserError(f"checkpoint['meta'] must be a dict, as MMEngine's runner saves it, got {type(meta).__name__}")
+    return meta
+
+
 def strip_checkpoint(content: Any) -> dict:
     """Keep what inference needs: weights, versions of their modules, names and colors of the classes, normalization.
 
@@ -100,10 +107,11 @@ def strip_checkpoint(content: Any) -> dict:
     weights._metadata = OrderedDict(
         (sys.intern(key), {sys.intern('version'): value['version']})
         for key, value in getattr(state, '_metadata', {}).items() if 'version' in value)
-    known = (content.get('meta') or {}).get('dataset_meta') or {}
+    saved = _meta_of(content)
+    known = saved.get('dataset_meta') or {}
     meta = {sys.intern(name): _plain(known[name], name) for name in ('classes', 'palette') if known.get(name)}
     stripped = dict(dataset_meta=meta) if meta else {}
-    if inputs := (content.get('meta') or {}).get(INPUTS):
+    if inputs := saved.get(INPUTS):
         # Only plain values pass through JSON, and each time in the same order: the bytes make the file's name.
         with told(f'meta.{INPUTS} must hold text and numbers: save the checkpoint again with PerViTRunner', TypeError):
             stripped[INPUTS] = json.loads(json.dumps(inputs, sort_keys=True))
@@ -205,10 +213,9 @@ def publish(config: str | Path, checkpoint: str | Path, root: str | Path, logs: 
     if not re.fullmatch(r'\d{8}', date):
         raise UserError(f'date must be YYYYMMDD, got {date!r}')
     content, cfg = read_checkpoint(checkpoint), load_config(config)
-    meta = content.get('meta') or {}
-    log, measured = read_log(logs, {meta[key] for key in ('epoch', 'iter') if isinstance(meta.get(key), int)})
     stripped = strip_checkpoint(content)
-    data = to_bytes(stripped)
+    data, meta = to_bytes(stripped), _meta_of(content)
+    log, measured = read_log(logs, {meta[key] for key in ('epoch', 'iter') if isinstance(meta.get(key), int)})
     if max_bytes is not None and len(data) > max_bytes:
         raise UserError(f"'{checkpoint}' is {len(data):,} bytes when stripped, and {max_bytes:,} is the limit of what "
                         'is kept in the repository and its wheel; --force-size publishes it all the same')

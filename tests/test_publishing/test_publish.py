@@ -226,6 +226,7 @@ def test_recorded_outputs_are_never_overwritten(clone, monkeypatch):
     (dict(state_dict=dict(a=torch.ones(1).expand(10**6))), r"'a' has 1,000,000 values in 4 bytes \(stride 0\)"),
     (dict(state_dict=dict(a=torch.ones(1)), meta=dict(dataset_meta=dict(classes=dict(a=1)))),
      'meta.dataset_meta.classes must hold text and whole numbers, got dict'),
+    (dict(state_dict=dict(a=torch.ones(1)), meta=[1]), r"checkpoint\['meta'\] must be a dict, .* got list"),
 ])
 def test_checkpoints_of_another_kind_are_refused(content, message):
     with pytest.raises(ValueError, match=message):
