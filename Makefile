@@ -12,6 +12,8 @@ CONFIG ?= configs/pervit_nano_3e_fashion-mnist.py
 # More arguments for tools/train.py and for pytest.
 TRAIN_ARGS ?=
 TEST_ARGS ?=
+# Processes that share the tests, one thread each. Give 0 for the debugger: make test TEST_PROCESSES=0 TEST_ARGS=--pdb
+TEST_PROCESSES ?= 2
 
 # STACK=forks installs the onedl-* forks, which have the same import names. An environment holds one of the two stacks.
 STACK ?= originals
@@ -109,7 +111,7 @@ endef
 # mmcv use all cores.
 $(VENV)/.stamp-setup-test: $(VENV)/.stamp-setup $(wildcard tools/build_mmcv*.py)
 	@echo 'Installing MMDetection, MMSegmentation and the tools for testing.'
-	@$(PIP) $(DENSE) ftfy regex pytest hypothesis ruff tensorboard ninja onnx onnxscript onnxruntime \
+	@$(PIP) $(DENSE) ftfy regex pytest pytest-xdist hypothesis ruff tensorboard ninja onnx onnxscript onnxruntime \
 	  scikit-learn captum timm safetensors fvcore
 	@$(PY) tools/build_mmcv.py
 	@touch $@
@@ -143,9 +145,11 @@ lint: $(VENV)/.stamp-venv
 	$(PY) -m ruff check .
 
 # The first pass hides the GPUs: most tests are about the CPU, where two runs agree to the last bit. The tests marked for
-# CUDA follow where there is a GPU. If TEST_ARGS leaves none of them, pytest ends with 5.
+# CUDA follow where there is a GPU, in one process. If TEST_ARGS leaves none of them, pytest ends with 5. A file's tests
+# stay in one process, because they share what is slow to make.
 test: scenes lint
-	CUDA_VISIBLE_DEVICES= $(PY) -m pytest $(TEST_ARGS)
+	CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 $(PY) -m pytest -n $(TEST_PROCESSES) --dist loadfile \
+	  --no-loadscope-reorder $(TEST_ARGS)
 	@if $(PY) -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then \
 	  echo 'There is a GPU: running the tests marked for CUDA.'; \
 	  $(PY) -m pytest $(TEST_ARGS) -m cuda || [ $$? = 5 ]; fi
