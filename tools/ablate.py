@@ -23,7 +23,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from pervit_mm.benchmarks.difference_chart import draw_differences
-from pervit_mm.benchmarks.paired import PairedDifference, mean_and_deviation, paired_difference
+from pervit_mm.benchmarks.paired import mean_and_deviation, paired_difference
 from pervit_mm.benchmarks.run_queue import Run, train_all
 from pervit_mm.evaluation import write_csv
 from pervit_mm.utils.errors import UserError
@@ -122,15 +122,10 @@ def effects_of_position(top1: dict[str, dict[int, float]]) -> list[dict[str, str
     beside, alone = ({seed: value - top1[without][seed] for seed, value in top1[row].items()}
                      for row, without in (('full', 'no-position'), ('no-cpe', 'no-position_no-cpe')))
     none = dict.fromkeys(beside, 0.)
-    return [{'Φp': text, 'points': str(difference), 'p': of_p(difference)} for text, difference in (
+    return [{'Φp': text, 'points': str(difference), 'p': difference.p_text} for text, difference in (
         ('beside the convolution, `full` less `no-position`', paired_difference(beside, none)),
         ('without it, `no-cpe` less `no-position_no-cpe`', paired_difference(alone, none)),
         ('the second less the first', paired_difference(alone, beside)))]
-
-
-def of_p(difference: PairedDifference) -> str:
-    """A p as the tables show it."""
-    return '< 0.001' if difference.p < 0.001 else f'{difference.p:.3f}'
 
 
 def main() -> None:
@@ -174,7 +169,7 @@ def main() -> None:
                     'p': ''}
             if row != args.reference and args.reference in top1 and len(args.seeds) > 1:
                 difference = paired_difference(values, top1[args.reference])
-                line.update({column: str(difference), 'p': of_p(difference)})
+                line.update({column: str(difference), 'p': difference.p_text})
             if any(moved.values()):
                 blocks = [moved[row, seed] for seed in args.seeds]
                 line['Φp moved'] = ' '.join(f'{sum(values) / len(values):.2f}' for values in zip(*blocks))

@@ -8,7 +8,8 @@ The prior says where items are on average. It draws head 0 of the last block. Yo
 start it again with the same arguments: finished runs are kept, and an interrupted run goes on from its last checkpoint.
 Columns: top-1 after the last epoch; average precision, in percent, with which the attention that tokens receive from
 each head ranks the tokens of the item, on 2,000 test images; that of the prior itself, which is the same for all
-images; and chance. A head above the prior finds items. A head that equals it has learned the prior.
+images; and chance. Only a head above both the prior and the same head of its seed without one has learned more than
+the prior gave. A head that equals the prior has learned the prior.
 """
 import argparse
 from pathlib import Path

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Let PerViT-nano learn Fashion-MNIST two classes at a time, by several methods, and print what it forgets.
 
-    python tools/continual_study.py                                  # four methods, two seeds, two runs at a time
+    python tools/continual_study.py                                  # seven methods, two seeds, two runs at a time
     python tools/continual_study.py --methods finetune lwf functional --seeds 0 --jobs 1 --out continual.csv
 
 Each task is a run that starts from the last checkpoint of the task before. All methods of a seed share the first task.
@@ -26,7 +26,6 @@ from pervit_mm.utils.markdown import markdown_table
 
 ROOT = Path(__file__).resolve().parents[1]
 METHODS = ('finetune', 'lwf', 'asymmetric', 'position', 'lwf-position', 'symmetric', 'functional')
-DEFAULT = METHODS[:4]
 
 
 def config_of(method: str) -> Path:
@@ -64,8 +63,8 @@ def chain(method: str, seed: int, tasks: list[list[int]], shared: tuple[str, ...
 def main() -> None:
     """Run what is missing and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--methods', nargs='+', choices=METHODS, default=list(DEFAULT), metavar='METHOD',
-                        help=f'one or more of {", ".join(METHODS)}; default the first four')
+    parser.add_argument('--methods', nargs='+', choices=METHODS, default=list(METHODS), metavar='METHOD',
+                        help=f'one or more of {", ".join(METHODS)}; default all')
     parser.add_argument('--seeds', nargs='+', type=int, default=[0, 1])
     parser.add_argument('--jobs', type=int, default=2, help='runs at a time')
     parser.add_argument('--root', default='work_dirs/continual', help='folder of all runs')

@@ -12,7 +12,7 @@ trained as by tools/pretraining_study.py: its runs are taken over if they are in
 The sequences are of Fashion-MNIST's test items. In each, two to four items move, grow or shrink and hide one another.
 The mask of the first frame is carried through the others by SFC's protocol. Rows: the first mask copied; the gray
 pixels of a token, and of the square of 3 x 3 tokens around it; random weights; the fine-grained network, the semantic
-one, and both fused; and the fine-grained one fused with random weights. Columns: J, the region similarity in percent,
+one, and both fused; and each of the two fused with random weights in place of the other. Columns: J, the region similarity in percent,
 mean over the items of all sequences; then of those whose ground stands still, and of those whose ground drifts.
 """
 import argparse
@@ -101,7 +101,7 @@ def main() -> None:
             network = open_network(cfg, checkpoint, batches(), prefix, args.distance_scale)
             return [frame_features(network, sequence.frames) for sequence in sequences]
 
-        def fused(fine: str, semantic: str | int) -> Iterable[Tensor]:
+        def fused(fine: str | int, semantic: str | int) -> Iterable[Tensor]:
             return map(fuse_features, features('fine', fine), features('semantic', semantic))
 
         def score(name: str, seed: int | str, make: Callable[[], Iterable[Tensor | None]], *checkpoints: str) -> dict:
@@ -124,6 +124,7 @@ def main() -> None:
             if not args.weights:
                 rows.append(score(args.semantic, seed, partial(features, 'semantic', semantic), semantic))
             rows += [score('fine + random weights', seed, partial(fused, fine, seed), fine),
+                     score(f'random weights + {args.semantic}', seed, partial(fused, seed, semantic), semantic),
                      score(f'fine + {args.semantic}', seed, partial(fused, fine, semantic), fine, semantic)]
         if args.out:
             write_csv(rows, args.out)

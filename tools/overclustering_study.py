@@ -88,7 +88,7 @@ def main() -> None:
     parser.add_argument('--seeds', nargs='+', type=int, default=[0, 1])
     parser.add_argument('--clusters', type=int, default=50)
     parser.add_argument('--scenes', type=int, help='the first so many test scenes; default all')
-    parser.add_argument('--jobs', type=int, default=1, help='runs at a time')
+    parser.add_argument('--jobs', type=int, default=2, help='runs at a time')
     parser.add_argument('--data', default=DATA, help='folder of the scenes')
     parser.add_argument('--root', default='work_dirs/pretraining', help='folder of all runs')
     parser.add_argument('--out', metavar='FILE.csv', help='default none')

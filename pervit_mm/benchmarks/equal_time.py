@@ -45,16 +45,31 @@ def scalars(work_dir: str | Path) -> list[dict]:
     return lines
 
 
-def iteration_times(work_dir: str | Path) -> list[float]:
-    """Seconds that an iteration of training took, at each line of a work directory's log.
+def seconds_per_iteration(work_dir: str | Path, late: bool = False) -> float:
+    """Mean time of an iteration of training, by a work directory's log.
+
+    The time of a line is MMEngine's mean over the last ten iterations. The log has a line about every ten seconds, so
+    a slow phase has more lines for its iterations than a fast one. So each line counts as often as it has iterations.
 
     Args:
         work_dir (str | Path): The runner's work directory.
+        late (bool): Whether only the later half of the lines counts. Defaults to False.
 
     Returns:
-        list[float]: Oldest first. MMEngine averages each over the last ten iterations.
+        float: In seconds.
+
+    Raises:
+        UserError: If nothing was logged.
     """
-    return [line['time'] for line in scalars(work_dir) if 'loss' in line and 'time' in line]
+    lines = [line for line in scalars(work_dir) if 'loss' in line and 'time' in line]
+    if not lines:
+        raise UserError(f'the training in {work_dir} logged no time: see its log for what stopped it')
+    before = [0, *(line['step'] for line in lines[:-1])]
+    # A resumed run goes back to its last checkpoint. How many iterations its first line has is not known.
+    counts = [line['step'] - last if line['step'] > last else 1 for line, last in zip(lines, before)]
+    start = len(lines) // 2 if late else 0
+    spent = sum(count * line['time'] for count, line in zip(counts[start:], lines[start:]))
+    return spent / sum(counts[start:])
 
 
 def iterations_for(seconds: float, trial_dir: str | Path) -> int:
@@ -70,11 +85,7 @@ def iterations_for(seconds: float, trial_dir: str | Path) -> int:
     Raises:
         UserError: If the trial logged no time.
     """
-    times = iteration_times(trial_dir)
-    if not times:
-        raise UserError(f'the trial in {trial_dir} logged no time: see its log for what stopped it')
-    late = times[len(times) // 2:]
-    return max(1, int(seconds / (sum(late) / len(late))))
+    return max(1, int(seconds / seconds_per_iteration(trial_dir, late=True)))
 
 
 def train(tool: str | Path, config: str, work_dir: str | Path, seed: int, iterations: int, options: Sequence[str] = (),
@@ -158,6 +169,34 @@ def call(command: Sequence[str], work_dir: str | Path, name: str, threads: int |
         raise UserError(f'{what} {name} stopped with exit code {code}: see {work_dir}/output.txt')
 
 
+def settings_for(config: str, root: str | Path, seed: int, minutes: float, options: Sequence[str] = (),
+                 threads: int | None = None) -> tuple[Path, dict]:
+    """Say where a run of :func:`run_for` is and what makes it, and refuse a folder with another run.
+
+    Args:
+        config, root, seed, minutes, options, threads: See :func:`run_for`.
+
+    Returns:
+        tuple[Path, dict]: The run's work directory, and what ``plan.json`` in it must hold.
+
+    Raises:
+        UserError: If the folder has a run with other settings (minutes, options, threads, the config's contents, or
+            what computed it).
+    """
+    work_dir = Path(root) / f'{Path(config).stem}_seed{seed}'
+    with READING:
+        contents = load_config(config).dump()
+    settings = dict(minutes=minutes, options=list(options), threads=threads,
+                    config=sha256(contents.encode()).hexdigest()[:8], **computed_by())
+    if (plan := work_dir / 'plan.json').is_file():
+        planned = json.loads(plan.read_text())
+        changed = [f'{key}={planned.get(key)!r}, not {value!r}' for key, value in settings.items()
+                   if planned.get(key) != value]
+        if changed:
+            raise UserError(f'{work_dir} has a run with {"; ".join(changed)}: remove it, or choose another root')
+    return work_dir, settings
+
+
 def run_for(tool: str | Path, config: str, root: str | Path, seed: int, minutes: float, options: Sequence[str] = (),
             threads: int | None = None) -> dict:
     """Train a config for a time, test it and return its metrics. Steps that are done already are not repeated.
@@ -171,22 +210,10 @@ def run_for(tool: str | Path, config: str, root: str | Path, seed: int, minutes:
         dict: ``config``, ``seed``, ``minutes``, ``iterations``, the minutes ``measured`` in the log, and every metric.
 
     Raises:
-        UserError: If the folder has a run with other settings (minutes, options, threads, the config's contents, or
-            what computed it), or training or testing fails.
+        UserError: As :func:`settings_for`, or if training or testing fails.
     """
-    name = f'{Path(config).stem}_seed{seed}'
-    work_dir = Path(root) / name
+    work_dir, settings = settings_for(config, root, seed, minutes, options, threads)
     result, plan = work_dir / 'result.json', work_dir / 'plan.json'
-    with READING:
-        contents = load_config(config).dump()
-    settings = dict(minutes=minutes, options=list(options), threads=threads,
-                    config=sha256(contents.encode()).hexdigest()[:8], **computed_by())
-    if plan.is_file():
-        planned = json.loads(plan.read_text())
-        changed = [f'{key}={planned.get(key)!r}, not {value!r}' for key, value in settings.items()
-                   if planned.get(key) != value]
-        if changed:
-            raise UserError(f'{work_dir} has a run with {"; ".join(changed)}: remove it, or choose another root')
     if result.is_file():
         return json.loads(result.read_text())
     if not plan.is_file():
@@ -203,8 +230,7 @@ def run_for(tool: str | Path, config: str, root: str | Path, seed: int, minutes:
     if not last.is_file():
         train(tool, config, work_dir, seed, iterations, options, threads)
     metrics = test(Path(tool).with_name('test.py'), config, last, work_dir, options, threads)
-    times = iteration_times(work_dir)
     content = dict(config=Path(config).stem, seed=seed, minutes=minutes, iterations=iterations,
-                   measured=iterations * sum(times) / len(times) / 60, **metrics)
+                   measured=iterations * seconds_per_iteration(work_dir) / 60, **metrics)
     write_json(result, content)
     return content

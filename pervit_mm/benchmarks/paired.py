@@ -24,6 +24,11 @@ class PairedDifference:
     p: float
     seeds: int
 
+    @property
+    def p_text(self) -> str:
+        """``p`` as the tables show it."""
+        return '< 0.001' if self.p < 0.001 else f'{self.p:.3f}'
+
     def __str__(self) -> str:
         return f'{self.mean:+.2f} ({self.low:+.2f} to {self.high:+.2f})'
 

@@ -5,7 +5,7 @@ from ..apis.configs import load_config
 from .run_queue import Run
 
 #: Epochs of each system, as its config is named.
-SYSTEMS = dict(simmim=5, mae=5, sit=3, milan=5, dino=2, esvit=2, ibot=2, attmask=2)
+SYSTEMS = dict(simmim=5, mae=5, sit=3, dino=2, esvit=2, ibot=2, milan=5, attmask=2)
 #: Systems without a teacher that follows. Of the others, the teacher is scored.
 ALONE = ('simmim', 'mae', 'milan')
 #: Systems whose error on hidden pixels can be measured.

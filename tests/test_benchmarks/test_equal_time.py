@@ -20,7 +20,8 @@ if Path(work_dir.parent.parent / 'fail').exists() and work_dir.name != 'trial':
     sys.exit(3)
 log = work_dir / '20260101_000000' / 'vis_data' / 'scalars.json'
 log.parent.mkdir(parents=True, exist_ok=True)
-lines = [dict(lr=0.1, loss=2., time=t, data_time=0.1, iter=i, step=i) for i, t in enumerate((9., 9., 0.5, 0.3))]
+times = ((1, 9.), (2, 9.), (12, 0.5), (22, 0.3))
+lines = [dict(lr=0.1, loss=2., time=t, data_time=0.1, iter=i, step=i) for i, t in times]
 log.write_text('\\n'.join(map(json.dumps, lines)))
 (work_dir / f"iter_{options['train_cfg.max_iters']}.pth").touch()
 '''
@@ -63,9 +64,9 @@ def test_a_run_is_planned_by_a_trial_and_never_repeated(tmp_path, tool, config):
     for _ in range(2):
         result = equal_time.run_for(tool, str(config), root, 1, 2., ['x.y=z'], threads=1)
         # The later half of the trial took 0.4 s for each iteration, so 300 of them fit into 2 minutes.
-        # The log of the run has 18.8 s in its four training lines: 4.7 s on average, 300 times.
+        # The log of the run has 26 s in 22 iterations. Three hundred of them take 300 * 26 / 22 s.
         assert result == {'config': 'a_b', 'seed': 1, 'minutes': 2., 'iterations': 300,
-                          'measured': pytest.approx(23.5), 'coco/bbox_mAP': 0.25, 'mIoU': 50.,
+                          'measured': pytest.approx(300 * 26 / 22 / 60), 'coco/bbox_mAP': 0.25, 'mIoU': 50.,
                           'tested': [str(config), 'iter_300.pth', ['--cfg-options', 'x.y=z'], '1']}
     first, longer, run = calls(tmp_path)
     assert first[:5] == longer[:5] == [str(config), '1', True, True, '1']

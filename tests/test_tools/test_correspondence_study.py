@@ -75,18 +75,19 @@ def test_a_trained_semantic_network(study, semantic, tmp_path):
     assert not runs[0].options
     names = ['first mask copied', 'pixels, 4 px', 'pixels, 12 px']
     for _ in range(2):
-        names += ['random weights', 'fine', semantic, 'fine + random weights', f'fine + {semantic}']
-    assert [row[0] for row in rows] == names and [row[1] for row in rows] == ['', '', '', *'0000033333']
+        names += ['random weights', 'fine', semantic, 'fine + random weights', f'random weights + {semantic}',
+                  f'fine + {semantic}']
+    assert [row[0] for row in rows] == names and [row[1] for row in rows] == ['', '', '', *'000000333333']
     # Copied masks, 4 x 4 and 12 x 12 pixels, single and joined features of PerViT-nano.
-    assert scored[:8] == [[None] * 2, [16] * 2, [144] * 2, [96] * 2, [96] * 2, [96] * 2, [192] * 2, [192] * 2]
-    assert [row[2] for row in rows] == [f'{10. * place:.1f}' for place in range(1, 14)]
-    assert len((tmp_path / 'out.csv').read_text().splitlines()) == 14
+    assert scored[:9] == [[None] * 2, [16] * 2, [144] * 2, *[[96] * 2] * 3, *[[192] * 2] * 3]
+    assert [row[2] for row in rows] == [f'{10. * place:.1f}' for place in range(1, 16)]
+    assert len((tmp_path / 'out.csv').read_text().splitlines()) == 16
     # Nothing is scored twice, and only what depends on a checkpoint is scored again when it changes.
     assert study('--semantic', semantic, '--seeds', '0', '3')[1:] == (rows, [])
     changed = tmp_path / 'runs' / f'{semantic}_seed3' / 'last.pth'
     state = torch.load(changed, weights_only=True)['state_dict']
     torch.save(dict(state_dict={key: value + 1 for key, value in state.items()}), changed)
-    assert [len(found) for found in study('--semantic', semantic, '--seeds', '0', '3')[2]] == [2, 2]
+    assert [len(found) for found in study('--semantic', semantic, '--seeds', '0', '3')[2]] == [2, 2, 2]
 
 
 def test_given_weights_have_one_row(study, tmp_path):
@@ -95,7 +96,8 @@ def test_given_weights_have_one_row(study, tmp_path):
     runs, rows, _ = study('--seeds', '0', '3', '--weights', weights, '--scenes', 'there')
     assert [(run.name, *run.options) for run in runs] == [
         (f'sfc_seed{seed}', 'train_dataloader.dataset.data_root=there') for seed in (0, 3)]
-    assert [row[:2] for row in rows if 'sit' in row[0]] == [['sit', ''], ['fine + sit', '0'], ['fine + sit', '3']]
+    assert [row[:2] for row in rows if 'sit' in row[0]] == [
+        ['sit', ''], *([f'{fine} + sit', seed] for seed in '03' for fine in ('random weights', 'fine'))]
 
 
 def test_milan_comes_with_its_ibot():
