@@ -12,8 +12,9 @@ trained as by tools/pretraining_study.py: its runs are taken over if they are in
 The sequences are of Fashion-MNIST's test items. In each, two to four items move, grow or shrink and hide one another.
 The mask of the first frame is carried through the others by SFC's protocol. Rows: the first mask copied; the gray
 pixels of a token, and of the square of 3 x 3 tokens around it; random weights; the fine-grained network, the semantic
-one, and both fused; and each of the two fused with random weights in place of the other. Columns: J, the region similarity in percent,
-mean over the items of all sequences; then of those whose ground stands still, and of those whose ground drifts.
+one, and both fused; and each of the two fused with random weights in place of the other. Columns: J, the region
+similarity in percent, mean over the items of all sequences; then of those whose ground stands still, and of those whose
+ground drifts.
 """
 import argparse
 from collections.abc import Callable, Iterable

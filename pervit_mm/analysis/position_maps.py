@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from ..models import PerViT
-from ..utils.errors import UserError
+from ..utils.errors import UserError, UserTypeError
 from .mosaics import place_of_query
 
 #: Pixels between maps, and above all maps for labels, if the side of a map is :data:`CELL` pixels.
@@ -32,7 +32,10 @@ def draw_position_maps(backbone: PerViT, query: tuple[int, int] | None = None, c
 
     Raises:
         UserError: If the query lies outside the grid, ``cell`` is too small, or the backbone has no Φp.
+        UserTypeError: If ``backbone`` is none, such as a classifier.
     """
+    if not hasattr(backbone, 'position_grids'):
+        raise UserTypeError(f'backbone must be a PerViT, got {type(backbone).__name__}: give model.backbone')
     if type(cell) is not int or cell < 14:
         raise UserError(f'cell must be a number of pixels of at least 14, got {cell!r}')
     columns: list[np.ndarray] = []

@@ -73,7 +73,8 @@ def load_strictly(model: nn.Module, state: Mapping[str, Tensor], source: str) ->
         problems = [f'{key} is not in it' for key in missing] + [f'{key} is not in the config' for key in unexpected]
     if problems:
         more = f' and {len(problems) - 4} more' if len(problems) > 4 else ''
-        raise UserError(f"{source} is not of this config: {'; '.join(problems[:4])}{more}")
+        raise UserError(f"{source} is not of this config: {'; '.join(problems[:4])}{more}: give a checkpoint of "
+                        'this model, or the config that the checkpoint was trained with')
 
 
 def build_model(cfg: Config, state: Mapping[str, Tensor]) -> nn.Module:

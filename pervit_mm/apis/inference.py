@@ -18,6 +18,7 @@ from mmengine.utils import track_iter_progress
 
 from ..checkpoints import read_classifier
 from ..utils.errors import UserError, told
+from .building import build_with_preprocessor, load_strictly
 from .images import UnreadableImageError, read_image
 from .named_models import check_device, resolve_model
 
@@ -62,7 +63,8 @@ class ImagePredictor:
 
     Raises:
         UserError: If there is no such model, if its file is no config in ``.py``, if weights must be given and are not,
-            if the weights cannot be found or read, or if the config's ``default_scope`` is none of the three toolboxes.
+            if the weights cannot be found or read, or are of another model, or if the config's ``default_scope`` is
+            none of the three toolboxes.
     """
 
     def __init__(self, model: str, weights: str | None = None, device: str | None = None) -> None:
@@ -70,12 +72,13 @@ class ImagePredictor:
         if cfg.get('test_dataloader') is None:
             raise UserError(f'model={model!r} has no test_dataloader, as a pre-training without labels, which predicts '
                             'nothing: fine-tune it first (docs/pretraining.md), or give another model')
-        if '://' not in weights:  # for a damaged or hostile file the inferencer's own message would be unclear
-            read_classifier(weights)
         self.cfg = cfg  # the inferencer has a copy, of which it drops what reads labels
         self.scope = cfg.get('default_scope')
         if self.scope not in _INFERENCERS:
             raise UserError(f'default_scope={self.scope!r} of {model} must be one of {", ".join(_INFERENCERS)}')
+        # The inferencer would take what fits, leave the rest random, and predict. Of a damaged or hostile file its
+        # message would be unclear.
+        load_strictly(build_with_preprocessor(cfg), read_classifier(weights), f"weights='{weights}'")
         # An inferencer ignores how the config decodes images if it gets an array. MMPretrain's ignores it anyway.
         self.takes_arrays = self.scope == 'mmpretrain' or not any(
             step.get('color_type') or step.get('imdecode_backend') for step in cfg.test_dataloader.dataset.pipeline)
@@ -167,7 +170,9 @@ class ImagePredictor:
         shown.pred_sem_seg = PixelData(data=_repeat(shown.pred_sem_seg.data, scale))  # a PixelData's size is fixed
         drawn, = self.inferencer.visualize([large], [shown], return_vis=True)
         imwrite(drawn[..., ::-1], str(picture))
-        predicted = self.inferencer.postprocess(samples, None)['predictions'].astype(np.uint8)
+        predicted = self.inferencer.postprocess(samples, None)['predictions']
+        largest = max(len(self.classes or ()) - 1, predicted.max())
+        predicted = predicted.astype(np.uint8 if largest < 256 else np.uint16)
         labels, counts = np.unique(predicted, return_counts=True)
         label_map = picture.parents[1] / 'labels' / picture.name
         imwrite(predicted, str(label_map))

@@ -1,4 +1,5 @@
 """The model that a user means: a name of the zoo, or a config and a checkpoint."""
+from difflib import get_close_matches
 from pathlib import Path
 
 import torch
@@ -44,7 +45,11 @@ def resolve_model(model: str, weights: str | None = None) -> tuple[Config, str]:
                             'as code: give a name, or a config in .py that you trust')
         config, published = model, None
     else:
-        raise UserError(f'model={model!r} is neither a config nor one of {", ".join(sorted(models)) or "(none)"}')
+        if Path(model).suffix == '.py':
+            raise UserError(f'model={model!r} is not a file: give the path of a config, or a name')
+        near = get_close_matches(model, models, 1)
+        raise UserError(f'model={model!r} is neither a config nor one of {", ".join(sorted(models)) or "(none)"}'
+                        + (f': did you mean {near[0]}?' if near else ''))
     cfg = load_config(config)
     weights = weights or published
     if weights is None:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..models import PerViT
 from ..models.arch import resolve_arch
-from ..utils.errors import UserError
+from ..utils.errors import UserError, UserTypeError
 from ..version import __version__
 from .files import beginnings, describe, entry_of, has_backbone, is_state_dict, own_tensor, read_checkpoint
 
@@ -88,8 +88,12 @@ def from_official(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
         dict[str, Tensor]: The same tensors under the names that configs/pervit_*.py load strictly.
 
     Raises:
+        UserTypeError: If it is no dict, such as the path of the file.
         UserError: Naming every unknown and every missing key.
     """
+    if not isinstance(state_dict, Mapping):
+        raise UserTypeError(f"state_dict must be a dict of tensors, the entry 'model' of the authors' file, got "
+                            f'{type(state_dict).__name__}')
     return _rename(state_dict, dict(key_pairs()), "the authors' key layout")
 
 

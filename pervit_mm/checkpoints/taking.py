@@ -46,7 +46,8 @@ def take_weights(model: nn.Module, state: Mapping[str, Tensor], source: str, str
     if strict and (shapes or missing or unexpected):
         problems = shapes or [f'{key} is not in it' for key in missing] + [
             f'{key} is not of this model' for key in unexpected]
-        raise UserError(f"'{source}' holds the weights of another model: {_first(problems)}")
+        raise UserError(f"'{source}' holds the weights of another model: {_first(problems)}. Give a checkpoint of this "
+                        'config, or the config that it was trained with')
     loaded = count - len(missing) - len(shapes)
     logger.info(f"{type(model).__name__}: {loaded} of {count} tensors loaded from '{source}'; "
                 f'missing there, left as initialized: {_first(missing) or "none"}; of another shape, left as '

@@ -38,8 +38,9 @@ def building(what: str) -> Iterator[None]:
             words = f"{words.split('. ')[0]}; check the name, and that custom_imports names its module: 'pervit_mm', " \
                     "and 'pervit_mm.selfsup' for pre-training"
         if words == 'need at least one array to concatenate':  # what numpy says of MMEngine's data sets
-            words = 'the data set is empty: look at ann_file and data_prefix, and whether metainfo.classes are names ' \
-                    'of the annotation file'
+            words = 'the data set is empty: look at data_root, ann_file and data_prefix; of a detector, whether ' \
+                    'metainfo.classes are names of the annotation file; of a segmentor, at img_suffix and ' \
+                    'seg_map_suffix'
         raise UserError(f'{what} of the config cannot be built ({type(error).__name__}: {words})') from error
 
 

@@ -19,6 +19,7 @@ from ..models.arch import check_type
 from ..utils.errors import UserError
 from ..utils.refusals import reading
 from .hooks.broken_images_hook import PerViTBrokenImagesHook
+from .hooks.preemption_hook import PerViTPreemptionHook
 from .optimizers import fit_schedulers
 from .preflight import building, check_length, check_run, told_builder
 from .work_dir_lock import alone_in
@@ -100,6 +101,8 @@ class PerViTRunner(Runner):
             for hook in self.hooks:
                 if isinstance(hook, PerViTBrokenImagesHook):
                     hook.watch(self, self._built_train_loader().dataset)
+                if isinstance(hook, PerViTPreemptionHook):  # a loop by iteration starts the workers when it is built
+                    hook.shield(self._built_train_loader())
             built = super().build_train_loop(loop)
         check_length(built)
         return built
@@ -176,6 +179,12 @@ class PerViTRunner(Runner):
             raise UserError(f"--resume: '{filename}' has {done} behind it and train_cfg.{name} is "
                             f'{getattr(loop, name)}, so there is nothing to train: raise train_cfg.{name}, or test it '
                             'by tools/test.py')
+        if not by_iteration and loop.iter != done * len(loop.dataloader):
+            self.logger.warning(
+                f"--resume: the {done} epochs of '{filename}' had {loop.iter} iterations, and would have "
+                f'{done * len(loop.dataloader)} here. The number of processes, the batch size or the number of images '
+                'differs. Schedules that count iterations go on by the old epochs, so their learning rates will be '
+                'off: resume with the old numbers, or start anew by load_from')
 
     def load_checkpoint(self, filename: str, map_location='cpu', strict: bool = False,
                         revise_keys: list = [(r'^module.', '')]) -> dict:
@@ -204,11 +213,13 @@ class PerViTRunner(Runner):
             raise UserError(f"--resume: '{filename}' holds weights and no state of a run (it may be a published or "
                             'converted checkpoint): start from it by load_from')
         self._compare_inputs(filename, checkpoint)
+        if 'state_dict' not in checkpoint:  # a state dict alone, which MMEngine's EMAHook does not know
+            checkpoint = dict(state_dict=checkpoint)
         self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
         model = self.model
         while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
             model = model.module
-        state = checkpoint.get('state_dict', checkpoint)
+        state = checkpoint['state_dict']
         renamed = OrderedDict(state)
         for pattern, replacement in revise_keys:
             renamed = OrderedDict((re.sub(pattern, replacement, str(key)), value) for key, value in renamed.items())

@@ -3,6 +3,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mmengine.registry import MODELS, Registry
+from torch import Tensor
 
 from ..utils.errors import UserError, UserTypeError
 
@@ -124,6 +125,27 @@ def to_pair(name: str, value: int | Sequence[int]) -> tuple[int, int]:
     return tuple(pair)
 
 
+def check_images(images: Tensor, channels: int) -> None:
+    """Check what a backbone gets.
+
+    Args:
+        images (Tensor): ``(B, channels, h, w)`` in floating point.
+        channels (int): ``in_channels`` of the backbone.
+
+    Raises:
+        UserTypeError: If they are no tensor.
+        UserError: If they have another shape or type of number.
+    """
+    if not isinstance(images, Tensor):
+        raise UserTypeError(f'images must be a tensor (B, {channels}, h, w), got {type(images).__name__}')
+    if images.dim() != 4 or images.shape[1] != channels:
+        raise UserError(f'images must be (B, {channels}, h, w), because in_channels of the backbone is {channels}, got '
+                        f'{tuple(images.shape)}: give such images, or build the backbone with other in_channels')
+    if not images.is_floating_point():
+        raise UserError(f'images must be in floating point, got {images.dtype}: normalize them, as the '
+                        'data_preprocessor of a model does')
+
+
 #: What a backbone may return, see :class:`PerViT`.
 OUT_TYPES = ('avg_featmap', 'featmap', 'raw')
 
@@ -204,6 +226,9 @@ def resolve_windows(window_size: int | Sequence[int] | str | None, global_attn_i
             raise UserError(f'global_attn_indexes={global_attn_indexes!r} needs a window_size; without one every block '
                             'attends globally')
         return [None] * num_blocks
+    if isinstance(window_size, str) and window_size != 'pretrain':
+        raise UserError(f"window_size must be 'pretrain', a positive int, a pair (h, w) of them or None, got "
+                        f'{window_size!r}')
     window = pretrain_hw if window_size == 'pretrain' else to_pair('window_size', window_size)
     if window[0] * window[1] > MAX_WINDOW_TOKENS and window != tuple(pretrain_hw):
         raise UserError(f'window_size={window_size!r} is in tokens, and log Φp of {window[0]} x {window[1]} of them '

@@ -38,6 +38,7 @@ def _take_frozen(backbone: nn.Module, log_positions: Mapping[int, dict[tuple[int
     backbone.register_buffer(MARKER, torch.ones((), dtype=torch.int64, device=device))
 
 
+@torch.inference_mode(False)  # or no gradient, as of Grad-CAM, could pass the deployed model
 @torch.no_grad()
 def deploy(backbone: nn.Module, hw_shapes: Sequence[tuple[int, int]] | None = None) -> None:
     """Freeze Φp and fold the stem of a PerViT; see ``PerViT.switch_to_deploy``.
@@ -51,9 +52,10 @@ def deploy(backbone: nn.Module, hw_shapes: Sequence[tuple[int, int]] | None = No
     """
     if hasattr(backbone, MARKER):
         return
-    shapes = [backbone.patch_resolution] if hw_shapes is None else [to_pair('hw_shapes', s) for s in hw_shapes]
-    if not shapes:
-        raise UserError('hw_shapes must name at least one token grid (H, W), got none')
+    shapes = [backbone.patch_resolution] if hw_shapes is None else hw_shapes
+    if not isinstance(shapes, Sequence) or not shapes or any(type(shape) is int for shape in shapes):
+        raise UserError(f'hw_shapes must be token grids (H, W), one or more, such as [(14, 20)], got {hw_shapes!r}')
+    shapes = [to_pair('hw_shapes', shape) for shape in shapes]
     backbone.eval()
     log_positions: dict[int, dict[tuple[int, int], Tensor]] = {}
     for hw_shape in shapes:
@@ -63,6 +65,7 @@ def deploy(backbone: nn.Module, hw_shapes: Sequence[tuple[int, int]] | None = No
     _take_frozen(backbone, log_positions)
 
 
+@torch.inference_mode(False)
 @torch.no_grad()
 def follow_checkpoint(backbone: nn.Module, state_dict: Mapping[str, Tensor], prefix: str = '') -> None:
     """Convert a PerViT to the deployed form before a state dict is loaded, if the state dict is a deployed one.

@@ -123,9 +123,10 @@ class ConvStem(nn.Module):
         return self.proj(x)
 
     def fuse_norm(self) -> None:
-        """Fold BatchNorm into the convolution before it, for inference. Other norms stay."""
+        """Fold BatchNorm into the convolution before it, for inference. Norms without kept statistics stay."""
         for layer in self.layers:
-            if isinstance(layer.norm, nn.modules.batchnorm._BatchNorm):
+            norm = layer.norm
+            if isinstance(norm, nn.modules.batchnorm._BatchNorm) and norm.running_mean is not None:
                 layer.conv = fuse_conv_bn_eval(layer.conv.eval(), layer.norm.eval())
                 layer.norm = nn.Identity()
 

@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ..ops import is_transformed
 from ..utils.errors import UserError
-from .arch import check_options, resolve_arch, resolve_indices, resolve_windows, to_pair
+from .arch import check_images, check_options, resolve_arch, resolve_indices, resolve_windows, to_pair
 from .build import build_position, build_stem
 from .deployment import deploy, follow_checkpoint
 from .init_rules import rule_name, with_peripheral_init
@@ -221,8 +221,11 @@ class PerViT(BaseModule):
             tuple[Tensor, tuple[int, int]]: Tokens ``(B, N, C)``, and their grid (H, W), N = H * W.
 
         Raises:
-            UserError: If ``hidden`` has another shape or type.
+            UserError: If ``images`` are no batch of images with ``in_channels`` channels in floating point, or
+                ``hidden`` has another shape or type.
         """
+        if not torch.jit.is_tracing():  # in a trace, sizes are no numbers
+            check_images(images, self.in_channels)
         if not is_transformed():  # torch.func.vmap knows no memory format
             images = images.contiguous(memory_format=torch.channels_last)
         x = self.stem(images, hidden)
@@ -301,6 +304,9 @@ class PerViT(BaseModule):
 
         Returns:
             tuple[Tensor, ...]: One for each of ``out_indices``, see ``out_type``.
+
+        Raises:
+            UserError: As :meth:`embed`.
         """
         return self.forward_tokens(*self.embed(x))
 

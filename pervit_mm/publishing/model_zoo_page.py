@@ -15,7 +15,7 @@ from mmpretrain import ImageClassificationInferencer, get_model, list_models
 
 list_models('pervit*')
 model = get_model('pervit_nano_fashion-mnist', pretrained=True)
-ImageClassificationInferencer('pervit_nano_fashion-mnist')('image.png')
+ImageClassificationInferencer('pervit_nano_fashion-mnist')('demo/item.png')
 ```
 
 `python demo/image_demo.py IMAGES MODEL` takes the name of any model, for every task. A model without weights needs

@@ -51,7 +51,8 @@ class TokenDecoder(BaseModule):
         in_channels (int): Width of the tokens.
         encoder_stride (int): Pixels for each token, ``out_stride`` of the backbone.
         out_channels (int): Channels of the image. Defaults to 3.
-        init_cfg (dict, optional): Defaults to None, torch's initialization.
+        init_cfg (dict, optional): Defaults to None: Linear layers from a truncated normal of standard deviation 0.02,
+            as SiT's.
 
     Raises:
         UserError: If a number is not positive.
@@ -59,7 +60,7 @@ class TokenDecoder(BaseModule):
 
     def __init__(self, in_channels: int, encoder_stride: int, out_channels: int = 3,
                  init_cfg: dict | None = None) -> None:
-        super().__init__(init_cfg)
+        super().__init__(init_cfg or dict(type='TruncNormal', layer='Linear', std=0.02, bias=0.))
         check_counts('TokenDecoder', in_channels=in_channels, encoder_stride=encoder_stride,
                      out_channels=out_channels)
         self.in_channels, self.encoder_stride, self.out_channels = in_channels, encoder_stride, out_channels

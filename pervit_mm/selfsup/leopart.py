@@ -72,6 +72,8 @@ class Leopart(TeacherStudent):
         """
         views = self.check_views(inputs)
         num, neck = self.num_teacher_views, self.teacher.module['neck']
+        for of in (self.neck, neck):  # before each step, as the authors do
+            of.norm_prototypes()
         regions = self._regions(data_samples, len(views)).to(views[0].device)
         grids = [tuple(side // self.backbone.out_stride for side in view.shape[2:]) for view in views]
         tokens, attention = self.teacher_attention(views[:num], self.relative_attention)

@@ -48,6 +48,14 @@ class DistillationNeck(BaseModule):
         # Only the directions count. Equal chances for all of them.
         self.prototypes = nn.Parameter(torch.randn(out_channels, bottleneck_channels) * bottleneck_channels**-0.5)
 
+    @torch.no_grad()
+    def norm_prototypes(self) -> None:
+        """Set the length of all prototypes to 1, which changes no logit.
+
+        Otherwise their length drifts under weight decay, and with it the angle that a step of the optimizer makes.
+        """
+        self.prototypes.copy_(F.normalize(self.prototypes, dim=-1))
+
     def forward(self, x: Tensor) -> Tensor:
         """Features ``(..., C)`` to logits ``(..., K)``: cosines, so from -1 to 1."""
         return self.compare(self.embed(x))

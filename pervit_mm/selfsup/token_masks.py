@@ -17,14 +17,14 @@ ATTEMPTS = 10
 class TokenBlockMask:
     """Hide blocks of tokens, as iBOT (Zhou et al. 2022) does after BEiT (Bao et al. 2022).
 
-    An image is masked with probability ``prob``, and then has a limit of ``int(share * H * W)`` tokens, with ``share``
+    An image is masked with probability ``prob``, and then has a limit of ``share * H * W`` tokens, with ``share``
     uniform in ``ratio``. Rectangles are added one at a time:
 
     - Its area is uniform between ``least = (min(H, W) // 3)**2`` tokens and what is left of the limit, also where less
       is left than ``least``. Its aspect is log-uniform between ``min_aspect`` and ``1 / min_aspect``. Height and width
       are rounded to tokens. Its place is uniform.
-    - It is taken if it is smaller than the grid in both directions, holds at least ``least`` tokens, and hides at least
-      one token more, and not more than are left. Ours is the condition on the rounded area; iBOT has the others.
+    - It is taken if it is smaller than the grid in both directions, and hides at least one token more, and not more
+      than are left. Its rounded area may be less than ``least``.
     - The image is done when the limit is reached, or after ten rectangles in a row that were not taken. So the mask may
       hold fewer tokens than the limit, or none.
 
@@ -61,7 +61,7 @@ class TokenBlockMask:
         """
         height, width = hw_shape
         least = (min(hw_shape) // 3)**2
-        limit = (_uniform(self.ratio, batch) * height * width).long() * (torch.rand(batch) < self.prob)
+        limit = _uniform(self.ratio, batch) * height * width * (torch.rand(batch) < self.prob)
         mask = torch.zeros(batch, height, width, dtype=torch.bool)
         failures = torch.zeros(batch, dtype=torch.long)
         while True:
@@ -75,7 +75,7 @@ class TokenBlockMask:
             rows, columns = _interval(h, height), _interval(w, width)
             block = rows[:, :, None] & columns[:, None, :]
             new = (block & ~mask).flatten(1).sum(1)
-            taken = open_ & (h < height) & (w < width) & (h * w >= least) & (new > 0) & (new <= left)
+            taken = open_ & (h < height) & (w < width) & (new > 0) & (new <= left)
             mask |= block & taken[:, None, None]
             failures = torch.where(taken, 0, failures + 1)
 

@@ -209,6 +209,18 @@ def test_a_model_without_weights_takes_a_file(tmp_path):
     assert result['pred_label'] == int(scores.argmax()) and len(model.classes) == 1000
 
 
+@pytest.mark.parametrize('model, weights', [
+    ('pervit_nano_fashion-mnist', 'pervit-nano_fpn_fashion-scenes'),
+    ('pervit-nano_fpn_fashion-scenes', 'pervit_nano_fashion-mnist'),
+    ('mask-rcnn_pervit-nano_fashion-scenes', 'pervit-nano_fpn_fashion-scenes'),
+])
+def test_weights_of_another_model_are_refused(model, weights):
+    """The inferencers take what fits, and predict with the rest at random."""
+    words = "^weights='pervit_mm://.* is not of this config: .*: give a checkpoint of this model"
+    with pytest.raises(UserError, match=words):
+        ImagePredictor(model, models_by_name()[weights][1], 'cpu')
+
+
 @pytest.mark.parametrize('toolbox', ['mmdet', 'mmseg'])
 def test_a_config_s_own_way_to_decode_is_kept(toolbox, images, checkpoints, tmp_path):
     """The inferencers ignore it when they get an array. Here the config decodes in gray, into three channels."""
@@ -245,6 +257,8 @@ def test_demo_writes_predictions_and_pictures(images, checkpoints, tmp_path, mon
 @pytest.mark.parametrize('args, message', [
     (('nowhere.png', 'pervit_nano_3e_fashion-mnist'), 'nowhere.png'),
     (('{images}', 'pervit_giant'), 'pervit_giant'),
+    (('{images}', 'pervit_nano_fashion_mnist'), r'did you mean pervit_nano_fashion-mnist\?$'),
+    (('{images}', 'configs/pervit_tinyy.py'), "'configs/pervit_tinyy.py' is not a file: give the path of a config"),
     (('{images}', '{images}/notes.txt'), "^demo/image_demo.py: config '.*notes.txt' cannot be read .*/yml"),
     (('{images}', '{images}/broken.py'), "^demo/image_demo.py: config '.*broken.py' cannot be read .Syntax"),
     (('{images}', 'pervit_nano_fashion-mnist', '--weights', 'none.pth'),

@@ -122,6 +122,11 @@ def test_mistakes_are_named(tiny, change, message):
         convert_official(state)
 
 
+def test_a_path_in_place_of_a_state_dict_is_named():
+    with pytest.raises(TypeError, match="^state_dict must be a dict of tensors, the entry 'model' of .*, got str$"):
+        from_official('perivit_tiny.pth')
+
+
 def test_mistakes_on_the_way_back_are_named_by_our_keys(tiny):
     ours, _ = convert_official(tiny)
     with pytest.raises(ValueError, match=r'backbone.blocks.7.cpe.conv.bias is \(3,\) and must be \(224,\)$'):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from mmengine.logging import MMLogger
 from mmengine.runner import load_checkpoint
-from toy_run import ToyModel, toy_runner
+from toy_run import ToyModel, samples, toy_runner
 
 from pervit_mm.checkpoints import read_checkpoint
 from pervit_mm.checkpoints.taking import take_weights
@@ -86,6 +86,28 @@ def test_another_optimizer_is_named(trained):
     change(trained / 'epoch_2.pth', optimizer=lambda o: {**o, 'param_groups': o['param_groups'] * 2})
     with pytest.raises(UserError, match='the optimizer of .*epoch_2.pth. is not that of this config .*load_from'):
         toy_runner(trained, epochs=3, resume=True).train()
+
+
+@pytest.mark.parametrize('batch_size, warned', [(4, False), (2, True)])
+def test_epochs_of_another_length_are_told_on_resume(trained, monkeypatch, batch_size, warned):
+    loader = dict(batch_size=batch_size, num_workers=0, dataset=samples(), collate_fn=dict(type='default_collate'),
+                  sampler=dict(type='DefaultSampler', shuffle=True))
+    run = toy_runner(trained, epochs=3, resume=True, train_dataloader=loader)
+    lines = []
+    monkeypatch.setattr(run.logger, 'warning', lines.append)
+    run.train()
+    found = [line for line in lines if 'had 6 iterations, and would have 12 here' in line]
+    assert len(found) == warned and run.epoch == 3
+
+
+def test_averages_start_from_a_state_dict_alone(tmp_path):
+    """MMEngine's EMAHook looks for an entry of a checkpoint, which a bare state dict does not have."""
+    state = {key: torch.full_like(value, 7.) for key, value in ToyModel().state_dict().items()}
+    torch.save(state, tmp_path / 'state.pth')
+    toy_runner(tmp_path / 'run', epochs=1, load_from=str(tmp_path / 'state.pth'), hooks=[dict(type='EMAHook')],
+               optimizer=dict(type='SGD', lr=0.)).train()
+    averages = torch.load(tmp_path / 'run' / 'epoch_1.pth', weights_only=False)['state_dict']
+    assert all(torch.equal(value, state[key]) for key, value in averages.items())
 
 
 def test_resume_without_a_path_takes_the_newest_whole_checkpoint(trained):

@@ -49,6 +49,38 @@ def test_a_deployed_state_dict_loads_by_torch_and_by_mmengine(load, kwargs, grid
         outputs(other, 48)
 
 
+@pytest.mark.parametrize('shapes', [(14, 20), 28, []])
+def test_a_grid_in_place_of_a_list_of_grids_is_refused(shapes):
+    model = PerViT(TINY_ARCH, img_size=28)
+    with pytest.raises(UserError, match=r'hw_shapes must be token grids .* such as \[\(14, 20\)\], got'):
+        model.switch_to_deploy(shapes)
+    assert not is_deployed_state(model.state_dict())
+
+
+def test_a_model_deployed_in_inference_mode_has_gradients_of_its_input():
+    """As Grad-CAM asks for."""
+    model = randomize(PerViT(TINY_ARCH, img_size=28)).eval()
+    expected = model(torch.ones(1, 3, 28, 28))[0].detach()
+    with torch.inference_mode():
+        model.switch_to_deploy()
+    images = torch.ones(1, 3, 28, 28, requires_grad=True)
+    found, = model(images)
+    found.sum().backward()
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+    assert images.grad.abs().max() > 0
+
+
+def test_a_norm_without_statistics_is_not_folded():
+    norm = dict(type='BN', track_running_stats=False)
+    model = PerViT(TINY_ARCH, img_size=28, stem_cfg=dict(type='conv', norm_cfg=norm))
+    model = randomize(model).eval()
+    images = torch.randn(2, 3, 28, 28)
+    with torch.no_grad():
+        expected = model(images)[0]
+        model.switch_to_deploy()
+        torch.testing.assert_close(model(images)[0], expected, atol=1e-5, rtol=1e-4)
+
+
 @pytest.mark.parametrize('load', [
     lambda m, s: m.load_state_dict(s, strict=False), load_state_dict, lambda m, s: load_strictly(m, s, 'file')])
 def test_a_deployed_model_takes_no_trained_weights(load):

@@ -290,7 +290,7 @@ def test_every_parameter_has_its_layer_depth():
     (dict(drop_rate=-0.1), ValueError, 'drop_rate'),
     (dict(frozen_stages=3), ValueError, r'frozen_stages must be in \[-1, 2\], got 3'),
     (dict(window_size=0), ValueError, 'window_size must be a positive int'),
-    (dict(window_size='auto'), ValueError, "got 'auto'"),
+    (dict(window_size='auto'), ValueError, "window_size must be 'pretrain', a positive .* or None, got 'auto'"),
     (dict(global_attn_indexes=(0, )), ValueError, 'needs a window_size'),
     (dict(window_size=4, global_attn_indexes=(3, )), ValueError, 'global_attn_indexes must be in'),
     (dict(stem_cfg=dict(type='pool')), ValueError, r"stem_cfg\['type'\] must be one of .* got 'pool'"),
@@ -311,6 +311,18 @@ def test_every_parameter_has_its_layer_depth():
 def test_mistakes_are_named(kwargs, error, message):
     with pytest.raises(error, match=message):
         PerViT(**{'arch': TINY_ARCH, 'img_size': 28, **kwargs})
+
+
+@pytest.mark.parametrize('images, error, message', [
+    (torch.ones(1, 28, 28), ValueError, r'images must be \(B, 3, h, w\), .* in_channels .* is 3, got \(1, 28, 28\)'),
+    (torch.ones(2, 1, 28, 28), ValueError, r'got \(2, 1, 28, 28\): give such images, or build the backbone with'),
+    (torch.ones(2, 28, 28, 3), ValueError, r'got \(2, 28, 28, 3\)'),
+    (torch.ones(2, 3, 28, 28).byte(), ValueError, 'images must be in floating point, got torch.uint8: normalize'),
+    ([[1.]], TypeError, r'images must be a tensor \(B, 3, h, w\), got list'),
+])
+def test_what_is_no_batch_of_images_is_named(images, error, message):
+    with pytest.raises(error, match=message):
+        build()(images)
 
 
 def test_arguments_are_not_changed():

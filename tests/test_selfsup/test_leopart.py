@@ -2,6 +2,7 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from conftest import naming, randomize
 from distillation_run import BACKBONE, distillation_runner
 from mmengine.model import MMDistributedDataParallel
@@ -140,6 +141,18 @@ def test_the_teacher_has_no_gradient_and_assigns_by_its_own_weights():
     assert all(param.grad is not None and param.grad.any() for name, param in model.backbone.named_parameters()
                if 'position' not in name)
     assert 0 < losses['foreground'] < 1 and 0 < losses['entropy'] < 1 and 0 <= losses['agreement'] <= 1
+
+
+def test_prototypes_are_on_the_sphere_again_ahead_of_each_step():
+    """Of student and teacher, however long weight decay made them."""
+    model = leopart()
+    with torch.no_grad():
+        for neck in (model.neck, model.teacher.module['neck']):
+            neck.prototypes.mul_(torch.linspace(0.5, 3, len(neck.prototypes))[:, None])
+    directions = F.normalize(model.neck.prototypes.detach(), dim=-1)
+    model.loss(*batch())
+    torch.testing.assert_close(model.neck.prototypes.detach(), directions)
+    torch.testing.assert_close(model.teacher.module['neck'].prototypes.norm(dim=-1), torch.ones(len(directions)))
 
 
 def test_the_foreground_is_where_the_teacher_attends():

@@ -56,6 +56,7 @@ class KNNHook(Recorder):
 
     def before_train(self, runner: Runner) -> None:
         """Build the loaders, and record where training starts from."""
+        self._loaders.clear()
         for config in (self.bank, self.queries):
             config = copy.deepcopy(dict(config))
             dataset = config.pop('dataset')

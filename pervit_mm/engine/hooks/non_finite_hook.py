@@ -113,7 +113,8 @@ def learning_rate(runner: Runner) -> str:
 def all_finite(tensors: list[Tensor]) -> bool:
     """Whether all values of all tensors are finite, with one wait for the device."""
     dense = [t.detach() if t.layout == torch.strided else t.detach().coalesce().values() for t in tensors]
+    dense = [t for t in dense if t.numel()]
     if not dense:
         return True
-    largest = torch._foreach_norm([t for t in dense if t.numel()], float('inf'))
+    largest = torch._foreach_norm(dense, float('inf'))
     return bool(torch.isfinite(torch.stack([value.float().to(largest[0].device) for value in largest])).all())

@@ -1,18 +1,51 @@
 """End a run in good order when the machine is taken away."""
+import multiprocessing
+import os
 import signal
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from mmengine.device import get_device
 from mmengine.dist import all_reduce, barrier, get_world_size
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.registry import HOOKS
-from mmengine.runner import IterBasedTrainLoop, Runner
+from mmengine.runner import BaseLoop, IterBasedTrainLoop, Runner
+from torch.utils.data import DataLoader
 
 from ...utils.errors import UserError
 from .checkpoint_hook import last_good
 from .random_state_hook import PerViTRandomStateHook
+
+
+class WorkerOutlivesSignals:
+    """A ``worker_init_fn`` that lets a data-loading worker live on after a signal that came to all processes.
+
+    torchrun and many queues signal the whole process group. Without this the worker dies, and torch ends the run with
+    an error before the iteration is done. Only SIGTERM from the worker's parent ends it, as multiprocessing asks for
+    it. Platforms without ``sigwaitinfo`` (macOS, Windows) can't tell whom a signal is from, and change nothing.
+
+    Args:
+        first (Callable, optional): The loader's own ``worker_init_fn``, called before.
+        signals (Sequence[int]): Numbers of the signals.
+    """
+
+    def __init__(self, first: Callable[[int], None] | None, signals: Sequence[int]) -> None:
+        self.first, self.signals = first, set(signals)
+
+    def __call__(self, worker_id: int) -> None:
+        if self.first is not None:
+            self.first(worker_id)
+        if hasattr(signal, 'sigwaitinfo'):
+            signal.pthread_sigmask(signal.SIG_BLOCK, self.signals)
+            threading.Thread(target=self._wait_for_parent, daemon=True).start()
+
+    def _wait_for_parent(self) -> None:
+        parent = multiprocessing.parent_process().pid
+        while True:
+            found = signal.sigwaitinfo(self.signals)
+            if found.si_signo == signal.SIGTERM and found.si_pid == parent:
+                os._exit(0)
 
 
 @HOOKS.register_module()
@@ -24,7 +57,8 @@ class PerViTPreemptionHook(Hook):
     with the checkpoint of the last epoch. The exit code is that of the signal, 143 for SIGTERM. ``--resume`` goes on.
 
     Several processes exchange one number now and then, so that all stop after the same iteration, whoever got the
-    signal first. To read that number the CPU waits for the GPU, so it isn't done in each iteration.
+    signal first. To read that number the CPU waits for the GPU, so it isn't done in each iteration. Workers of the
+    loaders for training and validation live on when they get the signal too, where ``PerViTRunner`` runs.
 
     Args:
         signals (Sequence[str], optional): Names of the signals. Defaults to None, which is SIGTERM and, where there is
@@ -57,8 +91,15 @@ class PerViTPreemptionHook(Hook):
         self._came = 0  # number of the signal
         self._before: dict = {}
 
+    def shield(self, loader: DataLoader) -> None:
+        """Let the workers of a loader outlive the signals. ``PerViTRunner`` asks for it before they start."""
+        if loader.num_workers:
+            loader.worker_init_fn = WorkerOutlivesSignals(loader.worker_init_fn, self.signals)
+
     def before_train(self, runner: Runner) -> None:
         """Listen. Python lets the main thread alone do so."""
+        if isinstance(runner.val_loop, BaseLoop):
+            self.shield(runner.val_loop.dataloader)
         if threading.current_thread() is threading.main_thread():
             for number in self.signals:
                 self._before[number] = signal.signal(number, self._note)

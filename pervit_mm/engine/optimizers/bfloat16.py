@@ -14,7 +14,8 @@ from ...utils.errors import UserError, UserTypeError
 
 def _to_float32(output):
     if isinstance(output, (list, tuple)):
-        return type(output)(_to_float32(item) for item in output)
+        items = [_to_float32(item) for item in output]
+        return type(output)(*items) if hasattr(output, '_fields') else type(output)(items)  # a namedtuple
     return output.float() if isinstance(output, torch.Tensor) and output.is_floating_point() else output
 
 

@@ -1,6 +1,7 @@
 """log Φp kept between calls: it depends on grid and weights alone, so inference needs to make it only once."""
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
+from threading import RLock
 from types import MappingProxyType
 
 import torch
@@ -63,12 +64,14 @@ class PositionCache:
 
     def __init__(self, max_bytes: int = 256 * 2**20) -> None:
         self.max_bytes = max_bytes
+        self._lock = RLock()  # several threads may serve one model
         self.clear()
 
     def clear(self) -> None:
         """Forget everything."""
-        self._weights: Tensor | None = None
-        self._kept: OrderedDict[tuple, Tensor] = OrderedDict()
+        with self._lock:
+            self._weights: Tensor | None = None
+            self._kept: OrderedDict[tuple, Tensor] = OrderedDict()
 
     @property
     def kept(self) -> Mapping[tuple[int, tuple[int, int]], Tensor]:
@@ -110,7 +113,14 @@ class PositionCache:
         if not live:
             return log_positions
         modules = [positions[i] for i in live]
-        self._check_weights(modules + ([] if projection is None else [projection]))
+        with self._lock:
+            self._check_weights(modules + ([] if projection is None else [projection]))
+            self._fill(log_positions, live, positions, grids, num_heads, projection)
+        return log_positions
+
+    def _fill(self, log_positions: list, live: list[int], positions: list, grids: list, num_heads: int,
+              projection: DistanceProjection | None) -> None:
+        """Put log Φp of the blocks ``live`` into a list, as far as it fits."""
         missing = []
         for index in fitting_blocks(live, grids, num_heads, self.max_bytes):
             # The key has the module's options and the module itself, because either may have been changed.
@@ -127,7 +137,6 @@ class PositionCache:
         made = make_log_positions([key[2] for key in missing], [key[1] for key in missing], projection)
         for key, log_position in zip(missing, made):
             log_positions[key[0]] = self._kept[key] = log_position
-        return log_positions
 
     def _check_weights(self, modules: list[nn.Module]) -> None:
         """Drop all that is kept unless every weight equals the copy from which it was made."""

@@ -1,6 +1,8 @@
 """SIGTERM ends a run in good order."""
+import multiprocessing
 import os
 import signal
+import subprocess
 from pathlib import Path
 from time import sleep
 
@@ -8,7 +10,7 @@ import pytest
 import torch
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
-from toy_run import toy_runner, weights
+from toy_run import samples, toy_runner, weights
 from two_processes import process_group, second_process
 
 from pervit_mm.utils.errors import UserError
@@ -23,6 +25,18 @@ class Sender(Hook):
     def before_train_iter(self, runner, batch_idx, data_batch=None):
         if runner.iter == self.at:
             os.kill(os.getpid(), self.number)
+
+
+class GroupSender(Sender):
+    """Sends it to this process and to its data workers, from another process, as a launcher or a queue does."""
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        if runner.iter == self.at:
+            self.workers = multiprocessing.active_children()
+            assert self.workers
+            subprocess.run(['kill', f'-{self.number.value}', str(os.getpid()),
+                            *(str(worker.pid) for worker in self.workers)], check=True)
+            sleep(0.5)  # a worker would be dead now, and torch would have raised
 
 
 class SlowDisk(Hook):
@@ -49,6 +63,25 @@ def test_a_run_by_iteration_resumes_to_the_same_weights(tmp_path, number):
     resumed = toy_runner(tmp_path / 'cut', resume=True, **options)
     resumed.train()
     assert all(torch.equal(value, weights(whole)[key]) for key, value in weights(resumed).items())
+
+
+@pytest.mark.skipif(not hasattr(signal, 'sigwaitinfo'), reason='needs a platform that tells whom a signal is from')
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGUSR1])
+def test_data_workers_that_get_the_signal_too_live_on(tmp_path, number):
+    loader = dict(batch_size=4, num_workers=1, dataset=samples(), collate_fn=dict(type='default_collate'),
+                  sampler=dict(type='InfiniteSampler', shuffle=True))
+    sender = GroupSender(2, number)
+    run = toy_runner(tmp_path, by_iteration=9, checkpoint=dict(by_epoch=False, interval=5), train_dataloader=loader,
+                     hooks=[PREEMPTION, sender], scores=[1.])
+    with pytest.raises(SystemExit) as stop:
+        run.train()
+    assert stop.value.code == 128 + number
+    assert (tmp_path / 'last_checkpoint').read_text().endswith('iter_3.pth')
+    worker, = sender.workers
+    assert worker.is_alive()
+    worker.terminate()  # as multiprocessing does at the end of the process
+    worker.join(10)
+    assert worker.exitcode == 0
 
 
 def test_a_run_by_epoch_ends_at_once_and_resumes_from_its_last_checkpoint(tmp_path):

@@ -1,4 +1,6 @@
 """Training under bfloat16 without a GPU."""
+from typing import NamedTuple
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -51,6 +53,23 @@ def test_named_modules_run_in_bfloat16_and_return_float32():
     assert torch.equal(feature, expected.float()), 'the digits are those of bfloat16'
     assert 'forward' not in vars(model.backbone)
     assert torch.equal(model.backbone(x), nn.functional.linear(x, model.backbone.weight, model.backbone.bias))
+
+
+def test_a_named_tuple_stays_one():
+    class Pair(NamedTuple):
+        first: torch.Tensor
+        second: list
+
+    class Twice(nn.Linear):
+        def forward(self, x):
+            return Pair(super().forward(x), [super().forward(x)])
+
+    model = nn.Sequential()
+    model.add_module('backbone', Twice(4, 4))
+    wrapper = build_optim_wrapper(model, dict(CFG, modules=('backbone', )))
+    with wrapper.optim_context(model):
+        found = model.backbone(torch.ones(3, 4))
+    assert type(found) is Pair and found.first.dtype == found.second[0].dtype == torch.float32
 
 
 def test_forward_is_restored_after_an_error():

@@ -1,6 +1,8 @@
 """log Φp is kept between calls, and the kept log Φp is never stale."""
 import copy
 import pickle
+import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -51,6 +53,23 @@ def test_log_position_is_kept_only_without_gradients(model, monkeypatch):
     model(IMAGES)[0].sum().backward()  # gradients in eval mode, as for Grad-CAM
     assert len(calls) == 6
     assert all(p.grad is not None for p in model.parameters())
+
+
+def test_threads_may_share_a_model(model):
+    """Six grids in four threads, and room for two of them."""
+    images = {side: torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(side))
+              for side in range(12, 36, 4)}
+    expected = {side: fresh(model, x) for side, x in images.items()}
+    model.position_cache.max_bytes = 3 * 2 * 4 * 2 * (35 // 4)**4
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            found = list(pool.map(lambda side: (side, kept(model, images[side])), list(images) * 40))
+    finally:
+        sys.setswitchinterval(before)
+    for side, output in found:
+        torch.testing.assert_close(output, expected[side], atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize('fused', [False, True])
