@@ -23,11 +23,13 @@ def test_what_does_not_fit_is_named():
     model, before = torch.nn.Linear(2, 3), torch.zeros(3)
     torch.nn.init.zeros_(model.bias)
     with pytest.raises(ValueError, match=r"^file 'a' is not of this config: weight is \(1, 2\) there and \(3, 2\) in "
-                       'the config: give a checkpoint of this model, or the config that the checkpoint was trained'):
+                       'the config: give a checkpoint of this model, or the config that the checkpoint was '
+                       'trained with$'):
         load_strictly(model, dict(weight=torch.ones(1, 2), bias=torch.ones(3)), "file 'a'")
     assert torch.equal(model.bias, before), 'nothing is loaded'
     with pytest.raises(ValueError, match='^checkpoint is not of this config: .* is not in it; extra is not in '
-                       'the config: give a checkpoint of this model'):
+                       'the config: give a checkpoint of this model, or the config that the checkpoint was '
+                       'trained with$'):
         build_model(CONFIG, {**{key: state[key] for key in list(state)[1:]}, 'extra': torch.ones(1)})
     with pytest.raises(ValueError, match='^the model of the config cannot be built: NoSuch'):
         build(dict(type='NoSuch'), None)
