@@ -46,6 +46,10 @@ class Task:
     configs: tuple[str, ...]
     more: tuple[str, ...]
 
+    def in_points(self, result: dict) -> dict:
+        """A result whose metrics are in points."""
+        return {**result, **{key: points * result[key] for key, points in self.metrics.items()}}
+
 
 TASKS = dict(
     detection=Task({'coco/bbox_mAP': 100., 'coco/bbox_mAP_50': 100., 'coco/segm_mAP': 100., 'coco/segm_mAP_50': 100.},
@@ -61,20 +65,18 @@ def config_of(task: str, name: str) -> str:
 
 
 def table_of(task: Task, results: dict[str, dict[int, dict]]) -> list[dict[str, str]]:
-    """One row for each model, from its results by seed."""
-    main_metric, scale = next(iter(task.metrics.items()))
-    first, rows = next(iter(results)), []
+    """One row for each model, from its results in points by seed."""
+    main_metric, first, rows = next(iter(task.metrics)), next(iter(results)), []
     column = f'{main_metric.split("/")[-1]} to the first'
     for name, found in results.items():
         row = {'model': f'`{name}`', 'iterations, minutes': ' in '.join(
             f'{mean(result[key] for result in found.values()):,.{digits}f}'
             for key, digits in (('iterations', 0), ('measured', 1)))}
-        for key, points in list(task.metrics.items())[:IN_TABLE]:
-            row[key.split('/')[-1]] = mean_and_deviation({seed: points * result[key]
-                                                          for seed, result in found.items()})
+        for key in list(task.metrics)[:IN_TABLE]:
+            row[key.split('/')[-1]] = mean_and_deviation({seed: result[key] for seed, result in found.items()})
         row.update({column: '', 'p': ''})
         if name != first and len(found) > 1:
-            difference = paired_difference(*({seed: scale * result[main_metric] for seed, result in results[of].items()}
+            difference = paired_difference(*({seed: result[main_metric] for seed, result in results[of].items()}
                                              for of in (name, first)))
             row.update({column: str(difference), 'p': difference.p_text})
         rows.append(row)
@@ -127,19 +129,19 @@ def main() -> None:
                 pool.shutdown(cancel_futures=True)
                 raise
         for task, names in chosen.items():
-            results = {name: {seed: jobs[task, seed, name].result() for seed in args.seeds} for name in names}
-            metrics = TASKS[task].metrics
+            results = {name: {seed: TASKS[task].in_points(jobs[task, seed, name].result()) for seed in args.seeds}
+                       for name in names}
+            metrics = list(TASKS[task].metrics)
             print(f'\n## {task}, {args.minutes:g} minutes each, {threads} threads, seeds {args.seeds}\n\n'
                   f'{markdown_table(table_of(TASKS[task], results))}')
             if args.out:
                 write_csv([dict(model=name, seed=seed, iterations=found['iterations'], minutes=found['measured'],
-                                **{key.split('/')[-1]: points * found[key] for key, points in metrics.items()})
+                                **{key.split('/')[-1]: found[key] for key in metrics})
                            for name, by_seed in results.items() for seed, found in by_seed.items()], args.out)
             if args.figure:
-                key, points = next(iter(metrics.items()))
-                draw_differences({name: {seed: points * found[key] for seed, found in by_seed.items()}
+                draw_differences({name: {seed: found[metrics[0]] for seed, found in by_seed.items()}
                                   for name, by_seed in results.items()}, names[0], args.figure,
-                                 f'{key.split("/")[-1]}, difference to {names[0]} in points')
+                                 f'{metrics[0].split("/")[-1]}, difference to {names[0]} in points')
     except UserError as error:
         raise SystemExit(f'tools/compare_fashion_scenes.py: {error}') from error
 
