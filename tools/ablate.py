@@ -105,7 +105,7 @@ SETTINGS = {
     'images-600': Setting('600 images of Fashion-MNIST, drawn by the seed, 100 epochs', 'few', 60, 100),
     'tokens-14': Setting('14 × 14 tokens, 6,000 images of Fashion-MNIST, drawn by the seed, 10 epochs', 'tokens-14',
                          600, 10),
-    'clutter': Setting('FashionClutter, the item in the middle of others, 5 epochs', 'clutter'),
+    'clutter': Setting('FashionClutter, the item in the middle of others, 48,000 images, 4 epochs', 'clutter'),
 }
 
 

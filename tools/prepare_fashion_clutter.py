@@ -19,8 +19,8 @@ def main(argv=None) -> None:
     parser.add_argument('--root', default='data/fashion_clutter', help='where the images go; default %(default)s')
     parser.add_argument('--fashion-mnist', default='data/fashion_mnist', help='where Fashion-MNIST is; default '
                         '%(default)s')
-    parser.add_argument('--train', type=int, default=12000, help='training images; default %(default)s')
-    parser.add_argument('--test', type=int, default=4000, help='test images; default %(default)s')
+    parser.add_argument('--train', type=int, default=48000, help='training images; default %(default)s')
+    parser.add_argument('--test', type=int, default=10000, help='test images; default %(default)s')
     parser.add_argument('--seed', type=int, default=0, help='default %(default)s')
     args = parser.parse_args(argv)
     try:

@@ -64,8 +64,8 @@ def _put(image: np.ndarray, item: np.ndarray, center: np.ndarray, rng: np.random
 def prepare_fashion_clutter(
         root: str | Path = 'data/fashion_clutter',
         fashion_mnist: str | Path = 'data/fashion_mnist',
-        train: int = 12000,
-        test: int = 4000,
+        train: int = 48000,
+        test: int = 10000,
         seed: int = 0,
         files: Mapping[str, str] = FASHION_MNIST_FILES,
         log: Callable[[str], None] = print) -> bool:
@@ -77,8 +77,8 @@ def prepare_fashion_clutter(
         root (str | Path): The folder. Files of other settings are replaced. Defaults to ``'data/fashion_clutter'``.
         fashion_mnist (str | Path): The folder with Fashion-MNIST's extracted files. Defaults to
             ``'data/fashion_mnist'``.
-        train (int): Training images, at most 60000. Defaults to 12000.
-        test (int): Test images, at most 10000. Defaults to 4000.
+        train (int): Training images, at most 60000. Defaults to 48000.
+        test (int): Test images, at most 10000. Defaults to 10000.
         seed (int): At least 0. Defaults to 0.
         files (Mapping[str, str]): File names and md5 sums of Fashion-MNIST.
         log (Callable): Takes a sentence on what is done. Defaults to ``print``.

@@ -58,7 +58,7 @@ def test_the_position_network_alone_learns_faster():
         assert rates[id(param)] == (pytest.approx(0.02), 0.) if 'position' in name else rates[id(param)][0] == 0.002
 
 
-@pytest.mark.parametrize('setting, tokens', [('tokens-14', 14), ('clutter', 14), ('images-600', 7)])
+@pytest.mark.parametrize('setting, tokens', [('tokens-14', 14), ('clutter', 7), ('images-600', 7)])
 def test_all_rows_of_a_setting_have_its_token_grid(setting, tokens):
     """Counted by the network itself. ViT's grid is that of its position embedding."""
     pytest.importorskip('mmpretrain')

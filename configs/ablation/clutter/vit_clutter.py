@@ -7,7 +7,7 @@ model = dict(
         type='VisionTransformer',
         arch=dict(embed_dims=80, num_layers=6, num_heads=4, feedforward_channels=320),
         img_size=56,
-        patch_size=4,
+        patch_size=8,
         in_channels=1,
         with_cls_token=False,
         out_type='avg_featmap'),
