@@ -7,6 +7,7 @@
     python tools/ablate.py --setting images-600                  # few images; five rows
     python tools/ablate.py --setting images-6000                 # and a row whose position network learns faster
     python tools/ablate.py --setting clutter                     # after tools/prepare_fashion_clutter.py
+    python tools/ablate.py --read docs/data/ablation_all.csv docs/data/ablation_clutter.csv  # print, train nothing
 
 You can stop it at any time and start it again with the same arguments. Finished runs are kept, and an interrupted run
 goes on from its last checkpoint. The first seed of all rows comes first. A row is a config in configs/ablation/, a
@@ -15,17 +16,24 @@ few are. Columns: top-1 on the test images after the last epoch, mean and deviat
 paired differences to a reference, with its 95 % interval; the p of a paired t-test; and, in every setting but the
 first, how far Φp of each block moved, see `PerViTPositionShiftHook`. Many rows are compared, so one p of 0.05 among
 them says little. A second table has what Φp is worth beside the convolution and without it, and the difference of the
-two.
+two. If --read names files of several settings, the last table and the figure have what Φp is worth in each.
 """
 import argparse
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from pervit_mm.benchmarks.difference_chart import draw_differences
-from pervit_mm.benchmarks.paired import mean_and_deviation, paired_difference
+from pervit_mm.benchmarks.ablations import (
+    Ablation,
+    differences_table,
+    effects_of_position,
+    effects_table,
+    read_ablations,
+    settings_table,
+    write_ablations,
+)
+from pervit_mm.benchmarks.difference_chart import draw_differences, draw_effects
 from pervit_mm.benchmarks.run_queue import Run, train_all
-from pervit_mm.evaluation import write_csv
 from pervit_mm.utils.errors import UserError
 from pervit_mm.utils.markdown import markdown_table
 
@@ -115,17 +123,46 @@ def shifts(metrics: dict[str, float]) -> list[float]:
     return [metrics[f'position_shift/block{i}'] for i in range(len(names))]
 
 
-def effects_of_position(top1: dict[str, dict[int, float]]) -> list[dict[str, str]]:
-    """What Φp is worth beside the convolution, and without it, or nothing if a row of these is missing."""
-    if not {'full', 'no-position', 'no-cpe', 'no-position_no-cpe'} <= top1.keys():
-        return []
-    beside, alone = ({seed: value - top1[without][seed] for seed, value in top1[row].items()}
-                     for row, without in (('full', 'no-position'), ('no-cpe', 'no-position_no-cpe')))
-    none = dict.fromkeys(beside, 0.)
-    return [{'Φp': text, 'points': str(difference), 'p': difference.p_text} for text, difference in (
-        ('beside the convolution, `full` less `no-position`', paired_difference(beside, none)),
-        ('without it, `no-cpe` less `no-position_no-cpe`', paired_difference(alone, none)),
-        ('the second less the first', paired_difference(alone, beside)))]
+def train(setting: Setting, prefix: str, rows: tuple[str, ...], args: argparse.Namespace) -> Ablation:
+    """Run what is missing."""
+    runs = {(row, seed): Run(f'{prefix}{row}_seed{seed}', str(setting.config(row)), seed, setting.options(row, seed))
+            for seed in args.seeds for row in rows}
+    found = train_all(ROOT / 'tools' / 'train.py', list(runs.values()), args.root, args.jobs)
+    results = {row: {seed: found[runs[row, seed].name] for seed in args.seeds} for row in rows}
+    moved = {row: {seed: shifts(metrics) for seed, metrics in of_row.items() if shifts(metrics)}
+             for row, of_row in results.items()}
+    return Ablation({row: {seed: metrics['accuracy/top1'] for seed, metrics in of_row.items()}
+                     for row, of_row in results.items()}, {row: of_row for row, of_row in moved.items() if of_row})
+
+
+def show(ablations: dict[str, Ablation], reference: str, figure: str | None) -> None:
+    """Print the tables and draw the figure."""
+    for name, ablation in ablations.items():
+        seeds = sorted({seed for values in ablation.top1.values() for seed in values})
+        table = differences_table(ablation, ROWS, reference)
+        print(f'{SETTINGS[name].text}, seeds {seeds}\n\n{markdown_table(table)}\n')
+        if effects := effects_table(ablation):
+            print(f'What Φp is worth:\n\n{markdown_table(effects)}\n')
+    if len(ablations) > 1:
+        texts = {name: setting.text for name, setting in SETTINGS.items()}
+        print(f'What Φp is worth in each setting:\n\n{markdown_table(settings_table(ablations, texts))}')
+    if figure and len(ablations) > 1:
+        draw_effects({name: effects_of_position(ablation) for name, ablation in ablations.items()}, figure,
+                     'what Φp is worth, in points of top-1')
+    elif figure:
+        ablation, = ablations.values()
+        draw_differences(ablation.top1, reference, figure, f'top-1, difference to {reference} in points')
+
+
+def check_read(ablations: dict[str, Ablation], args: argparse.Namespace) -> None:
+    """Whether what --read names can be shown."""
+    for name, ablation in ablations.items():
+        if unknown := {name} - SETTINGS.keys() or ablation.top1.keys() - ROWS.keys():
+            raise UserError(f'--read: {", ".join(sorted(unknown))} is no setting or row of this command: name files '
+                            'that its --out wrote')
+        if args.figure and len(ablations) == 1 and (args.reference not in ablation.top1 or len(ablation.top1) < 2):
+            raise UserError(f'--figure needs the row {args.reference} and another one in the files of --read, which '
+                            f'have {", ".join(ablation.top1)}')
 
 
 def main() -> None:
@@ -141,13 +178,38 @@ def main() -> None:
     parser.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2])
     parser.add_argument('--jobs', type=int, default=2, help='runs at a time')
     parser.add_argument('--root', default='work_dirs/ablation', help='folder of all runs')
+    parser.add_argument('--read', nargs='+', metavar='FILE.csv', help='files that --out wrote: print their tables and '
+                        'train nothing. Runs of one setting may be in several files')
     parser.add_argument('--out', metavar='FILE.csv', help='one line for each run; default none')
     parser.add_argument('--figure', metavar='FILE.png', help='a picture of the differences; default none')
     args = parser.parse_args()
+    if args.read:
+        given = [name for name in ('setting', 'rows', 'seeds', 'jobs', 'root')
+                 if getattr(args, name) != parser.get_default(name)]
+        if given:
+            parser.error(f'--read trains nothing, so it takes no --{given[0]}')
     setting, rows = SETTINGS[args.setting], args.rows or SETTINGS[args.setting].rows
+    if not args.read:
+        check_training(parser, args, setting, rows)
+    try:
+        if args.read:
+            ablations = read_ablations(args.read)
+            check_read(ablations, args)
+        else:
+            prefix = '' if args.setting == 'all' else f'{args.setting}_'
+            ablations = {args.setting: train(setting, prefix, rows, args)}
+        if args.out:
+            write_ablations(ablations, args.out)
+        show(ablations, args.reference, args.figure)
+    except UserError as error:
+        raise SystemExit(f'tools/ablate.py: {error}') from error
+
+
+def check_training(parser: argparse.ArgumentParser, args: argparse.Namespace, setting: Setting,
+                   rows: tuple[str, ...]) -> None:
+    """Whether the runs and what is asked of them can be made."""
     if unknown := {*rows, args.reference} - set(setting.rows):
         parser.error(f'--setting {args.setting} has the rows {", ".join(setting.rows)}, not {", ".join(unknown)}')
-    prefix = '' if args.setting == 'all' else f'{args.setting}_'
     if len(set(args.seeds)) < len(args.seeds):
         parser.error(f'--seeds must differ, got {args.seeds}')
     if args.figure and (args.reference not in rows or len(rows) < 2 or len(args.seeds) < 2):
@@ -157,34 +219,6 @@ def main() -> None:
     if setting.folder == 'clutter' and not CLUTTER.is_file():
         parser.error(f'--setting clutter needs the images of FashionClutter, and {CLUTTER} is not there: run "python '
                      'tools/prepare_fashion_clutter.py"')
-    runs = {(row, seed): Run(f'{prefix}{row}_seed{seed}', str(setting.config(row)), seed, setting.options(row, seed))
-            for seed in args.seeds for row in rows}
-    try:
-        found = train_all(ROOT / 'tools' / 'train.py', list(runs.values()), args.root, args.jobs)
-        moved = {run: shifts(found[runs[run].name]) for run in runs}
-        top1 = {row: {seed: found[runs[row, seed].name]['accuracy/top1'] for seed in args.seeds} for row in rows}
-        table, column = [], f'to `{args.reference}`'
-        for row, values in top1.items():
-            line = {'row': f'`{row}`', 'what it is': ROWS[row], 'top-1': mean_and_deviation(values), column: '',
-                    'p': ''}
-            if row != args.reference and args.reference in top1 and len(args.seeds) > 1:
-                difference = paired_difference(values, top1[args.reference])
-                line.update({column: str(difference), 'p': difference.p_text})
-            if any(moved.values()):
-                blocks = [moved[row, seed] for seed in args.seeds]
-                line['Φp moved'] = ' '.join(f'{sum(values) / len(values):.2f}' for values in zip(*blocks))
-            table.append(line)
-        if args.out:
-            write_csv([dict(setting=args.setting, row=row, seed=seed, top1=value,
-                            moved=' '.join(f'{shift:.3f}' for shift in moved[row, seed]))
-                       for row, values in top1.items() for seed, value in values.items()], args.out)
-        print(f'{setting.text}, seeds {args.seeds}\n\n{markdown_table(table)}')
-        if len(args.seeds) > 1 and (effects := effects_of_position(top1)):
-            print(f'\nWhat Φp is worth:\n\n{markdown_table(effects)}')
-        if args.figure:
-            draw_differences(top1, args.reference, args.figure, f'top-1, difference to {args.reference} in points')
-    except UserError as error:
-        raise SystemExit(f'tools/ablate.py: {error}') from error
 
 
 if __name__ == '__main__':

@@ -121,16 +121,32 @@ def test_the_table_compares_with_the_full_row_seed_by_seed(monkeypatch, capsys, 
         *(f'all,full,{seed},88.0,{moved}' for seed in range(3)), 'all,no-cpe,0,87.0,']
 
 
-def test_what_position_is_worth_beside_the_convolution_and_without_it():
-    """By SciPy's test of one sample. A fourth of the rows missing: nothing is printed."""
-    from scipy.stats import ttest_1samp
-    tool = runpy.run_path(str(ROOT / 'tools' / 'ablate.py'))
-    top1 = {'full': {0: 88., 1: 89., 2: 91.}, 'no-position': {0: 87., 1: 89., 2: 89.},
-            'no-cpe': {0: 86., 1: 86., 2: 88.}, 'no-position_no-cpe': {0: 84., 1: 83., 2: 83.}}
-    lines = tool['effects_of_position'](top1)
-    for line, differences in zip(lines, ([1., 0., 2.], [2., 3., 5.], [1., 3., 3.]), strict=True):
-        found = ttest_1samp(differences, 0.)
-        low, high = found.confidence_interval()
-        assert line['points'] == f'{sum(differences) / 3:+.2f} ({low:+.2f} to {high:+.2f})'
-        assert line['p'] == f'{found.pvalue:.3f}'
-    assert tool['effects_of_position']({row: top1[row] for row in list(top1)[:3]}) == []
+def test_the_page_has_the_tables_that_the_raw_values_give(capsys, monkeypatch, tmp_path):
+    """All files in one command, so nothing is trained; the figure has every setting."""
+    files = [str(path) for path in sorted((ROOT / 'docs' / 'data').glob('ablation_*.csv')) if 'before' not in path.name]
+    assert len(files) >= 5
+    figure, together = tmp_path / 'position.png', tmp_path / 'runs.csv'
+    monkeypatch.setattr('sys.argv', ['ablate.py', '--read', *files, '--figure', str(figure), '--out', str(together)])
+    runpy.run_path(str(ROOT / 'tools' / 'ablate.py'), run_name='__main__')
+    page = (ROOT / 'docs' / 'results.md').read_text().splitlines()
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith('|')]
+    assert len(lines) > 50
+    assert [line for line in lines if line not in page] == []
+    assert cv2.imread(str(figure)).std() > 10
+    assert sorted(together.read_text().splitlines()[1:]) == sorted(
+        line for file in files for line in open(file).read().splitlines()[1:])
+
+
+def test_mistakes_in_what_is_read(monkeypatch, capsys, tmp_path):
+    few = str(ROOT / 'docs' / 'data' / 'ablation_images_600.csv')
+    other, alone = tmp_path / 'other.csv', tmp_path / 'alone.csv'
+    other.write_text('setting,row,seed,top1,moved\nall,wide,0,80.0,\n')
+    alone.write_text('setting,row,seed,top1,moved\nall,vit,0,80.0,\n')
+    for options, words in (([few, '--rows', 'full'], '--read trains nothing, so it takes no --rows'),
+                           ([str(other)], '--read: wide is no setting or row of this command'),
+                           ([few, few], 'has seed 0 of the row full of images-600 a second time'),
+                           ([str(alone), '--figure', 'a.png'], '--figure needs the row full and another one')):
+        monkeypatch.setattr('sys.argv', ['ablate.py', '--read', *options])
+        with pytest.raises(SystemExit) as stopped:
+            runpy.run_path(str(ROOT / 'tools' / 'ablate.py'), run_name='__main__')
+        assert words in f'{stopped.value}{capsys.readouterr().err}'

@@ -9,6 +9,7 @@ from torch import nn
 from torch.utils.data import DataLoader, SequentialSampler
 
 from ...utils.errors import UserError
+from .preemption_hook import PerViTPreemptionHook
 from .random_state import get_generators, set_generators
 from .recorder import Recorder
 
@@ -64,6 +65,10 @@ class KNNHook(Recorder):
             # Only the first rank records, so its sampler takes all images and not those of its rank.
             config.update(dataset=dataset, sampler=SequentialSampler(dataset))
             self._loaders.append(Runner.build_dataloader(config))
+        for hook in runner.hooks:
+            if isinstance(hook, PerViTPreemptionHook):  # their workers may get its signals too
+                for loader in self._loaders:
+                    hook.shield(loader)
         if max(self.k) > len(self._loaders[0].dataset):
             raise UserError(f'k of KNNHook must be at most {len(self._loaders[0].dataset)}, the images of its bank, '
                             f'got {self.k}')

@@ -58,7 +58,8 @@ class PerViTPreemptionHook(Hook):
 
     Several processes exchange one number now and then, so that all stop after the same iteration, whoever got the
     signal first. To read that number the CPU waits for the GPU, so it isn't done in each iteration. Workers of the
-    loaders for training and validation live on when they get the signal too, where ``PerViTRunner`` runs.
+    loaders for training and validation live on when they get the signal too, where ``PerViTRunner`` runs. Those of
+    ``KNNHook`` do so under any runner.
 
     Args:
         signals (Sequence[str], optional): Names of the signals. Defaults to None, which is SIGTERM and, where there is
@@ -92,7 +93,7 @@ class PerViTPreemptionHook(Hook):
         self._before: dict = {}
 
     def shield(self, loader: DataLoader) -> None:
-        """Let the workers of a loader outlive the signals. ``PerViTRunner`` asks for it before they start."""
+        """Let the workers of a loader outlive the signals. ``PerViTRunner`` and ``KNNHook`` ask before they start."""
         if loader.num_workers:
             loader.worker_init_fn = WorkerOutlivesSignals(loader.worker_init_fn, self.signals)
 

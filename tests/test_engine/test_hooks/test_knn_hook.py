@@ -1,5 +1,9 @@
 """KNNHook in real runners: what it logs, and that the training doesn't notice it."""
 import json
+import multiprocessing
+import signal
+import subprocess
+from time import sleep
 from types import SimpleNamespace
 
 import pytest
@@ -62,6 +66,26 @@ def test_it_logs_the_neighbors_of_the_output(tmp_path):
     assert (logged[-1]['knn/top1_k1'], logged[-1]['knn/top1_k5']) == pytest.approx((expected[1], expected[5]))
     assert expected[1] == 100, 'each image is its own nearest neighbor'
     assert 'k-NN after epoch 2: 100.00 (k = 1)' in log_of(run)
+
+
+class WorkerSignal(Hook):
+    """Sends SIGTERM to all data workers before the second epoch, from another process."""
+
+    def before_train_epoch(self, runner):
+        if runner.epoch == 1:
+            self.workers = multiprocessing.active_children()
+            subprocess.run(['kill', *(str(worker.pid) for worker in self.workers)], check=True)
+            sleep(0.5)
+
+
+@pytest.mark.skipif(not hasattr(signal, 'sigwaitinfo'), reason='needs a platform that tells whom a signal is from')
+def test_its_workers_outlive_the_signal_of_a_preemption(tmp_path):
+    """The workers of bank and queries, which stay from one epoch to the next, are asked again behind the signal."""
+    loader, sender = dict(LOADER, num_workers=1, persistent_workers=True), WorkerSignal()
+    hook = dict(HOOK, bank=loader, queries=loader)
+    run, _ = trained(tmp_path, [hook, dict(type='PerViTPreemptionHook'), sender])
+    assert len(sender.workers) == 2
+    assert [entry['step'] for entry in logged_in(tmp_path)] == [0, 1, 2]
 
 
 def test_the_training_does_not_notice_it(tmp_path):
