@@ -3,6 +3,7 @@
 
     python tools/pretraining_study.py                        # all systems, two seeds each, two runs at a time
     python tools/pretraining_study.py --systems mae milan --seeds 0 --jobs 1 --out study.csv
+    python tools/pretraining_study.py --read study.csv other.csv --out both.csv      # print, train nothing
 
 You can stop it at any time and start it again with the same arguments. Finished runs are kept, and an interrupted run
 goes on from its last checkpoint. The seed of a run also draws its images with labels. Beside the systems stand raw
@@ -26,10 +27,11 @@ from pervit_mm.apis.pretraining_scores import score_hidden_pixels, score_region_
 from pervit_mm.apis.probe import RECALIBRATION, probe
 from pervit_mm.benchmarks.kept_scores import fingerprint, kept_scores
 from pervit_mm.benchmarks.pretrained import PIXELS, SYSTEMS, TEACHER, config_of, prefix_of, pretrainings
+from pervit_mm.benchmarks.raw_values import read_rows
 from pervit_mm.benchmarks.run_queue import Run, last_checkpoint, train_all
 from pervit_mm.evaluation import write_csv
 from pervit_mm.evaluation.baselines import Baseline
-from pervit_mm.utils.errors import UserError
+from pervit_mm.utils.errors import UserError, told
 from pervit_mm.utils.markdown import markdown_table
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -105,6 +107,32 @@ def score_tokens(cfg: Config, checkpoint: str | None, prefix: str) -> dict[str, 
             'items': score_heads(cfg, checkpoint, **settings).together}
 
 
+def trained_rows(args: argparse.Namespace) -> list[dict]:
+    """Run what is missing, and score it."""
+    runs, root = queue(args.systems, args.controls, args.seeds, tuple(args.cfg_options)), Path(args.root)
+    found = train_all(ROOT / 'tools' / 'train.py', runs, root, args.jobs)
+    rows = [{'seed': '', **row} for row in score_untrained(root)]
+    for name in (*args.controls, *args.systems):
+        for seed in args.seeds:
+            scores = score(root / f'{name}_seed{seed}', name) if name in SYSTEMS else {}
+            rows.append({'system': name, 'seed': seed, **scores,
+                         'fine-tuned, 1 %': found[f'{name}-1pct_seed{seed}']['accuracy/top1']})
+    return [{column: row.get(column) for column in COLUMNS} for row in rows]
+
+
+def kept_rows(paths: list[str]) -> list[dict]:
+    """Rows of files, in the order of a whole study: untrained, controls, systems."""
+    rows = {}
+    for path in paths:
+        for row in read_rows(path, COLUMNS, 'tools/pretraining_study.py'):
+            with told(f'{path!r} has a value that is no number', ValueError):
+                rows[row['system'], row['seed']] = {
+                    column: value if column in COLUMNS[:2] else float(value) if value else None
+                    for column, value in row.items()}
+    places = {name: place for place, name in enumerate((*CONTROLS, *SYSTEMS))}
+    return sorted(rows.values(), key=lambda row: (places.get(row['system'], -1), row['seed']))
+
+
 def main() -> None:
     """Run what is missing and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -114,20 +142,18 @@ def main() -> None:
     parser.add_argument('--jobs', type=int, default=2, help='runs at a time')
     parser.add_argument('--root', default='work_dirs/pretraining', help='folder of all runs')
     parser.add_argument('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='for every training')
+    parser.add_argument('--read', nargs='+', metavar='FILE.csv', help='files that --out wrote: print their rows as one '
+                        'table and train nothing. Of a row that several have, the last file counts')
     parser.add_argument('--out', metavar='FILE.csv', help='default none')
     args = parser.parse_args()
+    given = [name.replace('_', '-') for name in ('systems', 'controls', 'seeds', 'jobs', 'root', 'cfg_options')
+             if getattr(args, name) != parser.get_default(name)]
+    if args.read and given:
+        parser.error(f'--read trains nothing, so it takes no --{given[0]}')
     if 'milan' in args.systems and TEACHER not in args.systems:
         args.systems.insert(args.systems.index('milan'), TEACHER)
-    runs, root = queue(args.systems, args.controls, args.seeds, tuple(args.cfg_options)), Path(args.root)
     try:
-        found = train_all(ROOT / 'tools' / 'train.py', runs, root, args.jobs)
-        rows = [{'seed': '', **row} for row in score_untrained(root)]
-        for name in (*args.controls, *args.systems):
-            for seed in args.seeds:
-                scores = score(root / f'{name}_seed{seed}', name) if name in SYSTEMS else {}
-                rows.append({'system': name, 'seed': seed, **scores,
-                             'fine-tuned, 1 %': found[f'{name}-1pct_seed{seed}']['accuracy/top1']})
-        rows = [{column: row.get(column) for column in COLUMNS} for row in rows]
+        rows = kept_rows(args.read) if args.read else trained_rows(args)
         if args.out:
             write_csv(rows, args.out)
     except UserError as error:

@@ -1,17 +1,17 @@
 """What the runs of tools/ablate.py came to: kept in a CSV, shown as tables."""
-import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..evaluation import write_csv
-from ..utils.errors import UserError
+from ..utils.errors import UserError, told
 from .paired import mean_and_deviation, paired_difference
+from .raw_values import read_rows
 
 #: What Φp is worth: where, and the rows with and without it.
 EFFECTS = {'beside the convolution': ('full', 'no-position'), 'without it': ('no-cpe', 'no-position_no-cpe')}
 #: Columns of the CSV.
-_COLUMNS = ['setting', 'row', 'seed', 'top1', 'moved']
+_COLUMNS = ('setting', 'row', 'seed', 'top1', 'moved')
 
 
 @dataclass(frozen=True)
@@ -58,16 +58,10 @@ def read_ablations(paths: Sequence[str | Path]) -> dict[str, Ablation]:
     """
     found: dict[str, Ablation] = {}
     for path in paths:
-        try:
-            with open(path, newline='', encoding='utf-8') as file:
-                lines = list(csv.DictReader(file))
+        lines = read_rows(path, _COLUMNS, 'tools/ablate.py')
+        with told(f'{str(path)!r} has a value that is no number', ValueError):
             runs = [(line['setting'], line['row'], int(line['seed']), float(line['top1']),
                      [float(shift) for shift in line['moved'].split()]) for line in lines]
-        except OSError as error:
-            raise UserError(f'{path} cannot be read: {error.strerror}') from error
-        except (ValueError, KeyError, AttributeError, TypeError, csv.Error) as error:
-            raise UserError(f'{path} is no table of runs, which has the columns {", ".join(_COLUMNS)}: name a file '
-                            'that tools/ablate.py wrote with --out') from error
         for setting, row, seed, top1, moved in runs:
             ablation = found.setdefault(setting, Ablation({}))
             values = ablation.top1.setdefault(row, {})

@@ -57,9 +57,10 @@ def test_what_is_written_is_read_again_from_several_files(tmp_path):
 
 @pytest.mark.parametrize('text, words', [
     (None, 'cannot be read'),
-    ('system,seed\nsit,0\n', 'is no table of runs'),
-    ('setting,row,seed,top1,moved\nall,full,0\n', 'is no table of runs'),
-    ('setting,row,seed,top1,moved\nall,full,zero,80.0,\n', 'is no table of runs'),
+    ('', 'must be a table with the columns setting, row, .* got the columns of an empty file'),
+    ('system,seed\nsit,0\n', 'got the columns system, seed: name a file that tools/ablate.py wrote'),
+    ('setting,row,seed,top1,moved\nall,full,0\n', 'and a value for each in every line'),
+    ('setting,row,seed,top1,moved\nall,full,zero,80.0,\n', 'has a value that is no number'),
     ('setting,row,seed,top1,moved\nall,full,0,80.0,\nall,full,0,81.0,\n', 'a second time'),
 ])
 def test_other_files_are_told(tmp_path, text, words):

@@ -95,3 +95,25 @@ def test_each_column_is_scored_once_with_the_weights_of_its_row(study, tmp_path,
     monkeypatch.setattr(study, 'train_all', lambda tool, runs, folder, jobs: {
         run.name: {'accuracy/top1': 83.} for run in runs})
     assert table() == rows and {one[1] for one in scored} == {'mae_seed3'}
+
+
+def test_rows_of_several_files_become_one_table(study, tmp_path, monkeypatch, capsys):
+    """Written by two commands, in the order of a whole study; of a row that both have the last counts."""
+    head = ','.join(f'"{column}"' for column in study.COLUMNS)
+    first, second, both = tmp_path / 'first.csv', tmp_path / 'second.csv', tmp_path / 'both.csv'
+    first.write_text(f'{head}\npixels,,84.0,2.0,3.0,,,,,,,\nmilan,0,75.0,2.0,3.0,4.0,5.0,60.0,,,,81.0\n')
+    second.write_text(f'{head}\npixels,,84.5,2.0,3.0,,,,,,,\nmae,0,75.0,2.0,3.0,4.0,5.0,60.0,0.25,0.65,0.5,80.0\n')
+    monkeypatch.setattr(study, 'train_all', None)
+    monkeypatch.setattr('sys.argv', ['pretraining_study.py', '--read', str(first), str(second), '--out', str(both)])
+    study.main()
+    shown = [[cell.strip() for cell in line.strip('|').split('|')] for line in capsys.readouterr().out.splitlines()[2:]]
+    assert shown == [['pixels', '', '84.5', '2.0', '3.0', *[''] * 7],
+                     ['mae', '0', '75.0', '2.0', '3.0', '4.0', '5.0', '60.0', '0.250', '0.650', '0.500', '80.0'],
+                     ['milan', '0', '75.0', '2.0', '3.0', '4.0', '5.0', '60.0', '', '', '', '81.0']]
+    assert both.read_text().splitlines()[2] == 'mae,0,75.0,2.0,3.0,4.0,5.0,60.0,0.25,0.65,0.5,80.0'
+    for options, words in ((['--read', str(both), '--systems', 'mae'], '--read trains nothing, so it takes no --sys'),
+                           (['--read', str(tmp_path / 'none.csv')], "none.csv' cannot be read (FileNotFoundError")):
+        monkeypatch.setattr('sys.argv', ['pretraining_study.py', *options])
+        with pytest.raises(SystemExit) as stopped:
+            study.main()
+        assert words in f'{stopped.value}{capsys.readouterr().err}'
