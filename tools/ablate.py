@@ -113,7 +113,7 @@ SETTINGS = {
     'images-600': Setting('600 images of Fashion-MNIST, drawn by the seed, 100 epochs', 'few', 60, 100),
     'tokens-14': Setting('14 × 14 tokens, 6,000 images of Fashion-MNIST, drawn by the seed, 10 epochs', 'tokens-14',
                          600, 10),
-    'clutter': Setting('FashionClutter, the item in the middle of others, 48,000 images, 4 epochs', 'clutter'),
+    'clutter': Setting('FashionClutter, the item in the middle of others, 48,000 images, 3 epochs', 'clutter'),
 }
 
 
@@ -165,8 +165,24 @@ def check_read(ablations: dict[str, Ablation], args: argparse.Namespace) -> None
                             f'have {", ".join(ablation.top1)}')
 
 
+def check_training(parser: argparse.ArgumentParser, args: argparse.Namespace, setting: Setting,
+                   rows: tuple[str, ...]) -> None:
+    """Whether the runs and what is asked of them can be made."""
+    if unknown := {*rows, args.reference} - set(setting.rows):
+        parser.error(f'--setting {args.setting} has the rows {", ".join(setting.rows)}, not {", ".join(unknown)}')
+    if len(set(args.seeds)) < len(args.seeds):
+        parser.error(f'--seeds must differ, got {args.seeds}')
+    if args.figure and (args.reference not in rows or len(rows) < 2 or len(args.seeds) < 2):
+        parser.error(f'--figure needs the row {args.reference}, another one, and two seeds')
+    if len(args.seeds) > 1 and find_spec('scipy') is None:
+        parser.error('the paired test needs SciPy, which is not installed: run "pip install scipy"')
+    if setting.folder == 'clutter' and not CLUTTER.is_file():
+        parser.error(f'--setting clutter needs the images of FashionClutter, and {CLUTTER} is not there: run "python '
+                     'tools/prepare_fashion_clutter.py"')
+
+
 def main() -> None:
-    """Run what is missing and print the table."""
+    """Run what is missing, or read what is there, and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--setting', choices=SETTINGS, default='all', help='; '.join(
         f'{name}: {setting.text}' for name, setting in SETTINGS.items()) + '. Default all')
@@ -203,22 +219,6 @@ def main() -> None:
         show(ablations, args.reference, args.figure)
     except UserError as error:
         raise SystemExit(f'tools/ablate.py: {error}') from error
-
-
-def check_training(parser: argparse.ArgumentParser, args: argparse.Namespace, setting: Setting,
-                   rows: tuple[str, ...]) -> None:
-    """Whether the runs and what is asked of them can be made."""
-    if unknown := {*rows, args.reference} - set(setting.rows):
-        parser.error(f'--setting {args.setting} has the rows {", ".join(setting.rows)}, not {", ".join(unknown)}')
-    if len(set(args.seeds)) < len(args.seeds):
-        parser.error(f'--seeds must differ, got {args.seeds}')
-    if args.figure and (args.reference not in rows or len(rows) < 2 or len(args.seeds) < 2):
-        parser.error(f'--figure needs the row {args.reference}, another one, and two seeds')
-    if len(args.seeds) > 1 and find_spec('scipy') is None:
-        parser.error('the paired test needs SciPy, which is not installed: run "pip install scipy"')
-    if setting.folder == 'clutter' and not CLUTTER.is_file():
-        parser.error(f'--setting clutter needs the images of FashionClutter, and {CLUTTER} is not there: run "python '
-                     'tools/prepare_fashion_clutter.py"')
 
 
 if __name__ == '__main__':

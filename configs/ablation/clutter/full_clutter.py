@@ -1,4 +1,4 @@
-# FashionClutter: the item in the middle of others, 56 x 56 px, tokens of 8 px; 4 epochs of 48,000 images.
+# FashionClutter: the item in the middle of others, 56 x 56 px, tokens of 8 px; 3 epochs of 48,000 images.
 # `tools/prepare_fashion_clutter.py` draws it.
 _base_ = '../full.py'
 
@@ -19,9 +19,6 @@ model = dict(
         arch=dict(
             _delete_=True, embed_dims=(48, 64, 80, 96), depths=(1, 1, 3, 1), num_heads=4, stem_channels=(24, 24))))
 
-param_scheduler = [
-    dict(type='LinearLR', start_factor=0.01, by_epoch=True, begin=0, end=0.33, convert_to_iter_based=True),
-    dict(
-        type='CosineAnnealingLR', eta_min=1e-5, by_epoch=True, begin=0.33, end=4, convert_to_iter_based=True),
-]
-train_cfg = dict(max_epochs=4, val_interval=4)
+# At the rate of the other settings, 2e-3, one network of eight stayed at chance.
+optim_wrapper = dict(optimizer=dict(lr=1e-3))
+train_cfg = dict(val_interval=3)
