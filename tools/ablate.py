@@ -33,6 +33,7 @@ from pervit_mm.benchmarks.ablations import (
     write_ablations,
 )
 from pervit_mm.benchmarks.difference_chart import draw_differences, draw_effects
+from pervit_mm.benchmarks.raw_values import check_read
 from pervit_mm.benchmarks.run_queue import Run, train_all
 from pervit_mm.utils.errors import UserError
 from pervit_mm.utils.markdown import markdown_table
@@ -154,7 +155,7 @@ def show(ablations: dict[str, Ablation], reference: str, figure: str | None) -> 
         draw_differences(ablation.top1, reference, figure, f'top-1, difference to {reference} in points')
 
 
-def check_read(ablations: dict[str, Ablation], args: argparse.Namespace) -> None:
+def check_found(ablations: dict[str, Ablation], args: argparse.Namespace) -> None:
     """Whether what --read names can be shown."""
     for name, ablation in ablations.items():
         if unknown := {name} - SETTINGS.keys() or ablation.top1.keys() - ROWS.keys():
@@ -199,18 +200,14 @@ def main() -> None:
     parser.add_argument('--out', metavar='FILE.csv', help='one line for each run; default none')
     parser.add_argument('--figure', metavar='FILE.png', help='a picture of the differences; default none')
     args = parser.parse_args()
-    if args.read:
-        given = [name for name in ('setting', 'rows', 'seeds', 'jobs', 'root')
-                 if getattr(args, name) != parser.get_default(name)]
-        if given:
-            parser.error(f'--read trains nothing, so it takes no --{given[0]}')
+    check_read(parser, args, ('setting', 'rows', 'seeds', 'jobs', 'root'))
     setting, rows = SETTINGS[args.setting], args.rows or SETTINGS[args.setting].rows
     if not args.read:
         check_training(parser, args, setting, rows)
     try:
         if args.read:
             ablations = read_ablations(args.read)
-            check_read(ablations, args)
+            check_found(ablations, args)
         else:
             prefix = '' if args.setting == 'all' else f'{args.setting}_'
             ablations = {args.setting: train(setting, prefix, rows, args)}

@@ -27,7 +27,7 @@ from pervit_mm.apis.pretraining_scores import score_hidden_pixels, score_region_
 from pervit_mm.apis.probe import RECALIBRATION, probe
 from pervit_mm.benchmarks.kept_scores import fingerprint, kept_scores
 from pervit_mm.benchmarks.pretrained import PIXELS, SYSTEMS, TEACHER, config_of, prefix_of, pretrainings
-from pervit_mm.benchmarks.raw_values import read_rows
+from pervit_mm.benchmarks.raw_values import check_read, read_rows
 from pervit_mm.benchmarks.run_queue import Run, last_checkpoint, train_all
 from pervit_mm.evaluation import write_csv
 from pervit_mm.evaluation.baselines import Baseline
@@ -146,10 +146,7 @@ def main() -> None:
                         'table and train nothing. Of a row that several have, the last file counts')
     parser.add_argument('--out', metavar='FILE.csv', help='default none')
     args = parser.parse_args()
-    given = [name.replace('_', '-') for name in ('systems', 'controls', 'seeds', 'jobs', 'root', 'cfg_options')
-             if getattr(args, name) != parser.get_default(name)]
-    if args.read and given:
-        parser.error(f'--read trains nothing, so it takes no --{given[0]}')
+    check_read(parser, args, ('systems', 'controls', 'seeds', 'jobs', 'root', 'cfg_options'))
     if 'milan' in args.systems and TEACHER not in args.systems:
         args.systems.insert(args.systems.index('milan'), TEACHER)
     try:

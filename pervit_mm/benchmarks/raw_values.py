@@ -1,4 +1,5 @@
 """Raw values of studies, read again from the CSV that a study wrote."""
+import argparse
 import csv
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,3 +30,16 @@ def read_rows(path: str | Path, columns: Sequence[str], tool: str) -> list[dict[
                         f'every line, got the columns {", ".join(found) or "of an empty file"}: name a file that '
                         f'{tool} wrote with --out')
     return [{column: row[column] for column in columns} for row in rows]
+
+
+def check_read(parser: argparse.ArgumentParser, args: argparse.Namespace, training: Sequence[str]) -> None:
+    """End the command with a message if ``--read`` comes with an option that only a training takes.
+
+    Args:
+        parser (argparse.ArgumentParser): Of the tool. It has an option ``--read``.
+        args (argparse.Namespace): What it read.
+        training (Sequence[str]): Names of the options of a training, as in ``args``.
+    """
+    given = [name for name in training if getattr(args, name) != parser.get_default(name)]
+    if args.read and given:
+        parser.error(f'--read trains nothing, so it takes no --{given[0].replace("_", "-")}')
